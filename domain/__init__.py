@@ -1,0 +1,1 @@
+"""The rules of the system, pure: no I/O, no clock, no randomness, no environment, no logging."""
