@@ -1,0 +1,1 @@
+"""One module per outside thing. Siblings don't see each other; `wiring` alone sees all."""

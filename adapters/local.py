@@ -1,0 +1,566 @@
+"""Requests over Unix sockets, one per role: the embedded transport.
+
+A frame is its length in 4 bytes, big-endian, then a JSON object: `{"id", "kind", "body"}` one way,
+`{"id", "ok"}` or `{"id", "error": {"code", "kind", "message", "hint"}}` the other. Frames are pipelined;
+an id belongs to its connection. Several workers of a role accept from one listening socket.
+
+Promise: a caller gets the answer of the connection it asked on, or asks again. Refusal: nothing outside
+the standard library is imported here, because every short-lived command pays for it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import select
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from domain.errors import AnsweredError, EsError, MessageTooLarge, PartUnavailable
+from domain.messages import Body, Later, Question, Reply, Request
+
+MAX_FRAME_BYTES = 1 << 20
+_LENGTH = struct.Struct(">I")
+_CHUNK_BYTES = 1 << 18
+_PATH_LIMIT_BYTES = 100  # sun_path holds 108 bytes on Linux and 104 on macOS
+_BACKLOG = 512
+_UNSENT_LIMIT_BYTES = 4 << 20
+_READY_LIMIT = 4096
+_RECONNECT_S = 0.02
+
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+# --- frames ----------------------------------------------------------------------------------
+
+
+def _frame(message: Mapping[str, Any], *, what: str = "the request") -> bytes:
+    raw = _dump(message).encode("utf-8", "surrogatepass")
+    if len(raw) > MAX_FRAME_BYTES:
+        raise MessageTooLarge(what, MAX_FRAME_BYTES)
+    return _LENGTH.pack(len(raw)) + raw
+
+
+def _take_frames(buffer: bytearray) -> list[Body]:
+    """Whole frames from the front of `buffer`, which keeps the rest. Raises ValueError on anything else."""
+    messages: list[Body] = []
+    start = 0
+    while len(buffer) - start >= _LENGTH.size:
+        (length,) = _LENGTH.unpack_from(buffer, start)
+        if length > MAX_FRAME_BYTES:
+            raise ValueError("oversized frame")
+        end = start + _LENGTH.size + length
+        if len(buffer) < end:
+            break
+        message = json.loads(str(buffer[start + _LENGTH.size : end], "utf-8", "surrogatepass"))
+        if not isinstance(message, dict):
+            raise ValueError("a frame must hold an object")
+        messages.append(message)
+        start = end
+    del buffer[:start]
+    return messages
+
+
+# --- addresses -------------------------------------------------------------------------------
+
+
+def socket_path(run: Path, role: str) -> Path:
+    """The socket of a role. In `run`, or, if that is too long for a socket, in a private folder named by its hash."""
+    path = run / f"{role}.sock"
+    if len(os.fsencode(path)) <= _PATH_LIMIT_BYTES:
+        return path
+    import hashlib  # both only for such a home
+    import tempfile
+
+    name = f"es-{os.getuid()}-{hashlib.sha256(os.fsencode(os.path.realpath(run))).hexdigest()[:20]}"
+    bases = [os.environ.get("XDG_RUNTIME_DIR") or "/tmp", tempfile.gettempdir(), "/tmp"]  # noqa: S108  # checked
+    paths = [Path(base) / name / path.name for base in bases]
+    return min(paths, key=lambda path: max(len(os.fsencode(path)), _PATH_LIMIT_BYTES))
+
+
+def _refuse_shared(folder: Path) -> None:
+    """Others who can write to the folder could put their own socket there. Raises PartUnavailable."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PartUnavailable(
+            "local transport", f"{folder} is not a private folder of this user", "Remove it, then repeat."
+        )
+
+
+def listen(path: Path) -> socket.socket:
+    """Bind a socket that only its owner can connect to. A file left behind by a dead process is replaced.
+
+    The caller must know that no living process serves the path, by a lock or by `is_served`.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o077)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_shared(path.parent)
+        path.unlink(missing_ok=True)
+        os.umask(0o177)
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise PartUnavailable(
+            "local transport", f"{path}: {error.strerror}", "Make the folder writable for this user."
+        ) from error
+    finally:
+        os.umask(before)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def is_served(path: Path) -> bool:
+    """Whether a living process listens on the path."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+# --- the answering end -----------------------------------------------------------------------
+
+
+class _Peer:
+    """One connection of a server."""
+
+    __slots__ = ("incoming", "outgoing", "socket")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.incoming = bytearray()
+        self.outgoing = bytearray()
+
+
+class Delivery:
+    """A request and the way back to who asked."""
+
+    __slots__ = ("frame_id", "peer", "request")
+
+    def __init__(self, peer: _Peer, frame_id: Any, request: Request) -> None:
+        self.peer = peer
+        self.frame_id = frame_id
+        self.request = request
+
+
+class LocalServer:
+    """Hands over whatever is waiting. Used by one thread, which also does the work: what comes in
+    meanwhile waits in the sockets and makes the next batch, and that is what group commit lives on."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._listener: socket.socket | None = listener
+        self._poll = select.poll()
+        self._poll.register(listener, select.POLLIN)
+        self._is_full = False
+        self._peers: dict[int, _Peer] = {}
+        self._ready: collections.deque[Delivery] = collections.deque()
+
+    def receive(self, limit: int, wait_s: float) -> list[Delivery]:
+        """Up to `limit` requests, as soon as there are any; an empty list after `wait_s` seconds."""
+        self._pump(0 if self._ready else wait_s)
+        return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+
+    def answer(self, replies: Sequence[tuple[Delivery, Reply]]) -> None:
+        """Send replies. A caller that is gone is passed over: it asks again, or never wanted to know."""
+        touched: dict[int, _Peer] = {}
+        for delivery, reply in replies:
+            assert not isinstance(reply, Later)
+            message: Body = {"id": delivery.frame_id}
+            message.update({"error": reply.to_wire()} if isinstance(reply, EsError) else {"ok": reply})
+            try:
+                raw = _frame(message, what="the answer")
+            except MessageTooLarge as error:
+                raw = _frame({"id": delivery.frame_id, "error": error.to_wire()})
+            delivery.peer.outgoing += raw
+            touched[delivery.peer.socket.fileno()] = delivery.peer
+        for fd, peer in touched.items():
+            if fd >= 0:
+                self._send(fd, peer)
+
+    def is_gone(self, delivery: Delivery) -> bool:
+        return delivery.peer.socket.fileno() < 0
+
+    def stop_listening(self) -> None:
+        """Take no new connections; those that are open go on."""
+        if self._listener is not None:
+            if not self._is_full:
+                self._poll.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def close(self) -> None:
+        """Send what can be sent at once, then let go of everything."""
+        self.stop_listening()
+        for fd, peer in list(self._peers.items()):
+            with contextlib.suppress(OSError):
+                peer.socket.settimeout(1.0)
+                peer.socket.sendall(peer.outgoing)
+            self._drop(fd)
+
+    def _pump(self, wait_s: float) -> None:
+        for fd, events in self._poll.poll(wait_s * 1000):
+            if self._listener is not None and fd == self._listener.fileno():
+                self._accept()
+            elif fd in self._peers:
+                peer = self._peers[fd]
+                if events & select.POLLOUT:
+                    self._send(fd, peer)
+                if fd in self._peers and events & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                    self._read(fd, peer)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionError):
+                return  # another worker of the role was faster, or the caller has gone
+            except OSError:
+                # No descriptor is left. Those who knock wait in the backlog until one is given back.
+                self._poll.unregister(self._listener)
+                self._is_full = True
+                return
+            connection.setblocking(False)
+            self._peers[connection.fileno()] = _Peer(connection)
+            self._poll.register(connection, select.POLLIN)
+
+    def _read(self, fd: int, peer: _Peer) -> None:
+        if len(self._ready) >= _READY_LIMIT:
+            return  # what is asked faster than answered waits in the sockets, not in our memory
+        try:
+            chunk = peer.socket.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._drop(fd)
+            return
+        peer.incoming += chunk
+        try:
+            for message in _take_frames(peer.incoming):
+                body = message.get("body")
+                request = Request(str(message.get("kind")), body if isinstance(body, dict) else {})
+                self._ready.append(Delivery(peer, message.get("id"), request))
+        except (ValueError, RecursionError):
+            self._drop(fd)  # not our protocol; nothing after it can be trusted
+
+    def _send(self, fd: int, peer: _Peer) -> None:
+        try:
+            sent = peer.socket.send(peer.outgoing)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._drop(fd)
+            return
+        del peer.outgoing[:sent]
+        # Whoever doesn't take its answers isn't read from either, or it would fill our memory.
+        reading = select.POLLIN if len(peer.outgoing) < _UNSENT_LIMIT_BYTES else 0
+        self._poll.modify(fd, reading | (select.POLLOUT if peer.outgoing else 0))
+
+    def _drop(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        peer = self._peers.pop(fd)
+        peer.socket.close()
+        if self._is_full and self._listener is not None:
+            self._poll.register(self._listener, select.POLLIN)
+            self._is_full = False
+        # What it asked and nobody has begun is not done: its caller can't hear the answer.
+        self._ready = collections.deque(waiting for waiting in self._ready if waiting.peer is not peer)
+
+
+# --- the asking end --------------------------------------------------------------------------
+
+
+class LocalCaller:
+    """Asks over one connection per role, opened when first needed and again when lost."""
+
+    def __init__(self, run: Path, *, on_absent: Callable[[], bool] | None = None) -> None:
+        """`on_absent` is called once when nobody listens; true means that it started somebody."""
+        self._run = run
+        self._on_absent = on_absent
+        self._connections: dict[str, socket.socket] = {}
+        self._expected: set[str] = set()
+
+    def ask(self, role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = 10.0) -> Body:
+        (reply,) = self.pipeline(role, [(kind, body)], timeout_s=timeout_s)
+        if isinstance(reply, EsError):
+            raise reply
+        return reply
+
+    def pipeline(
+        self,
+        role: str,
+        requests: Iterable[Question],
+        *,
+        window: int = 512,
+        timeout_s: float = 10.0,
+    ) -> Iterator[Body | EsError]:
+        run = _Pipeline(lambda deadline: self._connect(role, deadline), role, window, timeout_s)
+        connection = self._connections.pop(role, None)
+        if isinstance(requests, list) and len(requests) == 1:
+            replies = run.single(requests[0], connection)
+        else:
+            replies = run.stream(requests, connection)
+        yield from replies
+        # Kept only after a clean end: a connection with answers under way must not serve another question.
+        if run.connection is not None:
+            self._connections[role] = run.connection
+
+    def _connect(self, role: str, deadline: float) -> socket.socket:
+        path = socket_path(self._run, role)
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                _refuse_shared(path.parent)
+                connection.connect(str(path))
+                self._expected.add(role)
+                return connection
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                connection.close()
+                if self._on_absent is not None:
+                    # Once for a caller: whoever stops the workers meanwhile meant it.
+                    start, self._on_absent = self._on_absent, None
+                    if start():
+                        self._expected.add(role)
+                # Where somebody was, or is being started, somebody will be again.
+                if role not in self._expected or time.monotonic() >= deadline:
+                    self._expected.discard(role)  # enough waited: the next question learns it at once
+                    raise _not_running(role) from error
+                time.sleep(_RECONNECT_S)
+            except OSError as error:
+                connection.close()
+                if isinstance(error, TimeoutError | BlockingIOError) and time.monotonic() < deadline:
+                    time.sleep(_RECONNECT_S)  # the backlog is full
+                    continue
+                raise PartUnavailable(
+                    f"the {role} worker", f"{path}: {error.strerror or 'no answer'}"
+                ) from error
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+
+def _not_running(role: str) -> PartUnavailable:
+    return PartUnavailable(
+        f"the {role} worker", "it is not running", "Start the workers with `es up`; repeating is safe."
+    )
+
+
+def no_answer(role: str, timeout_s: float) -> PartUnavailable:
+    return PartUnavailable(
+        f"the {role} worker",
+        f"no answer within {timeout_s:g} s, so the outcome is unknown",
+        "Repeat with the same command id; `es status` and `es logs` tell what the worker is doing.",
+    )
+
+
+class _Waiting:
+    """A request of a pipeline: its frame until it is answered, then its reply until that is yielded."""
+
+    __slots__ = ("connection_number", "deadline", "frame", "reply")
+
+    def __init__(self, frame: bytes, deadline: float, reply: Body | EsError | None) -> None:
+        self.frame = frame
+        self.deadline = deadline
+        self.reply = reply
+        self.connection_number = 0  # on which it was sent last
+
+
+class _Pipeline:
+    """One run of requests over one connection, which is replaced when it breaks.
+
+    One thread does all sending and receiving, and never blocks in either: whoever only sends while the
+    other end waits for its own sending to be taken waits for ever.
+    """
+
+    def __init__(
+        self, connect: Callable[[float], socket.socket], role: str, window: int, timeout_s: float
+    ) -> None:
+        self._connect = connect
+        self._role = role
+        self._timeout_s = timeout_s
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+        self._waiting: dict[int, _Waiting] = {}  # in order of the requests
+        self._new: collections.deque[_Waiting] = (
+            collections.deque()
+        )  # from the feeder, not yet in `_outgoing`
+        self._room = threading.Semaphore(window)
+        self._fed = threading.Event()
+        self._feed_error: BaseException | None = None
+        self._wake_read, self._wake_write = -1, -1
+        self._connection_number = 1
+        self._gave_up = False
+        self.connection: socket.socket | None = None
+
+    def single(self, request: Question, connection: socket.socket | None) -> Iterator[Body | EsError]:
+        """The common case, one question: no second thread."""
+        self._take(connection)
+        self._add(0, request)
+        self._fed.set()
+        yield from self._drain()
+
+    def stream(
+        self, requests: Iterable[Question], connection: socket.socket | None
+    ) -> Iterator[Body | EsError]:
+        """Many questions. A thread of its own reads them: standard input may make us wait while answers come."""
+        self._take(connection)
+        self._wake_read, self._wake_write = os.pipe()
+        feeder = threading.Thread(target=self._feed, args=(iter(requests),), name="feeder", daemon=True)
+        feeder.start()
+        clean = False
+        try:
+            yield from self._drain()
+            clean = True
+        finally:
+            if not clean:
+                self._let_go()  # the feeder may still be reading, so its pipe stays open
+        feeder.join()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        if self._feed_error is not None:
+            raise self._feed_error
+
+    # --- the feeder's thread -------------------------------------------------------------------
+
+    def _feed(self, requests: Iterator[Question]) -> None:
+        try:
+            for number, request in enumerate(requests):
+                self._room.acquire()
+                self._add(number, request)
+                if len(self._new) <= 1:  # with more, the other thread has been woken and not yet looked
+                    os.write(self._wake_write, b".")
+        except BaseException as error:
+            self._feed_error = error
+        finally:
+            self._fed.set()
+            with contextlib.suppress(OSError):
+                os.write(self._wake_write, b".")
+
+    def _add(self, number: int, request: Question) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        if isinstance(request, EsError):
+            self._waiting[number] = _Waiting(b"", deadline, request)
+            return
+        kind, body = request
+        try:
+            frame = _frame({"id": number, "kind": kind, "body": body})
+        except MessageTooLarge as error:
+            self._waiting[number] = _Waiting(b"", deadline, error)
+            return
+        waiting = self._waiting[number] = _Waiting(frame, deadline, None)
+        self._new.append(waiting)
+
+    # --- the thread that yields ----------------------------------------------------------------
+
+    def _drain(self) -> Iterator[Body | EsError]:
+        """Yield replies in order until every request has one."""
+        next_number = 0
+        while True:
+            while (first := self._waiting.get(next_number)) is not None and first.reply is not None:
+                reply = first.reply
+                del self._waiting[next_number]
+                next_number += 1
+                self._room.release()
+                yield reply
+            if first is None and self._fed.is_set() and next_number not in self._waiting:
+                if self._gave_up:
+                    self._let_go()  # an answer that comes late must not meet another question
+                return
+            self._wait(first)
+
+    def _wait(self, first: _Waiting | None) -> None:
+        """Until something happens: an answer, a new request, room to send, a broken connection, a deadline."""
+        if first is not None and self.connection is None:
+            self._reconnect(first)
+            return
+        while self._new:
+            self._send_later(self._new.popleft())
+        now = time.monotonic()
+        reading: list[Any] = [self._wake_read] if self._wake_read >= 0 else []
+        reading += [self.connection] if self.connection is not None else []
+        writing = [self.connection] if self.connection is not None and self._outgoing else []
+        wait_s = max(first.deadline - now, 0) if first is not None else None
+        readable, writable, _ = select.select(reading, writing, [], wait_s)
+        if self._wake_read in readable:
+            os.read(self._wake_read, 4096)
+        if writable:
+            self._send()
+        if self.connection is not None and self.connection in readable:
+            self._receive()
+        elif first is not None and now >= first.deadline:
+            # Nothing lay here unread, so it was the worker that took its time, and not our reader.
+            first.reply = no_answer(self._role, self._timeout_s)
+            self._gave_up = True
+
+    def _send_later(self, waiting: _Waiting) -> None:
+        if waiting.connection_number != self._connection_number:  # else a reconnect has taken it along
+            waiting.connection_number = self._connection_number
+            self._outgoing += waiting.frame
+
+    def _send(self) -> None:
+        assert self.connection is not None
+        try:
+            sent = self.connection.send(memoryview(self._outgoing)[:_CHUNK_BYTES])
+        except BlockingIOError:
+            return
+        except OSError:
+            self._let_go()
+            return
+        del self._outgoing[:sent]
+
+    def _receive(self) -> None:
+        assert self.connection is not None
+        try:
+            chunk = self.connection.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._let_go()
+            return
+        self._incoming += chunk
+        for message in _take_frames(self._incoming):
+            waiting = self._waiting.get(message["id"])
+            if waiting is None or waiting.reply is not None:
+                continue  # given up already
+            error = message.get("error")
+            waiting.reply = AnsweredError.from_wire(error) if error is not None else message["ok"]
+            waiting.frame = b""
+
+    def _reconnect(self, first: _Waiting) -> None:
+        """Open a new connection and ask everything again that has no answer. Whoever can't connect is told."""
+        try:
+            self._take(self._connect(first.deadline))
+        except PartUnavailable as error:
+            first.reply = error
+            return
+        self._connection_number += 1
+        for waiting in list(self._waiting.values()):
+            if waiting.reply is None:
+                self._send_later(waiting)
+
+    def _take(self, connection: socket.socket | None) -> None:
+        self.connection = connection
+        self._incoming.clear()
+        self._outgoing.clear()
+        if connection is not None:
+            connection.setblocking(False)
+
+    def _let_go(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()

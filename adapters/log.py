@@ -1,0 +1,81 @@
+"""Log lines: one JSON object each, with a stable `action`. Never a personal value, not even in a traceback.
+
+Errors of this project have messages that are safe by design. Of any other exception only its type and the
+places it passed are written: its message may quote what it choked on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from domain.errors import EsError
+
+_MAX_BYTES = 5_000_000
+_KEPT_FILES = 3
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "worker": record.name,
+            "action": record.msg,
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            line.update(describe(record.exc_info[1]))
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An exception without anything that it might quote."""
+    if isinstance(error, EsError):
+        return {"error": error.code, "message": str(error), "hint": error.hint}
+    frames = traceback.extract_tb(error.__traceback__)
+    return {
+        "error": type(error).__name__,
+        "at": [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
+    }
+
+
+class Log:
+    """A logger whose every line has an action and fields."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def info(self, action: str, **fields: object) -> None:
+        self._logger.info(action, extra={"fields": fields})
+
+    def warning(self, action: str, **fields: object) -> None:
+        self._logger.warning(action, extra={"fields": fields})
+
+    def error(self, action: str, error: BaseException, **fields: object) -> None:
+        self._logger.error(action, exc_info=error, extra={"fields": fields})
+
+
+def open_log(name: str, path: Path | None) -> Log:
+    """The log of one worker: into a file that is rotated at 5 MB (3 are kept), or to standard error."""
+    handler: logging.Handler
+    if path is None:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=_MAX_BYTES, backupCount=_KEPT_FILES, encoding="utf-8", errors="backslashreplace"
+        )
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers[:] = [handler]
+    return Log(logger)

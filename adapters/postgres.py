@@ -1,0 +1,329 @@
+"""The one way to reach PostgreSQL, and the one place that knows psycopg.
+
+Promise: a unit of work is carried out whole or not at all, and again when the connection was lost, a
+deadlock broke it or somebody was faster; errors come out as this project's own. Refusal: no message of
+the server is passed on once connected (it may quote a value), and a password never is.
+
+PostgreSQL 14 or newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from domain.errors import Damaged, EsError, InvalidInput, PartUnavailable
+
+try:
+    import psycopg
+    from psycopg import errors, sql
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError as error:
+    raise PartUnavailable(
+        "PostgreSQL", "its driver psycopg is not installed", "Install it: pip install 'es[postgres]'."
+    ) from error
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+Name = str | tuple[str, ...]
+"""An identifier, or one within another: `("excluded", "size")`."""
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_MS = 10_000
+TRIES = 10
+
+# What the URL doesn't say. A peer that vanished without a word is noticed after some 15 s.
+_DEFAULTS: dict[str, str | int] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,  # ms
+    "application_name": "es",
+}
+
+
+_DURABLE = "SET LOCAL synchronous_commit = on"
+_URL = "the URL of PostgreSQL"
+_PREFIX_OPTION = "schema="  # `?schema=NAME` keeps several systems apart in one database
+
+
+class Raced(Exception):
+    """Raised by a unit of work that found itself overtaken: it is rolled back and done again."""
+
+
+class TableGone(PartUnavailable):
+    """A table isn't there any more: its generation was removed after somebody looked up its name."""
+
+
+class Database:
+    """One schema of one database, one connection per thread, all opened alike.
+
+    `migrations` are the steps from nothing to the present schema; their number is its version. `{schema}` in a
+    step and in what `sql` is given stands for the quoted name of the schema.
+    """
+
+    def __init__(self, url: str, *, part: str, migrations: Sequence[str], derived: bool = False) -> None:
+        """`derived`: the content can be made again from elsewhere, so its last commits may be lost in a crash."""
+        self.part = part
+        self._parameters, prefix = _parse(url)
+        self.schema = f"{prefix}_{part.replace(' ', '_')}"
+        self._derived = derived
+        self._connections: dict[threading.Thread, Connection] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._again = Retrying(
+            stop=stop_after_attempt(TRIES),
+            wait=wait_random_exponential(multiplier=0.002, max=0.25),
+            retry=retry_if_exception(self._may_repeat),
+            reraise=True,
+        )
+        self._run(lambda connection: self._migrate(connection, migrations))
+
+    def sql(self, template: str, **names: Name | list[Name]) -> str:
+        """A statement with its identifiers quoted; several stand in a list between commas."""
+        quoted = {
+            key: ", ".join(map(_quoted, name if isinstance(name, list) else [name]))
+            for key, name in names.items()
+        }
+        return template.format(schema=_quoted(self.schema), **quoted)
+
+    # --- work ----------------------------------------------------------------------------------
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Statements without a transaction around them: each sees what is committed when it starts."""
+        return self._run(work)
+
+    def write(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
+        """One transaction, sent as a pipeline: a result that nobody fetches costs no round trip.
+
+        `work` may run several times and must be safe to repeat after a commit whose answer got lost. `durable`:
+        it survives a crash even where the content is derived.
+        """
+
+        def transaction(connection: Connection) -> T:
+            with connection.pipeline(), connection.transaction():
+                if durable and self._derived:
+                    connection.execute(_DURABLE)
+                return work(connection)
+
+        return self._run(transaction)
+
+    def _run(self, work: Callable[[Connection], T]) -> T:
+        try:
+            result: T = self._again(self._once, work)
+        except (psycopg.Error, Raced) as error:
+            raise self._translate(error) from error
+        return result
+
+    def _once(self, work: Callable[[Connection], T]) -> T:
+        return work(self._connection())
+
+    def _may_repeat(self, error: BaseException) -> bool:
+        if isinstance(error, Raced | errors.SerializationFailure | errors.DeadlockDetected):
+            return True
+        # Lost under our hands: the next try connects anew, and raises PartUnavailable if it can't.
+        return self._lost(error)
+
+    def _lost(self, error: BaseException) -> bool:
+        connection = self._connections.get(threading.current_thread())
+        if isinstance(error, errors.AdminShutdown | errors.CrashShutdown) and connection is not None:
+            connection.close()  # the server has said good-bye, but libpq may not have seen the end yet
+        return isinstance(error, psycopg.Error) and connection is not None and connection.closed
+
+    def rewrite(self, table: str, *, lock_wait_ms: int) -> bool:
+        """Write what lives in a table into new files and drop the old; False when it couldn't be had in time."""
+        name = self.sql("{table}", table=(self.schema, table))
+        filenode = "SELECT pg_relation_filenode(%s::regclass)"
+
+        def vacuum(connection: Connection) -> bool:
+            before = one(connection, filenode, name)
+            connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{lock_wait_ms}ms",))
+            try:
+                connection.execute(f"VACUUM FULL {name}")
+            except errors.LockNotAvailable:
+                return False
+            finally:
+                with contextlib.suppress(psycopg.Error):  # a lost connection takes the setting with it
+                    connection.execute(
+                        "SELECT set_config('lock_timeout', %s, false)", (f"{LOCK_TIMEOUT_MS}ms",)
+                    )
+            # Without the right to do it VACUUM only warns.
+            return bool(one(connection, filenode, name) != before)
+
+        return self._run(vacuum)
+
+    # --- connections ---------------------------------------------------------------------------
+
+    def _connection(self) -> Connection:
+        """This thread's connection, opened on first use and after it was lost."""
+        connection = self._connections.get(threading.current_thread())
+        if connection is not None and not connection.closed:
+            return connection
+        if self._closed:
+            raise PartUnavailable(self.part, "it was closed")
+        connection = self._connect()
+        with self._lock:
+            for thread in [t for t in self._connections if not t.is_alive()]:
+                self._connections.pop(thread).close()  # a server has few connections to give
+            self._connections[threading.current_thread()] = connection
+        return connection
+
+    def _connect(self) -> Connection:
+        try:
+            connection = psycopg.Connection.connect(autocommit=True, **self._parameters)
+        except psycopg.Error as error:
+            raise PartUnavailable(self.part, f"{self._where()}: {self._why(error)}") from None
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        try:
+            # `on`: a commit survives a power cut. What a server has set stricter than that is left alone.
+            connection.execute(
+                """SELECT set_config('lock_timeout', %s, false), set_config('synchronous_commit',
+                     CASE WHEN %s THEN 'off' WHEN current_setting('synchronous_commit') = 'remote_apply'
+                     THEN 'remote_apply' ELSE 'on' END, false)""",
+                (f"{LOCK_TIMEOUT_MS}ms", self._derived),
+            )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _where(self) -> str:
+        host = self._parameters.get("host") or self._parameters.get("hostaddr") or "the local socket"
+        port = self._parameters.get("port", "5432")
+        return f"PostgreSQL at {host}:{port}, database {self._parameters.get('dbname', '(default)')}"
+
+    def _why(self, error: psycopg.Error) -> str:
+        """The reason in libpq's words, which is what an operator searches for: first line, last clause."""
+        return str(error).partition("\n")[0].rpartition("failed: ")[2].removeprefix("FATAL:").strip()
+
+    # --- errors --------------------------------------------------------------------------------
+
+    def _translate(self, error: Exception) -> EsError:
+        where = self._where()
+        match error:
+            case Raced() | errors.SerializationFailure() | errors.DeadlockDetected():
+                return PartUnavailable(
+                    self.part, f"{where}: overtaken {TRIES} times in a row", "Repeat the command."
+                )
+            case errors.UndefinedTable():
+                return TableGone(self.part, f"{where}: a table is missing")
+            case errors.LockNotAvailable():
+                return PartUnavailable(
+                    self.part,
+                    f"{where}: stayed locked for {LOCK_TIMEOUT_MS // 1000} s",
+                    "Repeat the command.",
+                )
+            case errors.DiskFull():
+                return PartUnavailable(
+                    self.part, f"{where}: the disk is full", "Free disk space, then repeat."
+                )
+            case errors.ReadOnlySqlTransaction():
+                return PartUnavailable(
+                    self.part,
+                    f"{where} is read-only",
+                    "It may be a standby: add target_session_attrs=read-write to the URL.",
+                )
+            case errors.InsufficientPrivilege():
+                return PartUnavailable(
+                    self.part, f"{where}: not permitted", f"Let this role own the schema {self.schema}."
+                )
+            case errors.DataCorrupted() | errors.IndexCorrupted():
+                return Damaged(self.part, f"{where} found a damaged page or index")
+            case psycopg.OperationalError() if error.sqlstate is None or error.sqlstate[:2] in ("08", "57"):
+                return PartUnavailable(self.part, f"{where}: the connection was lost")
+        # The message of any other error may quote a value; its name can't.
+        return PartUnavailable(self.part, f"{where}: {type(error).__name__}", "Look at `es logs`.")
+
+    # --- schema --------------------------------------------------------------------------------
+
+    def _migrate(self, connection: Connection, migrations: Sequence[str]) -> None:
+        if self._version(connection) == len(migrations):
+            return
+        with connection.transaction():
+            connection.execute(_DURABLE)
+            # Several workers may start at once: one migrates, the others wait and find it done.
+            connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended('es schema ' || %s, 0))", (self.schema,)
+            )
+            version = self._version(connection)
+            if version == len(migrations):
+                return
+            if version > len(migrations):
+                raise PartUnavailable(
+                    self.part,
+                    f"{self._where()}: schema {self.schema} has version {version}, this program {len(migrations)}",
+                    "A newer version wrote it: upgrade every worker.",
+                )
+            if version == 0:
+                connection.execute(self.sql("CREATE SCHEMA IF NOT EXISTS {schema}"))
+                connection.execute(self.sql("CREATE TABLE {schema}.schema_version(version integer NOT NULL)"))
+                connection.execute(self.sql("INSERT INTO {schema}.schema_version VALUES(0)"))
+            for step in migrations[version:]:
+                connection.execute(self.sql(step))
+            connection.execute(
+                self.sql("UPDATE {schema}.schema_version SET version = %s"), (len(migrations),)
+            )
+
+    def _version(self, connection: Connection) -> int:
+        """How many migrations the schema has seen; 0 when it doesn't exist."""
+        # Not to_regclass(): its cache may be older than the lock, and then what a rival made goes unseen.
+        exists = "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'schema_version'"
+        if connection.execute(exists, (self.schema,)).fetchone() is None:
+            return 0
+        return int(one(connection, self.sql("SELECT version FROM {schema}.schema_version")))
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            with contextlib.suppress(psycopg.Error):  # a close can't be retried and nothing is lost by it
+                connection.close()
+
+
+def one(connection: Connection, statement: str, *arguments: object) -> Any:
+    """The only column of the first row; None without a row."""
+    row = connection.execute(statement, arguments).fetchone()
+    return None if row is None else row[0]
+
+
+def _quoted(name: Name) -> str:
+    return sql.Identifier(*([name] if isinstance(name, str) else name)).as_string()
+
+
+def _parse(url: str) -> tuple[dict[str, Any], str]:
+    """The parameters of a URL and the prefix of the schemas. Raises InvalidInput without repeating any of it."""
+    address, _, query = url.partition("?")
+    options = query.split("&") if query else []
+    ours = [option for option in options if option.startswith(_PREFIX_OPTION)]
+    theirs = "&".join(option for option in options if option not in ours)
+    try:
+        given = conninfo_to_dict(f"{address}?{theirs}" if theirs else address)
+    except psycopg.Error:
+        # Not even as the cause: libpq quotes the part that it stumbled over, which may be a password's.
+        raise InvalidInput(_URL, "cannot be read; percent-encode special characters") from None
+    # An unescaped @ or / in a password makes the rest of it a host or a database, which messages show.
+    if any("@" in str(given.get(name, "")) for name in ("host", "dbname")):
+        raise InvalidInput(_URL, "has a second @; percent-encode special characters")
+    return {**_DEFAULTS, **given}, ours[-1].removeprefix(_PREFIX_OPTION) if ours else "es"
+
+
+def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[str, int]:
+    """The server's version, and how far its clock is ahead of `now_us`, in microseconds. Raises PartUnavailable."""
+    parameters, _ = _parse(url)
+    try:
+        with psycopg.connect(**parameters) as connection:
+            before_us = now_us()
+            row = connection.execute(
+                "SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()) * 1000000"
+            ).fetchone()
+            after_us = now_us()
+    except psycopg.Error as error:
+        raise PartUnavailable("PostgreSQL", "it cannot be reached") from error
+    version, server_us = row or ("", after_us)
+    return f"PostgreSQL {version.split()[0]}", int(server_us) - (before_us + after_us) // 2

@@ -1,0 +1,144 @@
+"""Every setting, read once. Precedence: flag > environment > `es.toml` in the home > default."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from domain.errors import InvalidInput
+
+CONFIG_FILE = "es.toml"
+_DEFAULTS = {
+    "broker": "local:",
+    "store": "sqlite:",
+    "database": "sqlite:",
+    "vault": "sqlite:",
+    "kek_file": "",
+    "autostart": "1",
+}
+_SCHEMES = {
+    "broker": ("local:", "amqp:", "amqps:"),
+    "store": ("sqlite:", "esdb:", "esdb+discover:"),
+    "database": ("sqlite:", "postgresql://", "postgres://"),
+    "vault": ("sqlite:", "postgresql://", "postgres://"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value and where it came from: `flag`, an environment variable, `es.toml` or `default`."""
+
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of a program's settings. URLs name the parts; an `sqlite:` without a path means the file in the home."""
+
+    home: Path
+    broker: str
+    store: str
+    database: str
+    vault: str
+    kek_file: Path
+    kek_is_ours: bool  # in the home, so it may be made on first start
+    autostart: bool
+    origins: Mapping[str, Setting]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether requests go through sockets in the home, and not through a broker."""
+        return self.broker.startswith("local:")
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "log"
+
+
+def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings. Raises InvalidInput naming the setting that is wrong."""
+    environment = os.environ if environment is None else environment
+    home = _home(home_flag, environment)
+    from_file = _read_file(Path(home.value) / CONFIG_FILE)
+    origins = {"home": home}
+    for name, default in _DEFAULTS.items():
+        variable = f"ES_{name.upper()}"
+        if environment.get(variable):
+            origins[name] = Setting(environment[variable], variable)
+        elif name in from_file:
+            origins[name] = Setting(from_file[name], CONFIG_FILE)
+        else:
+            origins[name] = Setting(default, "default")
+    for name, schemes in _SCHEMES.items():
+        if not origins[name].value.startswith(schemes):
+            raise InvalidInput(
+                name, f"({origins[name].source}) must be a URL that starts with {' or '.join(schemes)}"
+            )
+    path = Path(home.value)
+    for name in ("store", "database", "vault", "kek_file"):
+        origins[name] = Setting(_below(path, origins[name].value), origins[name].source)
+    kek = origins["kek_file"].value
+    if not kek:
+        origins["kek_file"] = Setting(str(path / "secrets" / "kek"), "default")
+    return Settings(
+        home=path,
+        broker=origins["broker"].value,
+        store=origins["store"].value,
+        database=origins["database"].value,
+        vault=origins["vault"].value,
+        kek_file=Path(origins["kek_file"].value).expanduser(),
+        kek_is_ours=not kek,
+        autostart=origins["autostart"].value.lower() not in ("0", "false", "no", "off"),
+        origins=origins,
+    )
+
+
+def _below(home: Path, value: str) -> str:
+    """A relative file as one in the home: workers don't stand where the command was typed."""
+    scheme, given = ("sqlite:", value.removeprefix("sqlite:")) if value.startswith("sqlite:") else ("", value)
+    if not given or "://" in given or given.startswith("esdb"):
+        return value
+    return f"{scheme}{home / Path(given).expanduser()}"
+
+
+def without_password(url: str) -> str:
+    """A URL fit for showing."""
+    return re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)  # to the last @: some are in the password
+
+
+def _home(flag: str | None, environment: Mapping[str, str]) -> Setting:
+    if flag:
+        return Setting(os.path.abspath(os.path.expanduser(flag)), "flag")
+    if environment.get("ES_HOME"):
+        return Setting(os.path.abspath(os.path.expanduser(environment["ES_HOME"])), "ES_HOME")
+    data = environment.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return Setting(os.path.join(data, "es"), "default")
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
+    import tomllib  # only a home with a file pays for it
+
+    try:
+        table = tomllib.loads(raw.decode())
+    except ValueError as error:
+        raise InvalidInput(str(path), f"is not valid TOML: {error}") from error
+    unknown = sorted(set(table) - set(_DEFAULTS))
+    if unknown:
+        raise InvalidInput(
+            str(path), f"has an unknown setting {unknown[0]!r}; known are {', '.join(_DEFAULTS)}"
+        )
+    return {name: str(value) for name, value in table.items()}

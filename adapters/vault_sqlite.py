@@ -1,0 +1,234 @@
+"""The vault in one SQLite file: wrapped data keys and e-mail claims.
+
+Promise: a key is minted once, with its registration, and a destroyed one leaves a tombstone for ever.
+Refusal: neither an address nor a clear key is ever written; rows of keys have one size, so that
+overwriting one leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from adapters.sealing import unwrap, wrap
+from adapters.sqlite import Connection, Database
+from domain.errors import Damaged, KeyUnavailable, residue_left
+from domain.events import Position
+from domain.ports import (
+    AlreadyHeld,
+    Claim,
+    ClaimAnswer,
+    ClaimRequest,
+    ClaimState,
+    DataKey,
+    DestroyedKey,
+    HeldByOther,
+    LivingKey,
+    Reserved,
+)
+
+RESERVATION_LIFE_US = 60_000_000
+"""How long a reservation waits for its event: far longer than a batch takes, short for whoever wants the address."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS data_keys(
+    subject INTEGER PRIMARY KEY,
+    command_id BLOB UNIQUE,
+    destroyed INTEGER NOT NULL,
+    wrapped BLOB NOT NULL CHECK(length(wrapped) = 60)
+) STRICT;
+CREATE TABLE IF NOT EXISTS email_claims(
+    tag BLOB PRIMARY KEY CHECK(length(tag) = 32),
+    subject INTEGER NOT NULL,
+    command_id BLOB NOT NULL,
+    reservation_id BLOB NOT NULL UNIQUE,
+    confirmed INTEGER NOT NULL,
+    expires_at_us INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS claims_by_subject ON email_claims(subject);
+CREATE INDEX IF NOT EXISTS claims_by_expiry ON email_claims(expires_at_us) WHERE confirmed = 0;
+CREATE TABLE IF NOT EXISTS secrets(name TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS checkpoints(process TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT;
+"""
+_BLANK = bytes(60)
+_INDEX_KEY = "email-index-key"
+
+
+class SqliteVault:
+    def __init__(self, path: Path, *, kek: bytes, page_limit: int | None = None) -> None:
+        """`kek` is the 256-bit key-encryption key. Raises KeyUnavailable when it is not this vault's."""
+        self._kek = kek
+        self._database = Database(path, part="vault", schema=_SCHEMA, page_limit=page_limit)
+        self._index_key = self._secret(_INDEX_KEY)
+
+    def _secret(self, name: str) -> bytes:
+        """A secret of the vault's own, made on first use. Of two processes that make it at once one wins."""
+        with self._database.reading() as connection:
+            stored = connection.execute("SELECT wrapped FROM secrets WHERE name = ?", (name,)).get
+        if stored is None:
+            with self._database.writing() as connection:
+                fresh = wrap(self._kek, os.urandom(32), name)
+                connection.execute("INSERT OR IGNORE INTO secrets VALUES(?, ?)", (name, fresh))
+                stored = connection.execute("SELECT wrapped FROM secrets WHERE name = ?", (name,)).get
+        return unwrap(self._kek, stored, name)
+
+    def _tag(self, email: str) -> bytes:
+        return hmac.digest(self._index_key, email.encode(), "sha256")
+
+    # --- e-mail claims -------------------------------------------------------------------------
+
+    def reserve(self, requests: Sequence[ClaimRequest], *, now_us: int) -> list[ClaimAnswer]:
+        with self._database.writing() as connection:
+            return [self._reserve_one(connection, request, now_us) for request in requests]
+
+    def _reserve_one(self, connection: Connection, request: ClaimRequest, now_us: int) -> ClaimAnswer:
+        tag, command = self._tag(request.email), request.command_id.bytes
+        subject = request.subject
+        if request.registers:
+            known = connection.execute("SELECT subject FROM data_keys WHERE command_id = ?", (command,)).get
+            subject = subject if known is None else known
+        row = connection.execute(
+            "SELECT subject, command_id, reservation_id, confirmed FROM email_claims WHERE tag = ?", (tag,)
+        ).fetchone()
+        if row is not None and (row[0], row[1], row[3]) == (subject, command, 0):
+            # The same command again, its first try not finished: take the reservation over.
+            connection.execute(
+                "UPDATE email_claims SET expires_at_us = ? WHERE tag = ?", (now_us + RESERVATION_LIFE_US, tag)
+            )
+            return Reserved(subject, UUID(bytes=row[2]), repeated=True)
+        if request.registers and subject != request.subject:
+            return AlreadyHeld(subject)
+        if row is not None:
+            return AlreadyHeld(subject) if row[0] == subject else HeldByOther(row[0])
+        connection.execute(
+            "INSERT INTO email_claims VALUES(?, ?, ?, ?, 0, ?)",
+            (tag, subject, command, request.reservation_id.bytes, now_us + RESERVATION_LIFE_US),
+        )
+        if request.registers:
+            minted = connection.execute(
+                "INSERT OR IGNORE INTO data_keys VALUES(?, ?, 0, ?) RETURNING 1",
+                (subject, command, wrap(self._kek, os.urandom(32), str(subject))),
+            ).get
+            if minted is None:
+                raise Damaged(
+                    "vault",
+                    f"the new user id {subject} has had a data key before",
+                    "Ids were drawn twice: stop the workers and run `es ids verify`.",
+                )
+        return Reserved(subject, request.reservation_id, repeated=False)
+
+    def confirm(self, reservation_ids: Sequence[UUID]) -> None:
+        self._each("UPDATE email_claims SET confirmed = 1 WHERE reservation_id = ?", reservation_ids)
+
+    def release(self, reservation_ids: Sequence[UUID]) -> None:
+        self._each("DELETE FROM email_claims WHERE reservation_id = ?", reservation_ids)
+
+    def _each(self, statement: str, reservation_ids: Sequence[UUID]) -> None:
+        with self._database.writing() as connection:
+            connection.executemany(statement, [(id_.bytes,) for id_ in reservation_ids])
+
+    def abandon_registration(self, subject: int, reservation_id: UUID) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                "DELETE FROM email_claims WHERE reservation_id = ? AND subject = ?",
+                (reservation_id.bytes, subject),
+            )
+            # The tombstone stays: a subject is never given a second key. Its command may register anew.
+            connection.execute(
+                "UPDATE data_keys SET wrapped = ?, destroyed = 1, command_id = NULL WHERE subject = ?",
+                (_BLANK, subject),
+            )
+
+    def claims_of(self, subject: int, *, now_us: int) -> list[Claim]:
+        return self._claims("WHERE subject = ?", (subject,), now_us)
+
+    def expired_claims(self, *, now_us: int, limit: int) -> list[Claim]:
+        condition = "WHERE confirmed = 0 AND expires_at_us <= ? ORDER BY expires_at_us LIMIT ?"
+        return self._claims(condition, (now_us, limit), now_us)
+
+    def _claims(self, condition: str, arguments: tuple[int, ...], now_us: int) -> list[Claim]:
+        with self._database.reading() as connection:
+            rows: list[Any] = connection.execute(
+                "SELECT subject, command_id, reservation_id, confirmed, expires_at_us FROM email_claims "
+                + condition,
+                arguments,
+            ).fetchall()
+        return [
+            Claim(
+                subject,
+                UUID(bytes=command),
+                UUID(bytes=reservation),
+                ClaimState.CONFIRMED if confirmed else ClaimState.RESERVED,
+                not confirmed and expires_at_us <= now_us,
+            )
+            for subject, command, reservation, confirmed, expires_at_us in rows
+        ]
+
+    def holder(self, email: str) -> int | None:
+        with self._database.reading() as connection:
+            subject = connection.execute(
+                "SELECT subject FROM email_claims WHERE tag = ?", (self._tag(email),)
+            ).get
+            return None if subject is None else int(subject)
+
+    # --- keys ----------------------------------------------------------------------------------
+
+    def data_keys(self, subjects: Sequence[int]) -> Mapping[int, DataKey]:
+        keys: dict[int, DataKey] = {}
+        with self._database.reading() as connection:
+            for subject in subjects:
+                row = connection.execute(
+                    "SELECT wrapped, destroyed FROM data_keys WHERE subject = ?", (subject,)
+                ).fetchone()
+                if row is not None:
+                    wrapped, destroyed = row
+                    # The vault's own secret fitted, so a key that doesn't is one damaged row: others go on.
+                    with contextlib.suppress(KeyUnavailable):
+                        keys[subject] = (
+                            DestroyedKey()
+                            if destroyed
+                            else LivingKey(unwrap(self._kek, wrapped, str(subject)))
+                        )
+        return keys
+
+    def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                """INSERT INTO data_keys VALUES(?, NULL, 1, ?)
+                   ON CONFLICT(subject) DO UPDATE SET destroyed = 1, wrapped = excluded.wrapped""",
+                (subject, _BLANK),
+            )
+            connection.execute("DELETE FROM email_claims WHERE subject = ?", (subject,))
+            _save_checkpoint(connection, process, position)
+        if not self._database.remove_remains():
+            raise residue_left()
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def checkpoint(self, process: str) -> Position:
+        with self._database.reading() as connection:
+            return int(
+                connection.execute(
+                    "SELECT coalesce(max(position), 0) FROM checkpoints WHERE process = ?", (process,)
+                ).get
+            )
+
+    def save_checkpoint(self, process: str, position: Position) -> None:
+        with self._database.writing() as connection:
+            _save_checkpoint(connection, process, position)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _save_checkpoint(connection: Connection, process: str, position: Position) -> None:
+    connection.execute(
+        """INSERT INTO checkpoints VALUES(?, ?)
+           ON CONFLICT(process) DO UPDATE SET position = max(position, excluded.position)""",
+        (process, position),
+    )
