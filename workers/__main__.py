@@ -1,0 +1,142 @@
+"""`python -P -m workers supervise|serve`: what the command line starts. Not for typing by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from typing import Any
+
+from adapters.log import open_log
+from adapters.settings import Settings, load_settings
+from adapters.wiring import prepare_home, usual_roles
+from domain.errors import EXIT_CODES, EsError, PartUnavailable
+from domain.messages import ROLES
+from workers.supervisor import AlreadyRunning, Supervisor
+
+
+def main() -> int:
+    arguments = _arguments()
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold keys and readable data
+    settings = load_settings(home_flag=arguments.home)
+    if arguments.what == "serve":
+        return _serve(settings, arguments)
+    if arguments.what == "doctor":
+        from workers.doctor import examine
+
+        _say({"findings": examine(settings)})
+        return 0
+    return _supervise(settings, arguments)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="workers")
+    commands = parser.add_subparsers(dest="what", required=True)
+    supervise = commands.add_parser("supervise")
+    supervise.add_argument("--role", action="append", default=[], metavar="ROLE[=COUNT]")
+    supervise.add_argument("--foreground", action="store_true")
+    serve = commands.add_parser("serve")
+    serve.add_argument("role", choices=ROLES)
+    serve.add_argument("--instance", type=int, default=1)
+    serve.add_argument("--listen-fd", type=int)
+    serve.add_argument("--control-fd", type=int)
+    doctor = commands.add_parser("doctor")
+    for command in (supervise, serve, doctor):
+        command.add_argument("--home")
+    return parser.parse_args()
+
+
+# --- supervisor ------------------------------------------------------------------------------
+
+
+def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Says one JSON line on standard output once it listens, or why it doesn't; then nothing more."""
+    try:
+        prepare_home(settings)
+        log = open_log("supervisor", None if arguments.foreground else settings.log / "supervisor.log")
+        supervisor = Supervisor(settings, instances=_instances(arguments.role, settings), log=log)
+    except AlreadyRunning:
+        _say({"state": "already-running"})
+        return 0
+    except EsError as error:
+        _say({"error": error.to_wire()})
+        return EXIT_CODES[error.kind]
+    except OSError as error:
+        _say({"error": PartUnavailable("the home", f"{settings.run}: {error.strerror}").to_wire()})
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: supervisor.stop())
+    supervisor.run(on_listening=lambda: _listening(foreground=arguments.foreground))
+    return 0
+
+
+def _instances(given: list[str], settings: Settings) -> dict[str, int]:
+    """`["ids=2"]` to how many workers each role has; roles that aren't named have one, or none if any stands alone."""
+    named = {role: count for role, _, count in (item.partition("=") for item in given)}
+    alone = any(not count for count in named.values())
+    usual = usual_roles(settings)
+    return {
+        role: int(named.get(role) or 1) for role in ROLES if role in named or (role in usual and not alone)
+    }
+
+
+def _listening(*, foreground: bool) -> None:
+    if foreground:
+        return
+    _say({"state": "listening", "pid": os.getpid()})
+    # Let go of whoever started us; a worker that dies badly leaves its last words in this log's folder.
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _say(message: dict[str, Any]) -> None:
+    with suppress(BrokenPipeError):
+        print(json.dumps(message), flush=True)  # noqa: T201  # the one line that the starter waits for
+
+
+# --- one worker ------------------------------------------------------------------------------
+
+
+def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    from workers.roles import run_role
+
+    supervised = arguments.control_fd is not None
+    role, instance = arguments.role, arguments.instance
+    name = role if instance == 1 else f"{role}-{instance}"
+    log = open_log(name, settings.log / f"{name}.log" if supervised else None)
+    control = socket.socket(fileno=arguments.control_fd) if supervised else None
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        run_role(role, settings, listen_fd=arguments.listen_fd, control=control, stopping=stopping, log=log)
+        return 0
+    except EsError as error:
+        log.error("worker-gives-up", error)
+        _tell(control, {"state": "failing", "error": error.to_wire()})
+        return EXIT_CODES[error.kind]
+    except Exception as error:
+        log.error("worker-crashed", error)
+        _tell(control, {"state": "failing", "error": {"code": "internal", "message": type(error).__name__}})
+    finally:
+        stopping.set()
+    return 1
+
+
+def _tell(control: socket.socket | None, message: dict[str, Any]) -> None:
+    if control is not None:
+        with suppress(OSError):
+            control.sendall(json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The `erasures` worker: the process manager that carries an erasure through and settles e-mail claims.
+
+It follows the people's streams. For `user-erased` it destroys the key and the claims, with its checkpoint
+in the same vault transaction, then appends `erasure-completed`. For a changed address or a deletion it
+settles the person's claims. Every step may be repeated, so a crash anywhere is resumed by running again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from uuid import uuid5
+
+from adapters.log import Log
+from domain.errors import EsError, Kind, UnknownRequest, UserNotFound
+from domain.events import Metadata, Position, Recorded
+from domain.handling import CommandHandler, Done, Order
+from domain.messages import Reply, Request
+from domain.ports import CaughtUp, Codec, EventStore, Vault
+from domain.users import (
+    INITIAL,
+    STREAM_PREFIX,
+    Command,
+    CompleteErasure,
+    Status,
+    User,
+    UserDeleted,
+    UserEmailChanged,
+    UserErased,
+    evolve,
+    parse_user_id,
+    stream_of,
+    user_id_of,
+)
+from workers.claims import Claims
+
+ACTOR = "process:erasures"
+DESTROYING = "erasures"
+"""Name of the vault checkpoint that moves with the destruction of a key."""
+COMPLETING = "erasures-completed"
+"""Name of the vault checkpoint behind which everything is finished; the process starts from it."""
+JANITOR_INTERVAL_S = 5.0
+_SAVE_INTERVAL_S = 1.0
+
+
+class ErasureProcess:
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        codec: Codec,
+        vault: Vault,
+        claims: Claims,
+        handler: CommandHandler[User, Command],
+        log: Log,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._codec = codec
+        self._vault = vault
+        self._claims = claims
+        self._handler = handler
+        self._log = log
+        self._monotonic_s = monotonic_s
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
+        saved = self._vault.checkpoint(COMPLETING)
+        self._log.info("following", process=DESTROYING, position=saved)
+        reached, saved_at_s, swept_at_s = saved, self._monotonic_s(), 0.0
+        for item in self._store.follow(saved, stopped=stopped, prefixes=[STREAM_PREFIX]):
+            if not isinstance(item, CaughtUp):
+                self._unless_damaged(partial(self.react, item), position=item.position)
+            reached, now_s = item.position, self._monotonic_s()
+            if reached > saved and now_s - saved_at_s > _SAVE_INTERVAL_S:
+                self._vault.save_checkpoint(COMPLETING, reached)
+                saved, saved_at_s = reached, now_s
+            if now_s - swept_at_s > JANITOR_INTERVAL_S:
+                swept_at_s = now_s
+                self._unless_damaged(self._sweep)
+        if reached > saved:
+            self._vault.save_checkpoint(COMPLETING, reached)
+
+    def _sweep(self) -> None:
+        if count := self._claims.settle_expired():
+            self._log.info("claims-settled", count=count)
+
+    def _unless_damaged(self, step: Callable[[], None], **fields: object) -> None:
+        """A damaged stream is told and passed over: it must not hold up the erasure of anybody else."""
+        try:
+            step()
+        except EsError as error:
+            if error.kind is not Kind.DAMAGED:
+                raise
+            self._log.error("person-passed-over", error, **fields)
+
+    def react(self, recorded: Recorded) -> None:
+        """One event. Idempotent."""
+        if recorded.type == UserErased.type:
+            self._erase(recorded)
+        elif recorded.type in (UserDeleted.type, UserEmailChanged.type):
+            self._claims.settle(user_id_of(recorded.stream))
+
+    def _erase(self, recorded: Recorded) -> None:
+        subject = user_id_of(recorded.stream)
+        # The fence is in the stream already. The key before the completion: what is called complete is.
+        self._vault.destroy_key(subject, process=DESTROYING, position=recorded.position)
+        cause = self._codec.metadata(recorded)
+        metadata = Metadata(
+            command_id=uuid5(recorded.event_id, CompleteErasure.wire),
+            command=CompleteErasure.wire,
+            correlation_id=cause.correlation_id,
+            causation_id=recorded.event_id,
+            actor=ACTOR,
+        )
+        order: Order[Command] = Order(CompleteErasure(subject), stream_of(subject), subject, metadata)
+        (outcome,) = self._handler.handle([order])
+        if not isinstance(outcome, Done):
+            raise outcome
+        self._log.info("erased", position=recorded.position)
+
+
+class ErasuresService:
+    """Answers how far the erasure of a person is."""
+
+    role = "erasures"
+
+    def __init__(self, *, store: EventStore, codec: Codec) -> None:
+        self._store = store
+        self._codec = codec
+
+    def handle(self, batch: Sequence[Request]) -> list[Reply]:
+        replies: list[Reply] = []
+        for request in batch:
+            try:
+                replies.append(self._status(request))
+            except EsError as error:
+                replies.append(error)
+        return replies
+
+    def close(self) -> None:
+        """Nothing is held between batches."""
+
+    def _status(self, request: Request) -> Reply:
+        if request.kind != "erasures.status":
+            return UnknownRequest(request.kind)
+        user_id = parse_user_id(request.body.get("user_id"))
+        user, position = INITIAL, Position(0)
+        for recorded in self._store.read_stream(stream_of(user_id)):
+            user, position = evolve(user, self._codec.decode(recorded)), recorded.position
+        if user.status is Status.UNKNOWN:
+            return UserNotFound(user_id)
+        state = "none"
+        if user.status is Status.ERASED:
+            state = "completed" if user.erasure_completed else "under-way"
+        return {"user_id": str(user_id), "erasure": state, "position": position}

@@ -1,0 +1,129 @@
+"""The `relay` worker: publishes stored events to RabbitMQ, at least once. Never decides anything.
+
+It follows the store from a checkpoint, publishes in commit order, waits for the broker's confirmation and
+then moves the checkpoint. The message id is the event id, by which whoever listens recognises an event that
+comes twice. Personal fields stay sealed: whoever may open them asks a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from adapters.log import Log
+from adapters.rabbitmq_publisher import Outgoing
+from domain.errors import UnknownRequest
+from domain.events import Position, Recorded
+from domain.ids import time_text
+from domain.messages import Reply, Request
+from domain.ports import CaughtUp, Codec, EventStore
+
+PROCESS = "relay"
+"""Name of the checkpoint."""
+BATCH_LIMIT = 256
+_SAVE_INTERVAL_S = 1.0
+"""A crash publishes again what was published since the checkpoint was saved last."""
+
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Publisher(Protocol):
+    def publish(self, batch: Sequence[Outgoing]) -> None:
+        """Publish in order; return when all is confirmed, raise `PartUnavailable` when that isn't sure."""
+        ...
+
+
+class Checkpoints(Protocol):
+    """The vault's part that the relay uses. It must be as durable as the store."""
+
+    def checkpoint(self, process: str) -> Position: ...
+    def save_checkpoint(self, process: str, position: Position) -> None: ...
+
+
+class RelayProcess:
+    def __init__(
+        self,
+        *,
+        store: EventStore,
+        codec: Codec,
+        checkpoints: Checkpoints,
+        publisher: Publisher,
+        log: Log,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._codec = codec
+        self._checkpoints = checkpoints
+        self._publisher = publisher
+        self._log = log
+        self._monotonic_s = monotonic_s
+        self.reached = Position(0)
+        """Everything up to here was published and confirmed."""
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
+        self.reached = saved = self._checkpoints.checkpoint(PROCESS)
+        saved_at_s = self._monotonic_s()
+        self._log.info("following", process=PROCESS, position=saved)
+        batch: list[Recorded] = []
+        for item in self._store.follow(saved, stopped=stopped):
+            if not isinstance(item, CaughtUp):
+                batch.append(item)
+                if len(batch) < BATCH_LIMIT:
+                    continue
+            self._publish(batch)
+            batch = []
+            self.reached = max(self.reached, item.position)
+            # After the confirmation: a crash in between publishes again, never not at all.
+            if self.reached > saved and self._monotonic_s() - saved_at_s > _SAVE_INTERVAL_S:
+                self._checkpoints.save_checkpoint(PROCESS, self.reached)
+                saved, saved_at_s = self.reached, self._monotonic_s()
+        if self.reached > saved:
+            self._checkpoints.save_checkpoint(PROCESS, self.reached)
+
+    def _publish(self, batch: Sequence[Recorded]) -> None:
+        if batch:
+            self._publisher.publish([self._message(recorded) for recorded in batch])
+            self.reached = batch[-1].position
+
+    def _message(self, recorded: Recorded) -> Outgoing:
+        metadata = self._codec.metadata(recorded)
+        body = {
+            "position": recorded.position,
+            "stream": recorded.stream,
+            "version": recorded.version,
+            "type": recorded.type,
+            "time": time_text(recorded.recorded_at_us),
+            "event_id": str(recorded.event_id),
+            "command": metadata.command,
+            "command_id": str(metadata.command_id),
+            "correlation_id": str(metadata.correlation_id),
+            "causation_id": str(metadata.causation_id),
+            "actor": metadata.actor,
+            "data": self._codec.stored(recorded),
+        }
+        return Outgoing(recorded.type, str(recorded.event_id), _dump(body).encode("utf-8", "surrogatepass"))
+
+
+class RelayService:
+    """Answers how far the relay is."""
+
+    role = "relay"
+
+    def __init__(self, *, store: EventStore, process: RelayProcess) -> None:
+        self._store = store
+        self._process = process
+
+    def handle(self, batch: Sequence[Request]) -> list[Reply]:
+        return [self._answer(request) for request in batch]
+
+    def _answer(self, request: Request) -> Reply:
+        if request.kind != "relay.status":
+            return UnknownRequest(request.kind)
+        head, reached = self._store.head(), self._process.reached
+        return {"position": reached, "head": head, "lag": max(head - reached, 0)}
+
+    def close(self) -> None:
+        """Nothing is held between batches."""

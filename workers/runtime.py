@@ -1,0 +1,69 @@
+"""The loop of every worker: receive whatever is waiting, do the work once, reply.
+
+Promise: every request that was received gets one reply, also while stopping, and a bad request fails
+alone. Refusal: nothing is remembered here; what has to survive is in the stores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from adapters.log import Log
+from domain.errors import EsError
+from domain.messages import Delivery, Later, Reply, Request, Server, Service
+
+BATCH_LIMIT = 256
+_IDLE_WAIT_S = 0.1
+"""How long an idle worker waits before it looks whether it has to stop."""
+_LATER_WAIT_S = 0.005
+_DRAIN_S = 5.0
+
+
+class InternalError(EsError):
+    """A bug: the request made a worker fail in a way nobody designed. The log has the place."""
+
+    code = "internal"
+
+
+def serve(service: Service, server: Server, *, stopping: Callable[[], bool], log: Log) -> None:
+    """Serve until `stopping()`; then answer what is here, for at most 5 s, and return."""
+    waiting: list[Delivery] = []
+    while not stopping():
+        fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S if waiting else _IDLE_WAIT_S))
+        waiting = _turn(service, server, [*waiting, *fresh], log)
+    # In this order: first nobody new, then everybody who is here, then the connections.
+    server.stop_listening()
+    deadline = time.monotonic() + _DRAIN_S
+    while time.monotonic() < deadline:
+        fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S))
+        if not waiting and not fresh:
+            break
+        waiting = _turn(service, server, [*waiting, *fresh], log)
+    server.close()
+
+
+def _turn(service: Service, server: Server, batch: list[Delivery], log: Log) -> list[Delivery]:
+    """Handle and answer one batch; return what is to be handed over again."""
+    batch = [delivery for delivery in batch if not server.is_gone(delivery)]
+    if not batch:
+        return []
+    replies = _handle(service, [delivery.request for delivery in batch], log)
+    pairs = list(zip(batch, replies, strict=True))
+    server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
+    return [delivery for delivery, reply in pairs if isinstance(reply, Later)]
+
+
+def _handle(service: Service, requests: list[Request], log: Log) -> list[Reply]:
+    try:
+        return service.handle(requests)
+    except EsError as error:
+        # A part is down: that is everybody's answer, and it is safe to repeat.
+        log.error("batch-failed", error, requests=len(requests))
+        return [error for _ in requests]
+    except Exception as error:
+        log.error("batch-crashed", error, requests=len(requests), kind=requests[0].kind)
+        if len(requests) == 1:
+            return [InternalError()]
+        # Commands are idempotent, so each may be tried again alone: the bad one fails without its neighbours.
+        return [reply for request in requests for reply in _handle(service, [request], log)]
