@@ -1,0 +1,1 @@
+"""The command line: asks workers through a transport, never opens a store itself."""

@@ -1,0 +1,27 @@
+"""`es config …`: the settings."""
+
+import typer
+
+from adapters.settings import without_password
+from cli import render, session
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Show the settings and where each comes from."""
+
+
+@app.command()
+def show(as_json: render.Json = False) -> None:
+    """Show every setting, its value and where it comes from; passwords are hidden."""
+    origins = session.settings().origins
+    shown = {name: {"value": without_password(s.value), "source": s.source} for name, s in origins.items()}
+    render.answer(
+        shown,
+        as_json=as_json,
+        human=lambda: render.table(
+            ["setting", "value", "from"], [[name, s["value"], s["source"]] for name, s in shown.items()]
+        ),
+    )

@@ -1,0 +1,62 @@
+"""`es gdpr …`: erasing a person."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from cli import render, session
+from cli.users import send
+from domain.errors import EsError, PartUnavailable
+
+app = typer.Typer(no_args_is_help=True)
+
+DEFAULT_BASIS = "GDPR Art. 17"
+_WAIT_S = 20.0
+_POLL_S = 0.03
+
+
+@app.callback()
+def group() -> None:
+    """Erase a person for good."""
+
+
+@app.command()
+def erase(
+    user_id: Annotated[str, typer.Argument(metavar="ID", help="The user's id.")],
+    basis: Annotated[
+        str, typer.Option("--basis", metavar="TEXT", help="Why; stored readable, so no personal data.")
+    ] = DEFAULT_BASIS,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    command_id: render.CommandId = None,
+    as_json: render.Json = False,
+) -> None:
+    """Destroy a person's key, so that nobody can read their data again, here or in any copy."""
+    session.ask_first(f"Erase user {user_id} for good?", because="an erasure cannot be undone", yes=yes)
+    reply = send("users.erase", {"user_id": user_id, "basis": basis}, command_id)
+    try:
+        reply["erasure"] = _wait(user_id)
+    except EsError as error:
+        error.command_id = reply["command_id"]  # type: ignore[attr-defined]
+        raise
+    render.answer(
+        reply,
+        as_json=as_json,
+        human=lambda: render.line("erased: the key is destroyed, the e-mail address is free"),
+    )
+
+
+def _wait(user_id: str) -> str:
+    """Until the erasure is carried out. Raises PartUnavailable while it is still under way."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        state: str = session.ask("erasures", "erasures.status", {"user_id": user_id})["erasure"]
+        if state == "completed":
+            return state
+        if time.monotonic() > deadline:
+            raise PartUnavailable(
+                "the erasure",
+                f"it is decided, and not carried out after {_WAIT_S:g} s",
+                "It goes on by itself; `es logs erasures` tells why it waits. Repeating is safe.",
+            )
+        time.sleep(_POLL_S)

@@ -1,0 +1,203 @@
+"""`es ids …`: draw ids, and look at them and at who may issue them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from cli import render, session
+from cli.times import parse_time_us
+from domain.errors import EsError, Kind
+from domain.ids import Range, ceil_id, decode, floor_id, parse_id, time_text
+from domain.messages import Body
+
+app = typer.Typer(no_args_is_help=True)
+
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids.")]
+Time = Annotated[
+    str, typer.Argument(metavar="TIME", help="RFC 3339, or a date; UTC unless it says otherwise.")
+]
+_BLOCK = 1 << 20  # ids that are fetched at once to be printed
+_RANGES_BLOCK = 1 << 31  # the most that a worker gives at once
+_CHECK_MAX = 1000
+_LOOK_S = 60.0  # all lanes are read; a large store takes its time
+
+
+@dataclass
+class ProofFailed(EsError):
+    """The history of the lanes does not show that every grant is disjoint."""
+
+    problems: int
+    code = "grants-not-disjoint"
+    kind = Kind.REFUSED  # exit 1: a verification found something
+    hint = "Stop the `ids` workers, restore what was deleted, then run `es ids fence`."
+
+    def __str__(self) -> str:
+        return f"{self.problems} problems in the grants of lanes"
+
+
+# --- drawing ---------------------------------------------------------------------------------
+
+
+@app.command("next")
+def next_ids(
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many.")] = 1,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="ID", help="Only ids greater than this one.")
+    ] = None,
+    ranges: Annotated[
+        bool, typer.Option("--ranges", help="Print first, step and count of each range instead of its ids.")
+    ] = False,
+    as_json: render.Json = False,
+) -> None:
+    """Draw ids and print one a line. Nobody else gets them; unused ones are simply never used."""
+    if after is not None:
+        after = str(parse_id(after, field="--after"))
+    blocks = _drawn(count, after, _RANGES_BLOCK if ranges else _BLOCK)
+    if ranges:
+        _show(
+            ({"first": str(block.first), "step": block.step, "count": block.count} for block in blocks),
+            ["first", "step", "count"],
+            as_json,
+        )
+        return
+    form = '{"id":"%d"}' if as_json else "%d"
+    for block in blocks:
+        for piece in _pieces(block):
+            render.line("\n".join([form % id_ for id_ in piece]))
+
+
+def _drawn(count: int, after: str | None, block: int) -> Iterator[Range]:
+    """The ids in blocks, each fetched when the one before it is used up."""
+    connection = session.caller()
+    try:
+        while count:
+            body: dict[str, Any] = {"count": min(count, block)}
+            if after is not None:
+                body["after"] = after
+            reply = connection.ask("ids", "ids.next", body, timeout_s=session.TIMEOUT_S)
+            for item in reply["ranges"]:
+                yield Range(int(item["first"]), item["count"], item["step"])
+            count -= body["count"]
+    finally:
+        connection.close()
+
+
+def _pieces(block: Range, size: int = 4096) -> Iterator[range]:
+    """A block in pieces that fit into memory many times over."""
+    for start in range(0, block.count, size):
+        end = min(start + size, block.count)
+        yield range(block.first + start * block.step, block.first + end * block.step, block.step)
+
+
+# --- reading ids -----------------------------------------------------------------------------
+
+
+@app.command("decode")
+def decode_ids(ids: Ids, as_json: render.Json = False) -> None:
+    """Show what ids say about themselves: time, lane and position. Asks no worker."""
+    rows: list[Body] = []
+    for text in ids:
+        found = decode(parse_id(text))
+        rows.append(
+            {
+                "id": str(found.id),
+                "time": time_text(found.time_us),
+                "lane": found.lane,
+                "position": str(found.position),
+            }
+        )
+    _show(rows, ["id", "time", "lane", "position"], as_json)
+
+
+@app.command()
+def floor(at: Time, as_json: render.Json = False) -> None:
+    """Print the smallest id of a time or later: ids of [A, B) are floor(A) <= id < floor(B). Asks no worker."""
+    _show_id(floor_id(parse_time_us(at, "TIME")), as_json)
+
+
+@app.command()
+def ceil(at: Time, as_json: render.Json = False) -> None:
+    """Print the largest id of a time or earlier. Asks no worker."""
+    _show_id(ceil_id(parse_time_us(at, "TIME")), as_json)
+
+
+def _show_id(id_: int, as_json: bool) -> None:
+    render.answer({"id": str(id_)}, as_json=as_json, human=lambda: render.line(str(id_)))
+
+
+# --- lanes -----------------------------------------------------------------------------------
+
+
+@app.command()
+def check(ids: Ids, as_json: render.Json = False) -> None:
+    """Show which grant covers each id: worker, host, process and time, or that it was never granted."""
+    answers: list[Body] = []
+    for start in range(0, len(ids), _CHECK_MAX):
+        part = [str(parse_id(text)) for text in ids[start : start + _CHECK_MAX]]
+        answers += session.ask("ids", "ids.check", {"ids": part}, timeout_s=_LOOK_S)["ids"]
+    columns = ["id", "status", "time", "lane", "worker", "host", "pid", "granted_at", "from", "until"]
+    _show(answers, columns, as_json)
+    if any(answer["status"] != "granted" for answer in answers):
+        raise typer.Exit(1)
+
+
+@app.command("lanes")
+def show_lanes(as_json: render.Json = False) -> None:
+    """Show every lane that was ever used, who has it, and until when."""
+    lanes = session.ask("ids", "ids.lanes", {}, timeout_s=_LOOK_S)["lanes"]
+    _show(
+        lanes, ["lane", "status", "from", "until", "worker", "host", "pid", "version", "quarantined"], as_json
+    )
+
+
+@app.command()
+def verify(as_json: render.Json = False) -> None:
+    """Prove from the whole history of all lanes that no two grants overlap; exit 1 if that fails."""
+    proof = session.ask("ids", "ids.verify", {}, timeout_s=_LOOK_S)
+    summary = {name: value for name, value in proof.items() if name != "problems"}
+    render.answer(proof, as_json=as_json, human=lambda: render.fields(summary))
+    if not as_json:
+        for problem in proof["problems"]:
+            render.line(f"problem: {problem}")
+    if not proof["ok"]:
+        raise ProofFailed(len(proof["problems"]))
+
+
+@app.command()
+def fence(
+    workers_stopped: Annotated[
+        bool,
+        typer.Option(
+            "--workers-stopped",
+            help="You vouch that no `ids` worker from before the restore runs: ids flow after 2 s, not 5 minutes.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    command_id: render.CommandId = None,
+    as_json: render.Json = False,
+) -> None:
+    """After an older copy of the event store was restored: lift every lane beyond whatever may have been lost.
+
+    Nobody gets ids until the floor's time has come, which is printed: five minutes that cannot be taken back.
+    """
+    chosen = session.command_id(command_id)
+    session.ask_first(
+        "Stop all ids until the lost time is over?", because="a fence stops all ids for a while", yes=yes
+    )
+    body = {"command_id": chosen, "workers_stopped": workers_stopped}
+    try:
+        answer = session.ask("ids", "ids.fence", body, timeout_s=_LOOK_S)
+    except EsError as error:
+        error.command_id = chosen  # type: ignore[attr-defined]
+        raise
+    render.answer(answer, as_json=as_json, human=lambda: render.fields(answer))
+
+
+def _show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            render.json_line(row)
+    else:
+        render.table(columns, [[row.get(column) for column in columns] for row in rows])

@@ -1,0 +1,148 @@
+"""`es`: the root of the command line. Groups are imported only when one of their commands is used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from cli import render, session
+from domain.errors import EXIT_CODES, EsError, Kind
+
+# A new service adds its group here. The help text stands here too, so that `es --help` imports nothing.
+GROUPS = {
+    "users": "Create, read, change and delete user accounts.",
+    "ids": "Draw and examine ids: unique, numeric, sortable by time.",
+    "projections": "Look at read models and rebuild them.",
+    "gdpr": "Erase a person for good.",
+    "streams": "List and read event streams.",
+    "events": "Watch events as they are stored.",
+    "dead": "Show, retry or drop messages that no worker could carry out.",
+    "workers": "Run workers in the foreground, for systemd and containers.",
+    "config": "Show the settings and where each comes from.",
+}
+COMMANDS = {
+    "up": "Start the workers in the background.",
+    "down": "Stop the workers; they finish what they have begun.",
+    "status": "Show the workers and how far the projections are.",
+    "doctor": "Examine every configured part.",
+    "logs": "Print the workers' logs.",
+}
+
+
+class Bug(EsError):
+    """The command line itself failed in a way that nobody designed."""
+
+    exception: str
+    code = "internal"
+    hint = "Run it again as `es --debug …` and report what it prints; it may quote your input."
+
+    def __str__(self) -> str:
+        return f"the command line failed with {self.exception}"
+
+
+class WrongUsage(EsError):
+    """The words of the command are wrong."""
+
+    message: str
+    code = "usage"
+    kind = Kind.INVALID
+    hint = "See the command's --help."
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class LazyGroup(TyperGroup):
+    """Finds its commands by name, imports them on use, and turns errors into lines and exit codes."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*GROUPS, *COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in GROUPS:
+            return _named(typer.main.get_group(import_module(f"cli.{cmd_name}").app), cmd_name, GROUPS)
+        if cmd_name in COMMANDS:
+            stack = typer.main.get_group(import_module("cli.stack").app)
+            return _named(stack.commands[cmd_name], cmd_name, COMMANDS)
+        return None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        # Known before anything is parsed: also wrong usage has to answer in the form that was asked for.
+        options = args[: args.index("--")] if "--" in args else args
+        session.options.as_json = "--json" in options
+        with _designed_errors():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _designed_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _designed_errors() -> Iterator[None]:
+    """Every failure as one line and a hint, or an object, and an exit code; never a traceback."""
+    try:
+        yield
+    except EsError as error:
+        if session.options.debug:
+            raise
+        _fail(error)
+    except KeyboardInterrupt:
+        session.note("interrupted")
+        raise typer.Exit(render.EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        render.give_up_output()
+        raise typer.Exit(render.EXIT_OUTPUT_CLOSED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # typer's own, of wrong usage
+        if message is not None and session.options.as_json:
+            _fail(WrongUsage(message()))
+        if message is not None or session.options.debug:
+            raise
+        _fail(Bug(type(error).__name__))
+
+
+def _fail(error: EsError) -> NoReturn:
+    render.show_error(error, as_json=session.options.as_json, command_id=getattr(error, "command_id", None))
+    raise typer.Exit(EXIT_CODES[error.kind]) from None
+
+
+def _named(command: Any, name: str, helps: dict[str, str]) -> Any:
+    command.name = name
+    command.help = command.help or helps[name]
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="An event-sourced system: users, ids, projections and erasures, from the shell.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        render.line(f"es {version('es')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    home: Annotated[
+        str | None, typer.Option("--home", metavar="DIR", help="Where the data lives; beats ES_HOME.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    version: Annotated[  # its callback has answered before
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    session.options.home = home
+    session.options.debug = debug

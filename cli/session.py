@@ -1,0 +1,108 @@
+"""What one invocation of the command line shares: its settings and its connection to the workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from domain.errors import EsError, InvalidInput
+
+if TYPE_CHECKING:
+    from adapters.settings import Settings
+    from domain.messages import Body, Caller, Question
+
+TIMEOUT_S = 10.0
+
+
+@dataclass
+class Options:
+    """The flags that hold for every command."""
+
+    home: str | None = None
+    debug: bool = False
+    as_json: bool = False
+
+
+options = Options()
+
+
+def settings() -> Settings:
+    from adapters.settings import load_settings
+
+    return load_settings(home_flag=options.home)
+
+
+def caller() -> Caller:
+    """A connection to the workers, which are started if none run and nobody forbade it."""
+    from adapters.wiring import open_caller
+
+    chosen = settings()
+
+    def start() -> bool:
+        from cli.stack import start_supervisor
+
+        if start_supervisor(chosen):
+            note(f"started the workers in {chosen.home} (ES_AUTOSTART=0 turns this off)")
+        return True
+
+    return open_caller(chosen, on_absent=start if chosen.autostart else None)
+
+
+def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> Body:
+    connection = caller()
+    try:
+        return connection.ask(role, kind, body, timeout_s=timeout_s)
+    finally:
+        connection.close()
+
+
+def ask_many(
+    role: str, questions: Iterable[Question], *, timeout_s: float = TIMEOUT_S
+) -> Iterator[Body | EsError]:
+    connection = caller()
+    try:
+        yield from connection.pipeline(role, questions, timeout_s=timeout_s)
+    finally:
+        connection.close()
+
+
+def command_id(given: str | None) -> str:
+    """The command id to use: the given one, or a new one. Raises InvalidInput if it isn't a UUID."""
+    if given is None:
+        return str(uuid.uuid4())
+    try:
+        return str(uuid.UUID(given))
+    except ValueError as error:
+        raise InvalidInput("--command-id", "is not a UUID") from error
+
+
+def actor() -> str:
+    """Who asks, without personal data."""
+    return f"uid:{os.getuid()}"
+
+
+def standard_input() -> BinaryIO:
+    """Standard input as bytes. Raises InvalidInput when it is closed."""
+    if sys.stdin is None:
+        raise InvalidInput("standard input", "is closed")
+    return sys.stdin.buffer
+
+
+def ask_first(question: str, *, because: str, yes: bool) -> None:
+    """Ask before what can't be taken back. Without a terminal only `--yes` answers: raises InvalidInput."""
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise InvalidInput("--yes", f"is needed without a terminal: {because}")
+    import typer
+
+    typer.confirm(f"{question} This cannot be undone", abort=True, err=True)
+
+
+def note(text: str) -> None:
+    """A remark for a person; never part of the answer."""
+    print(f"es: {text}", file=sys.stderr)

@@ -1,0 +1,311 @@
+"""`es up | down | status | logs`: the workers as a whole."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adapters.settings import Settings
+from cli import render, session
+from domain.errors import EXIT_CODES, AnsweredError, EsError, InvalidInput, Kind, PartUnavailable
+from domain.messages import ROLES, Body
+
+app = typer.Typer(no_args_is_help=True)
+
+_READY_WAIT_S = 30.0
+_DOWN_WAIT_S = 60.0
+_POLL_S = 0.05
+_DAMAGE = {"damaged", "tampered", "unknown-event-type"}
+
+
+def start_supervisor(settings: Settings, *, roles: list[str] | None = None) -> bool:
+    """Start a detached supervisor and wait until it listens; False if one was running. Raises PartUnavailable."""
+    arguments = [sys.executable, "-P", "-m", "workers", "supervise", "--home", str(settings.home)]
+    for role in roles or []:
+        arguments += ["--role", role]
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",  # a daemon must not hold somebody's working directory
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        said = process.stdout.readline()
+    message = json.loads(said) if said else {"error": None}
+    if "error" in message:
+        raise _from_wire(message["error"])
+    return bool(message["state"] == "listening")
+
+
+def _from_wire(error: dict[str, str] | None) -> EsError:
+    if error is None:
+        return PartUnavailable(
+            "the supervisor", "it ended at once", "Run `es workers run ids` to see its errors."
+        )
+    return AnsweredError.from_wire(error)
+
+
+def _supervisor(kind: str) -> Body | None:
+    """Ask the supervisor; None when none runs."""
+    from adapters.local import is_served, socket_path
+    from adapters.wiring import open_local_caller
+
+    settings = session.settings()
+    if not is_served(socket_path(settings.run, "supervisor")):
+        return None
+    connection = open_local_caller(settings)
+    try:
+        return connection.ask("supervisor", kind, {})
+    except PartUnavailable:
+        return None  # it was just going
+    finally:
+        connection.close()
+
+
+@app.command()
+def up(
+    scale: Annotated[
+        list[str] | None,
+        typer.Option("--scale", metavar="ROLE=N", help="Run N workers of a role; repeatable."),
+    ] = None,
+    as_json: render.Json = False,
+) -> None:
+    """Start the workers in the background and wait until they are ready."""
+    settings = session.settings()
+    started = start_supervisor(settings, roles=[_scaled(item) for item in scale or []])
+    if not started and scale:
+        session.note("the workers were running already; `es down` first to change how many there are")
+    deadline = time.monotonic() + _READY_WAIT_S
+    while True:
+        status = _supervisor("supervisor.status")
+        workers = status["workers"] if status else []
+        if workers and all(worker["state"] == "ready" for worker in workers):
+            break
+        failing = [worker for worker in workers if worker["state"] == "failing"]
+        if failing or time.monotonic() > deadline:
+            raise _not_ready(failing, workers)
+        time.sleep(_POLL_S)
+    assert status is not None
+    render.answer(status, as_json=as_json, human=lambda: _show_workers(status))
+
+
+def _scaled(item: str) -> str:
+    role, _, count = item.partition("=")
+    if role not in ROLES or not (count.isascii() and count.isdecimal()) or not 1 <= int(count) <= 64:
+        raise InvalidInput("--scale", "must look like users=2, with a role and a number from 1 to 64")
+    return item
+
+
+def _not_ready(failing: list[Any], workers: list[Any]) -> EsError:
+    for worker in failing:
+        if worker["last_error"]:
+            return PartUnavailable(
+                f"the {worker['role']} worker",
+                worker["last_error"]["message"],
+                worker["last_error"].get("hint") or "Look at `es logs`.",
+            )
+    late = ", ".join(worker["role"] for worker in workers if worker["state"] != "ready") or "supervisor"
+    return PartUnavailable(f"the {late} worker", f"not ready after {_READY_WAIT_S:g} s", "Look at `es logs`.")
+
+
+@app.command()
+def down(as_json: render.Json = False) -> None:
+    """Stop the workers; they finish what they have begun."""
+    stopping = _supervisor("supervisor.stop")
+    if stopping is not None:
+        _wait_for_end(stopping["pid"])
+    elif not as_json:
+        session.note("no workers are running")
+    value = {"stopped": stopping is not None, "home": str(session.settings().home)}
+    render.answer(value, as_json=as_json, human=lambda: None)
+
+
+def _wait_for_end(pid: int) -> None:
+    """Until the supervisor's lock is free: then it and all its workers are gone."""
+    import fcntl
+
+    deadline = time.monotonic() + _DOWN_WAIT_S
+    with open(session.settings().run / "supervisor.lock", "a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise PartUnavailable(
+                        "the supervisor", f"process {pid} is still stopping", "Look at `es logs supervisor`."
+                    ) from None
+                time.sleep(_POLL_S)
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until Ctrl-C.")] = False,
+    as_json: render.Json = False,
+) -> None:
+    """Show the workers and how far the projections are."""
+    while True:
+        _show_status(as_json)
+        if not watch:
+            return
+        time.sleep(1.0)
+        if sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[2J")
+
+
+def _show_status(as_json: bool) -> None:
+    found = _supervisor("supervisor.status")
+    try:
+        queues = _queues()
+    except PartUnavailable as error:
+        session.note(str(error))  # the workers here may be shown all the same
+        queues = []
+    if found is None and not any(queue["workers"] for queue in queues):
+        value: Body = {
+            "home": str(session.settings().home),
+            "running": False,
+            "workers": [],
+            "queues": queues,
+        }
+        render.answer(
+            value, as_json=as_json, human=lambda: render.line("no workers are running; `es up` starts them")
+        )
+        return
+    # Over a broker the workers may run anywhere; the supervisor here knows only its own.
+    found = {"workers": [], **(found or {}), "running": True, "queues": queues}
+    try:
+        found["projections"] = session.ask("projections", "projections.status", {}, timeout_s=2.0)[
+            "projections"
+        ]
+    except EsError as error:
+        if error.kind is not Kind.UNAVAILABLE:
+            raise
+        found["projections"] = []
+    render.answer(found, as_json=as_json, human=lambda: _show_status_tables(found))
+
+
+def _queues() -> list[Body]:
+    """What waits at the broker for each role, and who takes it; nothing with the local transport."""
+    settings = session.settings()
+    if settings.is_local:
+        return []
+    from adapters.wiring import open_dead_letters, usual_roles
+
+    counts = open_dead_letters(settings, usual_roles(settings)).counts()
+    return [{"role": q.role, "waiting": q.waiting, "workers": q.workers, "dead": q.dead} for q in counts]
+
+
+def _show_status_tables(found: Body) -> None:
+    if found["workers"]:
+        _show_workers(found)
+    if found["queues"]:
+        columns = ["role", "waiting", "workers", "dead"]
+        render.table(columns, [[queue[column] for column in columns] for queue in found["queues"]])
+    for state in found["projections"]:
+        if state["state"] != "retired":
+            render.line(
+                f"projection {state['projection']} (generation {state['generation']}, {state['state']}): "
+                f"position {state['position']} of {state['head']}, {state['parked']} parked"
+            )
+
+
+def _show_workers(status: Body) -> None:
+    render.line(f"supervisor {status['pid']} in {status['home']}")
+    render.table(
+        ["role", "pid", "state", "up (s)", "restarts", "last error"],
+        [
+            [
+                worker["role"] if worker["instance"] == 1 else f"{worker['role']}-{worker['instance']}",
+                worker["pid"],
+                worker["state"],
+                worker["uptime_s"],
+                worker["restarts"],
+                worker["last_error"] and worker["last_error"]["message"],
+            ]
+            for worker in status["workers"]
+        ],
+    )
+
+
+@app.command()
+def doctor(
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but problems.")] = False,
+    as_json: render.Json = False,
+) -> None:
+    """Examine every configured part; for each problem it says what to do next. Works while the workers are down."""
+    home = ["--home", str(session.settings().home)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "workers", "doctor", *home],
+        stdout=subprocess.PIPE,
+        stderr=None if session.options.debug else subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode:
+        raise PartUnavailable("the doctor", "it failed itself", "Run `es --debug doctor`, and report it.")
+    findings = json.loads(done.stdout)["findings"]
+    shown = [found for found in findings if not quiet or found["state"] != "ok"]
+    if as_json:
+        for found in shown:
+            render.json_line(found)
+    else:
+        columns = ["part", "state", "version", "detail", "next"]
+        render.table(columns, [[found[column] for column in columns] for found in shown])
+    failed = {found["code"] for found in findings if found["state"] == "failed"}
+    if failed:
+        raise typer.Exit(EXIT_CODES[Kind.DAMAGED if failed & _DAMAGE else Kind.UNAVAILABLE])
+
+
+@app.command()
+def logs(
+    role: Annotated[str | None, typer.Argument(help="One role, for example users; all if left out.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines of each log.")] = 200,
+) -> None:
+    """Print the workers' logs: one JSON object a line, oldest first."""
+    folder = session.settings().log
+    paths = [path for path in sorted(folder.glob("*.log")) if role is None or _role_of(path) == role]
+    if not paths:
+        raise InvalidInput("role", f"has no log in {folder}")
+    for entry in sorted(entry for path in paths for entry in _last_lines(path, lines)):
+        render.line(entry)
+    if follow:
+        for entry in _added(paths):
+            render.line(entry)
+
+
+def _role_of(log: Path) -> str:
+    """`users` for the logs of every worker of that role: users.log, users-2.log."""
+    return log.stem.partition("-")[0]
+
+
+def _last_lines(path: Path, count: int) -> list[str]:
+    return path.read_text("utf-8", "replace").splitlines()[-count:] if count else []
+
+
+def _added(paths: list[Path]) -> Iterator[str]:
+    """Lines as they are added; a rotated file is opened anew."""
+    files = {path: path.open("rb") for path in paths}
+    for file in files.values():
+        file.seek(0, os.SEEK_END)
+    rest = dict.fromkeys(paths, b"")
+    while True:
+        quiet = True
+        for path, file in files.items():
+            rest[path] += file.read()
+            *whole, rest[path] = rest[path].split(b"\n")
+            quiet = quiet and not whole
+            yield from (entry.decode("utf-8", "replace") for entry in whole)
+            if path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                file.close()
+                files[path] = path.open("rb")
+        if quiet:
+            time.sleep(_POLL_S * 4)

@@ -1,0 +1,58 @@
+"""`es streams …`: the events of one stream, as they are stored. Personal fields stay sealed."""
+
+from typing import Annotated
+
+import typer
+
+from cli import render, session
+from cli.events import show_event
+from domain.errors import EsError, Kind
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class StreamNotFound(EsError):
+    code = "stream-not-found"
+    kind = Kind.NOT_FOUND
+    hint = "`es streams list` names the streams."
+
+    def __str__(self) -> str:
+        return "the stream has no such events"
+
+
+@app.command("list")
+def list_streams(
+    prefix: Annotated[str, typer.Option("--prefix", help="Only streams whose name starts so.")] = "",
+    after: Annotated[
+        str, typer.Option("--after", metavar="STREAM", help="Only streams after this name.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")] = 100,
+    as_json: render.Json = False,
+) -> None:
+    """List streams in order of name, with their last version."""
+    body = {"prefix": prefix, "after": after, "limit": limit}
+    streams = session.ask("projections", "streams.list", body)["streams"]
+    if as_json:
+        for stream in streams:
+            render.json_line(stream)
+        return
+    render.table(["stream", "version"], [[stream["stream"], stream["version"]] for stream in streams])
+
+
+@app.command()
+def read(
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="For example user-123.")],
+    from_version: Annotated[
+        int, typer.Option("--from", metavar="VERSION", min=0, help="The first version to show.")
+    ] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")] = 1000,
+    backwards: Annotated[bool, typer.Option("--backwards", help="The last event first.")] = False,
+    as_json: render.Json = False,
+) -> None:
+    """Show the events of a stream."""
+    body = {"stream": stream, "from_version": from_version, "limit": limit, "backwards": backwards}
+    events = session.ask("projections", "streams.read", body)["events"]
+    if not events:
+        raise StreamNotFound
+    for event in events:
+        show_event(event, as_json=as_json)
