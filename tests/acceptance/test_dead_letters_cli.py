@@ -1,0 +1,101 @@
+"""`es dead …`: a request that no worker can read ends in the dead letters, and a person decides about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from adapters.rabbitmq import PERSISTENT, Properties, open_channel, queue_of
+from tests.acceptance.conftest import System, a_system, wait_until
+
+SECRET = "private.person@example.com"
+
+
+@pytest.fixture(scope="module")
+def shared(request: pytest.FixtureRequest) -> Iterator[System]:
+    """Dead letters are kept in RabbitMQ only, so it runs over that."""
+    with a_system("rabbitmq", request) as made:
+        yield made.up()
+
+
+@pytest.fixture
+def dead(shared: System) -> Iterator[list[str]]:
+    """The ids of three dead letters of `users`; none are left after the test."""
+    message_ids = [str(uuid4()) for _ in range(3)]
+    with open_channel(shared.environment["ES_BROKER"]) as channel:
+        for message_id in message_ids:
+            channel.basic_publish(
+                "",
+                queue_of("users"),
+                f"no request, but it names {SECRET}".encode(),
+                Properties(message_id=message_id, delivery_mode=PERSISTENT),
+                mandatory=True,
+            )
+    wait_until(lambda: _count(shared) == 3, "they are dead letters")
+    yield message_ids
+    if _count(shared):
+        shared.es("dead", "drop", "users", "--all").ok()
+
+
+def _count(system: System) -> int:
+    """How many dead letters `users` has."""
+    queues = system.es("dead", "list", "--json").ok().objects
+    return int(next(queue["dead"] for queue in queues if queue["role"] == "users"))
+
+
+def _shown(system: System) -> list[str]:
+    return [letter["message_id"] for letter in system.es("dead", "show", "users", "--json").ok().objects]
+
+
+def test_list_shows_every_role_with_its_workers_and_dead_letters(shared: System, dead: list[str]) -> None:
+    queues = {queue["role"]: queue for queue in shared.es("dead", "list", "--json").ok().objects}
+    assert queues.keys() == {"ids", "users", "projections", "erasures", "relay"}
+    assert {role: queue["dead"] for role, queue in queues.items() if queue["dead"]} == {"users": 3}
+    assert all(queue["workers"] == 1 for queue in queues.values())
+    assert "users" in shared.es("dead", "list").ok().out
+
+
+def test_show_names_the_letters_and_prints_no_values_unless_asked(shared: System, dead: list[str]) -> None:
+    plain = shared.es("dead", "show", "users").ok()
+    as_json = shared.es("dead", "show", "users", "--json").ok()
+    assert sorted(letter["message_id"] for letter in as_json.objects) == sorted(dead)
+    assert "no worker can read it" in plain.out
+    assert SECRET not in plain.out + plain.err + as_json.out + as_json.err
+
+    with_values = shared.es("dead", "show", "users", "--json", "--values").ok()
+    assert all(SECRET in letter["unreadable"] for letter in with_values.objects)
+    assert sorted(_shown(shared)) == sorted(dead), "looking takes nothing away"
+
+
+def test_drop_removes_the_named_letter_alone(shared: System, dead: list[str]) -> None:
+    assert shared.es("dead", "drop", "users", dead[1], "--json").ok().object == {"dropped": 1}
+    assert sorted(_shown(shared)) == sorted([dead[0], dead[2]])
+    shared.es("dead", "drop", "users", dead[1]).failed(3)
+    assert shared.es("dead", "drop", "users", "--all", "--json").ok().object == {"dropped": 2}
+    assert _count(shared) == 0
+
+
+def test_retry_sends_a_letter_to_its_role_again(shared: System, dead: list[str]) -> None:
+    assert shared.es("dead", "retry", "users", "--all", "--json").ok().object == {"retried": 3}
+    # No worker can read them now either, so they come back.
+    wait_until(lambda: sorted(_shown(shared)) == sorted(dead), "they are dead letters again")
+
+
+def test_retry_and_drop_want_to_know_which(shared: System) -> None:
+    for command in ("retry", "drop"):
+        shared.es("dead", command, "users").failed(2)
+        shared.es("dead", command, "users", "some-id", "--all").failed(2)
+    shared.es("dead", "show", "nobody").failed(2)
+
+
+def test_no_log_tells_what_is_in_a_dead_letter(shared: System, dead: list[str]) -> None:
+    logs = shared.es("logs", "users", "-n", "1000").ok()
+    assert SECRET not in logs.out
+    assert [json.loads(line) for line in logs.lines], "every line is JSON"
+
+
+def test_without_a_broker_there_are_no_dead_letters_and_it_says_so(shared: System) -> None:
+    shared.es("dead", "list", environment={"ES_BROKER": "local:"}).failed(2)

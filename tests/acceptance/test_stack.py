@@ -1,0 +1,374 @@
+"""The workers as a whole: started once, kept running, stopped without loss, found again after anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import (
+    DEADLINE_S,
+    ROLES,
+    System,
+    confirmed,
+    errors,
+    people,
+    wait_until,
+)
+
+NO_AUTOSTART = {"ES_AUTOSTART": "0"}
+
+
+def _supervisors(system: System) -> list[int]:
+    return [
+        pid
+        for pid in system.processes()
+        if b"supervise" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    ]
+
+
+# --- starting ----------------------------------------------------------------------------------------
+
+
+def test_several_ups_at_once_start_one_supervisor(system: System) -> None:
+    starting = [system.start("up", "--json") for _ in range(5)]
+    said = [(*starter.communicate(timeout=DEADLINE_S), starter.returncode) for starter in starting]
+
+    assert [code for _, _, code in said] == [0] * 5, said
+    assert len({json.loads(out)["pid"] for out, _, _ in said}) == 1
+    assert len(system.processes()) == 1 + len(ROLES)
+
+
+def test_fresh_homes_come_up_every_time_also_on_a_busy_machine(systems: Callable[[], System]) -> None:
+    for _ in range(2):
+        fresh = [systems() for _ in range(6)]
+        starting = [system.start("up") for system in fresh]
+        said = [(*starter.communicate(timeout=DEADLINE_S), starter.returncode) for starter in starting]
+        for system in fresh:
+            system.close()
+        assert [code for _, _, code in said] == [0] * len(fresh), [err for _, err, _ in said]
+
+
+def test_up_when_everything_runs_changes_nothing(running: System) -> None:
+    before = running.processes()
+    assert running.es("up", "--json").ok().object["pid"] in before
+    assert running.processes() == before
+
+
+def test_several_first_commands_at_once_start_one_supervisor(system: System) -> None:
+    creating = [
+        system.start("users", "create", "--email", f"first-{n}@example.com", "--name", "First")
+        for n in range(5)
+    ]
+    said = [(*creator.communicate(timeout=DEADLINE_S), creator.returncode) for creator in creating]
+
+    assert [code for _, _, code in said] == [0] * 5, said
+    assert len({out for out, _, _ in said}) == 5
+    assert len(system.processes()) == 1 + len(ROLES)
+
+
+def test_the_first_command_starts_the_workers_and_says_so_on_standard_error(system: System) -> None:
+    made = system.es("users", "create", "--email", "auto@example.com", "--name", "Auto").ok()
+
+    assert made.out.strip().isdigit()
+    assert f"started the workers in {system.home}" in made.err
+    assert "ES_AUTOSTART=0" in made.err
+    assert system.es("users", "get", made.out.strip()).ok().err == ""
+
+
+@pytest.mark.parametrize("how", ["environment", "es.toml"])
+def test_without_autostart_a_command_says_how_to_start_the_workers(system: System, how: str) -> None:
+    if how == "es.toml":
+        system.home.mkdir()
+        (system.home / "es.toml").write_text("autostart = false\n")
+    ran = system.es(
+        *("users", "create", "--email", "a@example.com", "--name", "A"),
+        environment=NO_AUTOSTART if how == "environment" else None,
+    ).failed(4)
+
+    assert "es up" in ran.err
+    assert system.processes() == []
+    assert system.es("users", "get", "5", "--json", environment=NO_AUTOSTART).error["code"] == "unavailable"
+
+
+def test_status_logs_config_and_down_start_nothing(system: System) -> None:
+    assert system.es("status", "--json").ok().object["running"] is False
+    assert system.es("down", "--json").ok().object["stopped"] is False
+    system.es("config", "show").ok()
+    system.es("logs").failed(2)
+    assert system.processes() == []
+
+
+def test_roles_can_be_scaled(system: System) -> None:
+    system.es("up", "--scale", "users=2").ok()
+    running = [(worker["role"], worker["instance"]) for worker in system.status()["workers"]]
+
+    assert sorted(running) == sorted([(role, 1) for role in ROLES] + [("users", 2)])
+    answers = system.bulk("create", people(500)).ok().objects
+    assert len(set(confirmed(answers).values())) == 500
+
+
+# --- side by side --------------------------------------------------------------------------------------
+
+
+def test_two_homes_live_side_by_side(systems: Callable[[], System]) -> None:
+    one, other = systems().up(), systems().up()
+    user_id = one.create("same@example.com", "One")
+    other.create("same@example.com", "Other")
+
+    other.es("users", "get", user_id).failed(3)
+    assert not set(one.processes()) & set(other.processes())
+    other.es("down").ok()
+    assert other.processes() == []
+    assert one.get(user_id)["name"] == "One"
+
+
+# --- after kills ---------------------------------------------------------------------------------------
+
+
+def test_workers_end_by_themselves_when_the_supervisor_is_killed(running: System) -> None:
+    user_id = running.create()
+    running.signal("supervisor", signal.SIGKILL)
+
+    wait_until(lambda: not running.processes(), "the workers ended without their supervisor")
+    assert running.es("status", "--json").ok().object["running"] is False
+    assert running.up().get(user_id)["name"] == "Ada Lovelace"
+
+
+def test_up_right_after_the_supervisor_was_killed_works(running: System) -> None:
+    user_id = running.create()
+    running.signal("supervisor", signal.SIGKILL)
+    running.up()
+
+    assert running.get(user_id)["name"] == "Ada Lovelace"
+    wait_until(lambda: len(running.processes()) == 1 + len(ROLES), "only the new workers are left")
+    running.create("after@example.com")
+
+
+def test_files_left_behind_by_a_kill_of_everything_are_no_obstacle(running: System) -> None:
+    user_id = running.create()
+    for pid in running.processes():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not running.processes(), "everything is dead")
+    assert list(running.home.rglob("*.sock")), "a kill leaves the sockets behind"
+
+    assert running.es("status", "--json").ok().object["running"] is False
+    running.es("users", "get", user_id, environment=NO_AUTOSTART).failed(4)
+    # Autostart: the stale sockets are replaced by the first command.
+    assert running.get(user_id)["name"] == "Ada Lovelace"
+    assert len(running.processes()) == 1 + len(ROLES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_killed_worker_is_restarted_and_the_status_tells(running: System, role: str) -> None:
+    killed = running.signal(role, signal.SIGKILL)
+
+    wait_until(lambda: running.worker(role)["restarts"] == 1, f"the {role} worker was restarted")
+    running.ready()
+    worker = running.worker(role)
+    assert worker["pid"] != killed
+    assert worker["last_error"]["message"] == "killed by SIGKILL"
+    assert {w["role"]: w["restarts"] for w in running.status()["workers"]} == {
+        r: int(r == role) for r in ROLES
+    }
+    ended = [json.loads(line) for line in running.es("logs", "supervisor").ok().lines]
+    assert [line["role"] for line in ended if line["action"] == "worker-ended"] == [role]
+    running.get(running.create())
+
+
+def test_a_worker_that_dies_again_and_again_is_restarted_ever_more_slowly(running: System) -> None:
+    started_at: list[float] = []
+    for restarts in range(1, 5):
+        running.signal("ids", signal.SIGKILL)
+        wait_until(lambda n=restarts: running.worker("ids")["restarts"] == n, f"restart number {restarts}")
+    running.ready()
+
+    waits: list[float] = []
+    for line in map(json.loads, running.es("logs", "supervisor").ok().lines):
+        if line.get("role") == "ids":
+            minute, second = line["time"][14:16], line["time"][17:-1]
+            at_s = int(minute) * 60 + float(second)
+            if line["action"] == "worker-ended":
+                started_at.append(at_s)
+            elif started_at:
+                waits.append((at_s - started_at[-1]) % 3600)
+    assert len(waits) == 4
+    assert waits == sorted(waits)
+    assert waits[-1] >= 4 * waits[0] * 0.9
+    running.create()
+
+
+def test_a_worker_that_cannot_start_says_why_and_comes_back_when_it_can(running: System) -> None:
+    user_id = running.create()
+    running.es("down").ok()
+    kek = running.home / "secrets" / "kek"
+    key = kek.read_text()
+    kek.write_text("not a key\n")
+
+    refused = running.es("up").failed(4)
+    assert "key-encryption key" in refused.err
+    assert "key-encryption key" in (running.worker("users")["last_error"] or {}).get("message", "")
+
+    kek.write_text(key)
+    running.ready()
+    assert running.get(user_id)["name"] == "Ada Lovelace"
+
+
+def test_a_lost_key_file_is_never_replaced_by_a_new_key(running: System) -> None:
+    running.create()
+    running.es("down").ok()
+    kek = running.home / "secrets" / "kek"
+    kept = kek.rename(running.root / "kek")
+
+    running.es("up").failed(4)
+    assert not kek.exists()
+    kept.rename(kek)
+    running.ready()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_terminated_worker_drains_and_is_started_again(running: System, role: str) -> None:
+    running.signal(role, signal.SIGTERM)
+    wait_until(lambda: running.worker(role)["restarts"] == 1, f"the {role} worker was started again")
+    running.ready()
+    assert running.worker(role)["last_error"]["message"] == "ended with status 0"
+    running.get(running.create())
+
+
+# --- stopping ------------------------------------------------------------------------------------------
+
+
+def test_down_stops_everything_and_leaves_no_sockets(running: System) -> None:
+    running.create()
+    assert running.es("down", "--json").ok().object["stopped"] is True
+    assert running.processes() == []
+    assert list(running.root.rglob("*.sock")) == []
+
+
+def test_a_terminated_supervisor_stops_its_workers_first(running: System) -> None:
+    running.signal("supervisor", signal.SIGTERM)
+    wait_until(lambda: not running.processes(), "everything has stopped")
+    last = json.loads(running.es("logs", "supervisor").ok().lines[-1])
+    assert last["action"] == "stopped"
+    for role in ROLES:
+        assert json.loads(running.es("logs", role).ok().lines[-1])["action"] == "stopped"
+
+
+def test_a_bulk_under_way_at_down_loses_nothing_and_goes_on_after_up(running: System) -> None:
+    inputs = people(3000)
+    bulk = running.start_bulk("create", inputs)
+    bulk.reached(200)
+    running.es("down").ok()
+    assert running.processes() == []
+    running.up()
+    ran = bulk.end().without_traceback()
+
+    assert [answer["command_id"] for answer in ran.objects] == [person["command_id"] for person in inputs]
+    assert set(errors(ran.objects)) <= {"unavailable"}
+    assert ran.code == (4 if errors(ran.objects) else 0)
+    settled = confirmed(running.bulk("create", inputs).ok().objects)
+    assert confirmed(ran.objects).items() <= settled.items()
+    assert len(running.registrations()) == len(running.users()) == len(inputs)
+
+
+@pytest.mark.slow
+def test_without_an_answer_the_outcome_is_unknown_and_repeating_with_the_command_id_is_safe(
+    running: System,
+) -> None:
+    command = ("users", "create", "--email", "unknown@example.com", "--name", "Unknown")
+    stopped = running.signal("users", signal.SIGSTOP)
+    try:
+        ran = running.es(*command)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+
+    ran.failed(4)
+    assert "unknown" in ran.err
+    (command_id,) = [line.split()[-1] for line in ran.err.splitlines() if "command id:" in line]
+    again = [running.es(*command, "--command-id", command_id).ok().out for _ in range(2)]
+    assert again[0] == again[1]
+    assert len(running.registrations()) == 1
+
+
+# --- in the foreground -----------------------------------------------------------------------------------
+
+
+def _foreground(system: System, *roles: str) -> subprocess.Popen[bytes]:
+    return system.start("workers", "run", *roles, environment=NO_AUTOSTART)
+
+
+def test_a_role_runs_in_the_foreground_until_it_is_terminated(system: System) -> None:
+    worker = _foreground(system, "ids")
+    drawn = wait_until(
+        lambda: system.es("ids", "next", environment=NO_AUTOSTART).out.strip(), "the worker gives ids"
+    )
+    worker.send_signal(signal.SIGTERM)
+    out, err = worker.communicate(timeout=DEADLINE_S)
+
+    assert drawn.isdigit()
+    assert (worker.returncode, out) == (0, b"")
+    actions = [json.loads(line)["action"] for line in err.splitlines()]
+    assert "ready" in actions
+    assert actions[-1] == "stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_several_roles_run_in_the_foreground_and_stop_together(
+    system: System, number: signal.Signals
+) -> None:
+    workers = _foreground(system, *ROLES)
+    arguments = ("users", "create", "--email", "fore@example.com", "--name", "Fore")
+    wait_until(lambda: system.es(*arguments, environment=NO_AUTOSTART).code in (0, 1), "the workers serve")
+    workers.send_signal(number)
+    _, err = workers.communicate(timeout=DEADLINE_S)
+
+    assert workers.returncode == 0, err
+    assert all(json.loads(line)["action"] for line in err.splitlines())
+    assert system.processes() == []
+
+
+def test_a_second_worker_in_the_foreground_is_refused(running: System) -> None:
+    worker = _foreground(running, "ids")
+    _, err = worker.communicate(timeout=DEADLINE_S)
+    assert b"another one serves" in err
+    assert worker.returncode == 4, err
+    assert b"Traceback" not in err
+    running.create()
+
+
+# --- logs ------------------------------------------------------------------------------------------------
+
+
+def test_logs_are_json_lines_with_a_time_a_level_a_worker_and_an_action(running: System) -> None:
+    running.create()
+    running.signal("users", signal.SIGKILL)
+    wait_until(lambda: running.worker("users")["restarts"] == 1, "the worker was restarted")
+    running.ready()
+
+    for role in (None, "supervisor", *ROLES):
+        ran = running.es("logs", *([role] if role else [])).ok()
+        entries = [json.loads(line) for line in ran.lines]
+        assert entries
+        assert all({"time", "level", "worker", "action"} <= set(entry) for entry in entries)
+        assert [entry["time"] for entry in entries] == sorted(entry["time"] for entry in entries)
+        if role:
+            assert {entry["worker"] for entry in entries} == {role}
+    assert len(running.es("logs", "-n", "1", "users").ok().lines) == 1
+
+
+def test_followed_logs_show_what_is_added(running: System) -> None:
+    following = running.start("logs", "supervisor", "-f", "-n", "1")
+    assert following.stdout is not None
+    following.stdout.readline()
+    running.signal("ids", signal.SIGKILL)
+    while json.loads(following.stdout.readline())["action"] != "worker-ended":
+        pass
+    following.send_signal(signal.SIGINT)
+    out, err = following.communicate(timeout=DEADLINE_S)
+    assert following.returncode == 130
+    assert b"Traceback" not in out + err

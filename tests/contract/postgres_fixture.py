@@ -1,0 +1,158 @@
+"""A PostgreSQL server for tests: found or started, and left as it was.
+
+Looked for in this order: `ES_TEST_PG_URL`; a server on the default port of localhost; installed binaries, of
+which a private server is started in a temporary folder. Without any of them a test is skipped, or fails if
+`ES_TEST_REQUIRE` names postgres. A test session makes a database of its own and each test its own schemas.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+from tests.servers import missing
+
+HOW = "set ES_TEST_PG_URL, or install a PostgreSQL server (apt-get install postgresql)"
+_USERS = (os.environ.get("PGUSER") or os.environ.get("USER") or "postgres", "postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres_database() -> Iterator[str]:
+    """The URL of a new database, dropped after the session."""
+    with _server() as server_url, a_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_database: str) -> Iterator[str]:
+    """The URL of a vault and read models that nobody has used, dropped after the test."""
+    prefix = f"t{uuid4().hex[:12]}"
+    yield with_option(postgres_database, f"schema={prefix}")
+    for part in ("vault", "read_models"):
+        execute(postgres_database, f"DROP SCHEMA IF EXISTS {prefix}_{part} CASCADE")
+
+
+@contextmanager
+def a_database(server_url: str) -> Iterator[str]:
+    name = f"es_test_{uuid4().hex[:12]}"
+    execute(server_url, f"CREATE DATABASE {name}")
+    try:
+        yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
+    finally:
+        execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def with_option(url: str, option: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{option}"
+
+
+def execute(url: str, statement: str) -> list[tuple[object, ...]]:
+    """One statement on a connection of its own, past the adapters."""
+    import psycopg
+
+    with closing(psycopg.connect(url.partition("schema=")[0].rstrip("?&"), autocommit=True)) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    if find_spec("psycopg") is None:
+        missing("postgres", "the extra: pip install '.[postgres]'")
+    url = os.environ.get("ES_TEST_PG_URL") or _on_localhost()
+    if url is not None:
+        yield url
+    else:
+        with private_server() as server:
+            yield server.url
+
+
+def _on_localhost() -> str | None:
+    import psycopg
+
+    for user in dict.fromkeys(_USERS):
+        url = f"postgresql://{user}@127.0.0.1:5432/postgres"
+        with suppress(psycopg.Error):
+            execute(with_option(url, "connect_timeout=2"), "SELECT 1")
+            return url
+    return None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A private server on a socket in its folder, which a test may stop and start as it likes."""
+
+    folder: Path
+    binaries: Path
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://es@/postgres?host={self.folder}"
+
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+
+    def start(self) -> None:
+        # Its own vacuuming is off: it would hide what a purge leaves undone.
+        settings = {
+            "listen_addresses": "''",
+            "unix_socket_directories": self.folder,
+            "fsync": "off",
+            "autovacuum": "off",
+        }
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        self.run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def ensure_running(self) -> None:
+        if not (self.folder / "data" / "postmaster.pid").exists():
+            self.start()
+
+    def run(self, program: str, *arguments: str) -> None:
+        command = [str(self.binaries / program), "-D", str(self.folder / "data"), *arguments]
+        # PostgreSQL refuses to run as root. What it says goes to a file: a daemon would keep a pipe open.
+        account = "postgres" if os.geteuid() == 0 else None
+        with (self.folder / "said").open("w+") as said:
+            done = subprocess.run(command, stdout=said, stderr=said, user=account, cwd="/", check=False)
+            said.seek(0)
+            assert done.returncode == 0, said.read()
+
+
+@contextmanager
+def private_server() -> Iterator[Server]:
+    binaries = _binaries()
+    if binaries is None:
+        missing("postgres", HOW)
+    folder = Path(tempfile.mkdtemp(prefix="es-pg-"))  # a short path: sockets allow some 100 bytes
+    server = Server(folder, binaries)
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres")
+        server.run("initdb", "--username=es", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
+        server.start()
+        yield server
+    finally:
+        with suppress(AssertionError):  # it may be stopped already
+            server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _binaries() -> Path | None:
+    on_path = shutil.which("pg_ctl")
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda p: int(p.parts[4]))
+    found = [Path(on_path).resolve(), *debian] if on_path else debian
+    return next((path.parent for path in reversed(found) if (path.parent / "initdb").exists()), None)

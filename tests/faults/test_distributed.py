@@ -1,0 +1,258 @@
+"""Past one machine's parts: workers killed, RabbitMQ and PostgreSQL gone for a while, and nothing lost or doubled.
+
+The servers that are stopped here are private ones. The victims are drawn from a seed, which is printed:
+ES_TEST_SEED repeats a run, ES_TEST_BULK makes it larger.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from uuid import NAMESPACE_URL, uuid4, uuid5
+
+import pytest
+
+from tests.acceptance.conftest import (
+    DEADLINE_S,
+    Bulk,
+    Ran,
+    System,
+    a_system,
+    assert_exact,
+    confirmed,
+    errors,
+    people,
+    wait_until,
+)
+from tests.contract.postgres_fixture import Server, private_server
+from tests.servers import RabbitMQ, private_rabbitmq  # noqa: F401  # a fixture
+
+BULK = int(os.environ.get("ES_TEST_BULK", "6000"))
+SEED = int(os.environ.get("ES_TEST_SEED", random.randrange(1 << 32)))
+LONG_S = max(120.0, BULK / 20)
+"""For whatever grows with the bulk; a guard, not a measure."""
+DOWN_S = 10.0
+"""How long a command may take to say that a part is down."""
+
+pytestmark = pytest.mark.slow
+
+
+class Broker:
+    """The private RabbitMQ and the virtual host of one system on it."""
+
+    def __init__(self, server: RabbitMQ, system: System) -> None:
+        self._server = server
+        self._vhost = system.environment["ES_BROKER"].rpartition("/")[2]
+
+    def stop(self) -> None:
+        self._server.ctl("stop_app")
+
+    def start(self) -> None:
+        self._server.ctl("start_app")
+        self._server.ctl("await_startup")
+
+    def cut(self) -> None:
+        """Close every connection of the system."""
+        self._server.ctl("close_all_connections", "--vhost", self._vhost, "cut by a test")
+
+
+@pytest.fixture
+def system(private_rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> Iterator[System]:  # noqa: F811
+    """RabbitMQ of our own, PostgreSQL and the test node."""
+    with a_system("distributed", request, broker=private_rabbitmq) as made:
+        try:
+            yield made
+        finally:
+            private_rabbitmq.ctl("start_app")  # whatever happened: the virtual host has to be removed
+
+
+@pytest.fixture
+def broker(private_rabbitmq: RabbitMQ, system: System) -> Broker:  # noqa: F811
+    return Broker(private_rabbitmq, system)
+
+
+@pytest.fixture
+def postgres() -> Iterator[Server]:
+    with private_server() as server:
+        yield server
+
+
+@pytest.fixture
+def on_postgres(postgres: Server, request: pytest.FixtureRequest) -> Iterator[System]:
+    """PostgreSQL of our own, RabbitMQ and the test node."""
+    with a_system("distributed", request, database=postgres.url) as made:
+        try:
+            yield made.up()
+        finally:
+            postgres.ensure_running()
+
+
+# --- everything at once ----------------------------------------------------------------------
+
+
+def _kill_some(system: System, chosen: random.Random, count: int) -> None:
+    victims = [*system.processes("users"), *system.processes("ids")]
+    for pid in chosen.sample(victims, min(count, len(victims))):
+        with suppress(ProcessLookupError):  # it may just have ended by itself
+            os.kill(pid, signal.SIGKILL)
+
+
+def _strike(system: System, broker: Broker, bulks: Sequence[Bulk], count: int) -> None:
+    """Kill workers, restart the broker, kill again, cut the connections: all while the bulks run.
+
+    `count` is how many lines the first of them has.
+    """
+    chosen = random.Random(f"{SEED} {count}")
+    strikes: list[tuple[str, Callable[[], None]]] = [
+        ("kill 2", lambda: _kill_some(system, chosen, 2)),
+        ("stop the broker", broker.stop),
+        ("start the broker", broker.start),
+        ("kill 3", lambda: _kill_some(system, chosen, 3)),
+        ("cut", broker.cut),
+    ]
+    for number, (what, strike) in enumerate(strikes):
+        if what != "start the broker":
+            bulks[0].reached(count * number // 8)
+        before = [len(bulk.answers()) for bulk in bulks]
+        strike()
+        print(f"{what}: {before} were answered before, {[len(bulk.answers()) for bulk in bulks]} after")
+
+
+def _settled(system: System, command: str, inputs: list[dict[str, str]], first: Ran) -> list[dict[str, Any]]:
+    """The answers once the bulk is repeated; they hold every confirmed answer of the first run, unchanged."""
+    assert set(errors(first.without_traceback().objects)) <= {"unavailable"}, first
+    again = system.start_bulk(command, inputs).end(LONG_S).ok().objects
+    for before, after in zip(first.objects, again, strict=True):
+        assert "error" in before or before == after, (before, after)
+    return again
+
+
+def _assert_true(answers: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
+    """Every command has one event, and its answer names just that one."""
+    assert set(Counter(event["command_id"] for event in events).values()) == {1}
+    stored: Mapping[str, dict[str, Any]] = {event["command_id"]: event for event in events}
+    assert stored.keys() == {answer["command_id"] for answer in answers}
+    for answer in answers:
+        event = stored[answer["command_id"]]
+        told = (f"user-{answer['user_id']}", str(answer["position"]))
+        assert told == (event["stream"], str(event["position"])), (answer, event)
+
+
+def test_every_command_has_exactly_one_effect_whatever_is_killed_and_interrupted(
+    system: System, broker: Broker
+) -> None:
+    print(f"ES_TEST_SEED={SEED} ES_TEST_BULK={BULK}")
+    system.es("up", "--scale", "users=4", "--scale", "ids=2").ok()
+    inputs = people(BULK)
+    there = system.bulk("create", inputs[: BULK // 4]).ok().objects
+    renames = [
+        {
+            "user_id": answer["user_id"],
+            "name": f"Renamed {n}",
+            "command_id": str(uuid5(NAMESPACE_URL, f"rename {n}")),
+        }
+        for n, answer in enumerate(there)
+    ]
+
+    begun_s = time.monotonic()
+    creating = system.start_bulk("create", inputs[BULK // 4 :])
+    renaming = system.start_bulk("rename", renames)
+    _strike(system, broker, (creating, renaming), BULK - len(there))
+    first_created, first_renamed = creating.end(LONG_S), renaming.end(LONG_S)
+    at_once = [len(confirmed(ran.objects)) for ran in (first_created, first_renamed)]
+    print(f"{at_once} creates and renames confirmed at once, in {time.monotonic() - begun_s:.1f} s")
+    system.ready()
+    created = there + _settled(system, "create", inputs[BULK // 4 :], first_created)
+    _assert_true(created, system.registrations())
+    _assert_true(_settled(system, "rename", renames, first_renamed), system.events("user-renamed"))
+
+    new_names = {rename["user_id"]: rename["name"] for rename in renames}
+    wanted = {
+        answer["user_id"]: (person["email"], new_names.get(answer["user_id"], person["name"]))
+        for answer, person in zip(created, inputs, strict=True)
+    }
+    assert {user["user_id"]: (user["email"], user["name"]) for user in system.users()} == wanted
+    assert len(wanted) == BULK
+    wait_until(
+        lambda: all(queue["waiting"] == 0 for queue in system.es("dead", "list", "--json").ok().objects),
+        "nothing waits any more",
+    )
+    assert [queue["dead"] for queue in system.es("dead", "list", "--json").ok().objects] == [0] * 5
+
+
+# --- a part is down --------------------------------------------------------------------------
+
+
+def _refused(system: System, part: str) -> str:
+    """A create while a part is down: it says which one, and the command id to repeat it with; that id."""
+    command_id = str(uuid4())
+    ran = system.es(
+        *("users", "create", "--email", "down@example.com", "--name", "Down", "--command-id", command_id),
+        deadline_s=DOWN_S + 5,  # the start of a process on a busy machine is no part of it
+    ).failed(4)
+    assert part in ran.err, ran
+    assert command_id in ran.err, ran
+    generated = system.es("users", "create", "--email", "down2@example.com", "--name", "D", "--json")
+    assert (generated.code, generated.error["code"]) == (4, "unavailable"), generated
+    assert part in generated.error["message"], generated
+    return command_id
+
+
+def _came_back(system: System, supervisor: int, command_id: str) -> None:
+    """Repeating the command succeeds after a while; nobody started anything, and it had one effect."""
+    create = ("users", "create", "--email", "down@example.com", "--name", "Down", "--command-id", command_id)
+    deadline_s = time.monotonic() + DEADLINE_S
+    while (ran := system.es(*create)).code == 4 and time.monotonic() < deadline_s:
+        pass
+    ran.ok()
+    system.ready()
+    assert system.pid_of("supervisor") == supervisor
+    assert system.get(ran.out.strip())["name"] == "Down"
+    assert [event["command_id"] for event in system.registrations()].count(command_id) == 1
+    assert all(queue["dead"] == 0 for queue in system.es("dead", "list", "--json").ok().objects)
+
+
+def test_without_rabbitmq_commands_say_so_and_workers_come_back_when_it_does(
+    system: System, broker: Broker
+) -> None:
+    system.up()
+    supervisor = system.pid_of("supervisor")
+    before = {worker["role"]: (worker["pid"], worker["restarts"]) for worker in system.status()["workers"]}
+    broker.stop()
+    command_id = _refused(system, "RabbitMQ")
+    broker.start()
+    _came_back(system, supervisor, command_id)
+    after = {worker["role"]: (worker["pid"], worker["restarts"]) for worker in system.status()["workers"]}
+    assert after == before, "they waited, and were not even restarted by their supervisor"
+
+
+def test_without_postgresql_commands_say_so_and_workers_come_back_when_it_does(
+    on_postgres: System, postgres: Server
+) -> None:
+    there = on_postgres.create()
+    supervisor = on_postgres.pid_of("supervisor")
+    postgres.stop()
+    command_id = _refused(on_postgres, "PostgreSQL")
+    on_postgres.es("users", "get", there, deadline_s=DOWN_S + 5).failed(4)
+    postgres.start()
+    _came_back(on_postgres, supervisor, command_id)
+    assert on_postgres.get(there)["name"] == "Ada Lovelace"
+
+
+def test_a_bulk_waits_for_postgresql_and_repeating_it_makes_it_whole(
+    on_postgres: System, postgres: Server
+) -> None:
+    inputs = people(600)
+    bulk = on_postgres.start_bulk("create", inputs)
+    bulk.reached(100)
+    postgres.stop()
+    postgres.start()
+    first = bulk.end().without_traceback().objects
+    on_postgres.ready()
+    assert_exact(on_postgres, inputs, first)

@@ -1,0 +1,947 @@
+"""The EventStoreDB adapter against a test node that fails in every way the protocol knows.
+
+What every event store promises is in the contract suite; here is what only a store on the network can do
+wrong. `Trap` marks a test of something that esdbclient or the server does unexpectedly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import gc
+import ipaddress
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from esdbclient import EventStoreDBClient
+
+from adapters.eventstoredb import EventStoreDbStore
+from domain.errors import Damaged, DuplicateEventId, InvalidInput, PartUnavailable, VersionConflict
+from domain.events import BEGINNING, NO_STREAM, Recorded
+from domain.ports import Append, Appended, AppendResult, CaughtUp, EventStore
+from tests.builders import a_stream, an_event, append, before, eventually, some_events, start_python, stored
+from tests.node import Cluster, Fault, Node, Point, Proxy, Tls, once, seeded
+
+CALL_S = 0.3
+SETTLE_S = 1.5
+SLACK_S = 1.0
+"""What a busy machine may add to a bound that is otherwise exact."""
+
+UNKNOWN_BEFORE = [
+    Fault.UNAVAILABLE,
+    Fault.BROKEN,
+    Fault.BLACK_HOLE,
+    Fault.LATE,
+    Fault.TIMED_OUT,
+    Fault.NOT_READY,
+]
+UNKNOWN_AFTER = [Fault.UNAVAILABLE, Fault.BROKEN, Fault.BLACK_HOLE, Fault.TIMED_OUT]
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    node = Node()
+    yield node
+    node.stop()
+
+
+def opened(url: str, *, settle_s: float = SETTLE_S, call_timeout_s: float = CALL_S) -> EventStoreDbStore:
+    return EventStoreDbStore(url, settle_s=settle_s, call_timeout_s=call_timeout_s)
+
+
+@pytest.fixture
+def store(node: Node) -> Iterator[EventStoreDbStore]:
+    with closing(opened(node.url)) as store:
+        yield store
+
+
+def always(fault: Fault, *points: Point) -> Callable[[Point, str], Fault | None]:
+    return lambda at, stream: fault if at in points else None
+
+
+# --- append: unknown outcomes ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", UNKNOWN_BEFORE, ids=str)
+def test_an_append_that_was_lost_before_the_commit_is_repeated(
+    store: EventStore, node: Node, fault: Fault
+) -> None:
+    stream, events = a_stream(), some_events(3)
+    node.plan = once(Point.BEFORE_COMMIT, fault, fault)
+
+    result = append(store, stream, NO_STREAM, events)
+
+    for timer in node.late:
+        timer.join()
+    # Trap: a repeat must send the events again, not the rest of an iterator that is used up.
+    assert stored(store, stream) == events
+    assert result == Appended(2, list(store.read_stream(stream))[-1].position)
+
+
+@pytest.mark.parametrize("fault", UNKNOWN_AFTER, ids=str)
+def test_an_append_whose_answer_was_lost_is_answered_as_the_first_time(
+    store: EventStore, node: Node, fault: Fault
+) -> None:
+    stream, events = a_stream(), some_events(3)
+    node.plan = once(Point.AFTER_COMMIT, fault, fault)
+
+    result = append(store, stream, NO_STREAM, events)
+
+    assert stored(store, stream) == events
+    assert result == Appended(2, list(store.read_stream(stream))[-1].position)
+
+
+def test_a_repeated_item_has_its_position_even_when_the_server_forgot_it(
+    store: EventStore, node: Node
+) -> None:
+    stream, events = a_stream(), some_events(3)
+    first = append(store, stream, NO_STREAM, events)
+    append(store, stream, 2, some_events(1))
+    node.log.forgets_positions = True
+
+    assert append(store, stream, NO_STREAM, events) == first
+
+
+def test_one_items_lost_answer_does_not_touch_its_neighbours(store: EventStore, node: Node) -> None:
+    left, lost, right = a_stream(), a_stream("lost"), a_stream()
+    node.plan = lambda at, of: Fault.TIMED_OUT if at is Point.BEFORE_COMMIT and of == lost else None
+
+    results = store.append([Append(stream, NO_STREAM, some_events(1)) for stream in (left, lost, right)])
+
+    assert [type(result) for result in results] == [Appended, PartUnavailable, Appended]
+    assert [len(stored(store, stream)) for stream in (left, lost, right)] == [1, 0, 1]
+
+
+def test_nothing_of_a_stream_is_sent_after_an_item_whose_outcome_is_unknown(
+    store: EventStore, node: Node
+) -> None:
+    stream, other = a_stream("lost"), a_stream()
+    node.plan = lambda at, of: Fault.BLACK_HOLE if at is Point.BEFORE_COMMIT and of == stream else None
+
+    results = store.append(
+        [
+            Append(stream, NO_STREAM, some_events(1)),
+            Append(other, NO_STREAM, some_events(1)),
+            Append(stream, 0, some_events(1)),
+            Append(stream, NO_STREAM, some_events(1)),
+        ]
+    )
+
+    assert [type(r) for r in results] == [PartUnavailable, Appended, PartUnavailable, PartUnavailable]
+    node.plan = once(Point.READ)
+    assert stored(store, stream) == []
+
+
+def test_a_later_item_waits_for_an_earlier_one_whose_answer_was_lost(store: EventStore, node: Node) -> None:
+    stream, first, second = a_stream(), some_events(1), some_events(1)
+    node.plan = once(Point.BEFORE_COMMIT, Fault.BLACK_HOLE)
+
+    results = store.append([Append(stream, NO_STREAM, first), Append(stream, NO_STREAM, second)])
+
+    assert [type(result) for result in results] == [Appended, VersionConflict]
+    assert stored(store, stream) == first
+
+
+def test_a_write_that_lands_late_loses_against_who_came_first(node: Node) -> None:
+    stream, late, winner = a_stream(), some_events(1), some_events(1)
+    node.plan, node.late_s = once(Point.BEFORE_COMMIT, Fault.LATE), 1.0
+    with (
+        closing(opened(node.url, settle_s=0.12, call_timeout_s=0.12)) as store,
+        closing(opened(node.url)) as other,
+    ):
+        with pytest.raises(PartUnavailable):
+            append(store, stream, NO_STREAM, late)
+        assert isinstance(append(other, stream, NO_STREAM, winner), Appended)
+        node.late[0].join()
+
+        assert append(other, stream, NO_STREAM, late) == VersionConflict(stream, NO_STREAM, 0)
+        assert stored(other, stream) == winner
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_under_any_faults_nothing_is_lost_and_nothing_is_stored_twice(node: Node, seed: int) -> None:
+    """Trap: a repeat at a newly read version stores twice. Several writers, some of them on the same stream, repeat each item until it is definite."""
+    node.plan = seeded(seed, 0.2)
+    shared, own = a_stream("shared"), [a_stream(f"own{n}") for n in range(3)]
+    told: dict[str, dict[int, UUID]] = {stream: {} for stream in (shared, *own)}
+    with (
+        closing(opened(node.url, settle_s=1.0, call_timeout_s=0.1)) as store,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        writers = [
+            pool.submit(_write_stubbornly, store, [shared, stream], told, random.Random(seed * 10 + n))
+            for n, stream in enumerate(own)
+        ]
+        for writer in writers:
+            writer.result()
+        for timer in node.late:
+            timer.join()
+        node.plan = once(Point.READ)
+
+        for stream, versions in told.items():
+            found = {event.version: event.event_id for event in store.read_stream(stream)}
+            assert found == versions, "what was answered is there, and nothing else"
+            assert len(set(found.values())) == len(found)
+        assert sum(map(len, told.values())) > 100
+
+
+def _write_stubbornly(
+    store: EventStore, streams: list[str], told: dict[str, dict[int, UUID]], chance: random.Random
+) -> None:
+    """20 batches: one item per stream, at the version that was last seen, repeated while it is not definite."""
+    versions = dict.fromkeys(streams, NO_STREAM)
+    for _ in range(20):
+        pending = [Append(s, versions[s], some_events(chance.randint(1, 3))) for s in streams]
+        while pending:
+            again: list[Append] = []
+            for item, result in zip(pending, _answers(store, pending), strict=True):
+                if isinstance(result, Appended):
+                    versions[item.stream] = result.version
+                    first = item.expected_version + 1
+                    told[item.stream].update(enumerate((e.event_id for e in item.events), start=first))
+                elif isinstance(result, VersionConflict):
+                    versions[item.stream] = result.actual
+                else:
+                    again.append(item)
+            pending = again
+
+
+def _answers(store: EventStore, items: list[Append]) -> list[AppendResult]:
+    try:
+        return store.append(items)
+    except PartUnavailable as error:
+        return [error] * len(items)
+
+
+def test_reads_are_never_cut_short_by_the_faults_of_others(node: Node) -> None:
+    """Trap: a client that reconnects ends the reads of others, and their end looks like the stream's."""
+    stream, events = a_stream(), some_events(3000)
+    chance = random.Random(1)
+    with closing(opened(node.url, settle_s=10, call_timeout_s=5)) as store:
+        append(store, stream, NO_STREAM, events)
+        node.plan = lambda at, of: (
+            Fault.UNAVAILABLE if at is Point.BEFORE_COMMIT and chance.random() < 0.5 else None
+        )
+        done = threading.Event()
+
+        def disturb() -> None:
+            while not done.is_set():
+                append(store, a_stream(), NO_STREAM, some_events(1))
+
+        with ThreadPoolExecutor(2) as pool:
+            disturbing = [pool.submit(disturb) for _ in range(2)]
+            try:
+                lengths = [len(list(store.read_stream(stream))) for _ in range(4)]
+            finally:
+                done.set()
+            for disturber in disturbing:
+                disturber.result()
+
+    assert lengths == [3000] * 4
+
+
+# --- append: what the server does not check --------------------------------------------------
+
+
+def test_every_append_goes_over_the_batch_rpc_once(store: EventStore, node: Node) -> None:
+    # Trap: a single event would go over the RPC without typed errors. Trap: no repeats behind our back.
+    append(store, a_stream(), NO_STREAM, some_events(1))
+    store.append([Append(a_stream(), NO_STREAM, some_events(2)) for _ in range(20)])
+
+    assert (node.calls["BatchAppend"], node.calls["Append"]) == (2, 0)
+
+
+def test_the_data_of_a_repeat_is_not_compared(store: EventStore) -> None:
+    # Trap: ids are compared, data is not. A repeated command seals anew, so its bytes differ; what counts is what was stored first.
+    stream, event = a_stream(), an_event(data=b'{"sealed":1}')
+    first = append(store, stream, NO_STREAM, [event])
+
+    again = append(store, stream, NO_STREAM, [an_event(data=b'{"sealed":2}', event_id=event.event_id)])
+
+    assert again == first
+    assert stored(store, stream) == [event]
+
+
+def test_an_event_id_is_used_once_in_a_stream_whoever_wrote_it(node: Node) -> None:
+    stream, events = a_stream(), some_events(700)
+    with closing(opened(node.url)) as writer, closing(opened(node.url)) as other:
+        append(writer, stream, NO_STREAM, events)
+
+        assert append(other, stream, 699, [an_event(), events[3]]) == DuplicateEventId(stream)
+        assert append(other, stream, 5, [events[3]]) == VersionConflict(stream, 5, 699)
+        assert append(other, a_stream(), NO_STREAM, [events[3]]) == Appended(0, other.head())
+        assert len(stored(other, stream)) == 700
+
+
+def test_an_append_after_a_read_costs_one_call(node: Node) -> None:
+    stream = a_stream()
+    with closing(opened(node.url)) as writer, closing(opened(node.url)) as store:
+        append(writer, stream, NO_STREAM, some_events(5))
+        list(store.read_stream(stream))
+        reads = node.calls["Read"]
+
+        for version in range(4, 8):
+            append(store, stream, version, some_events(1))
+
+        assert node.calls["Read"] == reads
+
+
+def test_a_stream_at_no_version_is_expected_by_minus_one(store: EventStore) -> None:
+    # Trap: the client takes -1 for a mistake of its own.
+    stream = a_stream()
+
+    assert append(store, stream, 3, some_events(1)) == VersionConflict(stream, 3, NO_STREAM)
+    assert isinstance(append(store, stream, NO_STREAM, some_events(1)), Appended)
+
+
+@pytest.mark.parametrize("size", [2_000_000, 19_000_000], ids=["for the server", "for a message"])
+def test_an_item_that_is_too_large_is_refused_and_its_neighbours_are_stored(
+    store: EventStore, size: int
+) -> None:
+    left, large, right = a_stream(), a_stream(), a_stream()
+
+    results = store.append(
+        [
+            Append(left, NO_STREAM, some_events(1)),
+            Append(large, NO_STREAM, [an_event(data=b"x" * size)]),
+            Append(right, NO_STREAM, some_events(1)),
+        ]
+    )
+
+    assert [type(result) for result in results] == [Appended, InvalidInput, Appended]
+    assert stored(store, large) == []
+
+
+def test_the_time_is_that_of_the_server(store: EventStore, node: Node) -> None:
+    append(store, a_stream(), NO_STREAM, some_events(1))
+
+    (event,) = store.read_all(BEGINNING, 1)
+
+    (record,) = list(node.log.before_position(None))[:1]
+    assert abs(event.recorded_at_us - record.created_ticks // 10) <= 1
+
+
+# --- streams that somebody deleted or cut ----------------------------------------------------
+
+
+@pytest.fixture
+def admin(node: Node) -> Iterator[EventStoreDBClient]:
+    with closing(EventStoreDBClient(node.url)) as client:
+        yield client
+
+
+def test_a_stream_that_was_deleted_and_went_on_is_damaged(
+    store: EventStore, admin: EventStoreDBClient
+) -> None:
+    # Trap: a deleted stream reads as missing, and its numbering goes on.
+    stream = a_stream()
+    append(store, stream, NO_STREAM, some_events(3))
+    admin.delete_stream(stream, current_version=2, timeout=CALL_S)
+    assert stored(store, stream) == []
+
+    result = append(store, stream, NO_STREAM, some_events(1))
+
+    assert isinstance(result, Appended)
+    assert result.version == 3, "its caller can tell that it is not the version it expected"
+    with pytest.raises(Damaged, match="version 0"):
+        stored(store, stream)
+
+
+def test_a_truncated_stream_is_damaged(store: EventStore, admin: EventStoreDBClient) -> None:
+    stream = a_stream()
+    append(store, stream, NO_STREAM, some_events(5))
+    admin.set_stream_metadata(stream, metadata={"$maxCount": 2}, timeout=CALL_S)
+
+    assert [event.version for event in store.read_stream(stream, 3)] == [3, 4]
+    with pytest.raises(Damaged, match="version 0"):
+        stored(store, stream)
+
+
+def test_a_stream_with_a_tombstone_is_damaged_and_its_neighbours_are_not(
+    store: EventStore, admin: EventStoreDBClient
+) -> None:
+    gone, other = a_stream(), a_stream()
+    append(store, gone, NO_STREAM, some_events(1))
+    admin.tombstone_stream(gone, current_version=0, timeout=CALL_S)
+
+    results = store.append([Append(s, NO_STREAM, some_events(1)) for s in (gone, other)])
+
+    assert [type(result) for result in results] == [Damaged, Appended]
+    with pytest.raises(Damaged):
+        stored(store, gone)
+    assert [event.stream for event in store.read_all(BEGINNING, 10)] == [gone, other]
+
+
+# --- no call without a deadline --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda store: append(store, "thing-1", NO_STREAM, some_events(1)), id="append"),
+        pytest.param(lambda store: append(store, "thing-1", 4, some_events(1)), id="append later"),
+        pytest.param(lambda store: list(store.read_stream("thing-1")), id="read_stream"),
+        pytest.param(lambda store: list(store.read_stream("thing-1", backwards=True)), id="backwards"),
+        pytest.param(lambda store: list(store.read_all(0, 10)), id="read_all"),
+        pytest.param(lambda store: store.head(), id="head"),
+        pytest.param(lambda store: store.streams(), id="streams"),
+        pytest.param(lambda store: list(store.follow(0, stopped=before(60))), id="follow"),
+    ],
+)
+@pytest.mark.parametrize("silence", ["of the server", "of the network", "of a port"])
+def test_a_black_hole_is_noticed_in_time(
+    node: Node, call: Callable[[EventStore], object], silence: str
+) -> None:
+    # Trap: the client waits for ever, or twice as long as it was told.
+    proxy = Proxy(node.port)
+    url = node.url.replace(str(node.port), str(proxy.port))
+    if silence == "of the server":
+        node.plan = always(Fault.BLACK_HOLE, Point.READ, Point.BEFORE_COMMIT, Point.SUBSCRIBE)
+    elif silence == "of the network":
+        proxy.freeze()
+    else:
+        proxy.close()
+    with closing(opened(url, settle_s=0.6, call_timeout_s=0.2)) as store:
+        started = time.monotonic()
+        with pytest.raises(PartUnavailable) as raised:
+            call(store)
+
+    assert time.monotonic() - started < 0.6 + SLACK_S
+    assert raised.value.part == "EventStoreDB"
+    proxy.close()
+
+
+def test_a_read_that_takes_its_time_is_not_cut_by_its_consumer(store: EventStore) -> None:
+    stream = a_stream()
+    append(store, stream, NO_STREAM, some_events(1200))
+
+    reading = store.read_stream(stream)
+    first = next(reading)
+    time.sleep(CALL_S * 1.5)
+
+    assert [first.version, *(event.version for event in reading)] == list(range(1200))
+
+
+def test_a_server_that_comes_back_is_found_again(node: Node) -> None:
+    proxy, stream = Proxy(node.port), a_stream()
+    with closing(opened(f"esdb://127.0.0.1:{proxy.port}?tls=false")) as store:
+        append(store, stream, NO_STREAM, some_events(1))
+        proxy.close()
+        with pytest.raises(PartUnavailable):
+            append(store, stream, 0, some_events(1))
+
+        proxy.open()
+
+        item = Append(stream, 0, some_events(1))
+        eventually(lambda: isinstance(_answers(store, [item])[0], Appended), "it is found again", within_s=5)
+        assert len(stored(store, stream)) == 2
+    proxy.close()
+
+
+def test_many_calls_to_a_silent_server_do_not_wait_one_after_the_other(node: Node) -> None:
+    node.plan = always(Fault.BLACK_HOLE, Point.READ)
+    with closing(opened(node.url, settle_s=0.6, call_timeout_s=0.2)) as store:
+        started = time.monotonic()
+        for number in range(100):
+            with pytest.raises(PartUnavailable, match="in time"):
+                list(store.read_stream(f"thing-{number}"))
+
+    assert time.monotonic() - started < 0.6 + SLACK_S
+
+
+def test_a_connection_that_is_reset_is_made_anew_within_the_same_call(node: Node) -> None:
+    proxy, stream = Proxy(node.port), a_stream()
+    with closing(opened(f"esdb://127.0.0.1:{proxy.port}?tls=false")) as store:
+        for version in range(5):
+            assert isinstance(append(store, stream, version - 1, some_events(1)), Appended)
+            proxy.cut()
+            assert len(stored(store, stream)) == version + 1
+    proxy.close()
+
+
+def test_connections_that_were_given_up_are_closed(node: Node) -> None:
+    def sockets() -> int:
+        gc.collect()
+        return sum("socket" in target for target in _open_files())
+
+    node.plan = lambda at, of: Fault.UNAVAILABLE if at is Point.READ else None
+    with closing(opened(node.url, settle_s=0.5)) as store:
+        at_first = sockets()
+        while node.calls["Read"] < 20:
+            with pytest.raises(PartUnavailable):
+                store.head()
+    eventually(lambda: sockets() <= at_first + 4, "the sockets of dropped clients are closed")
+
+
+def _open_files() -> Iterator[str]:
+    """What this process has open; another thread may close a file between the listing and the look."""
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(f"/proc/self/fd/{fd}")
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def test_system_events_are_nobodys_business(store: EventStore, node: Node) -> None:
+    stream, head = a_stream(), store.head()
+    append(store, stream, NO_STREAM, some_events(1))
+    node.log.system_event("$stats-127.0.0.1:2113", "$statsCollected")
+
+    assert head == BEGINNING, "a server is never quite empty"
+    assert [event.stream for event in store.read_all(BEGINNING, 10)] == [stream]
+    assert store.head() == next(store.read_stream(stream)).position
+    seen = _until_caught_up(store.follow(BEGINNING, stopped=before(5)))
+    assert [event.stream for event in seen] == [stream]
+    assert store.streams() == [(stream, 0)]
+
+
+def test_prefixes_match_at_the_beginning_only(store: EventStore) -> None:
+    # Trap: the client would make `^A|C$` of two patterns.
+    for name in ("A-1", "XC-1", "AC", "C-1", "XC", "line\nbreak", "A\nC"):
+        append(store, name, NO_STREAM, some_events(1))
+
+    found = [event.stream for event in store.read_all(BEGINNING, 10, prefixes=["A", "C"])]
+
+    assert found == ["A-1", "AC", "C-1", "A\nC"]
+    assert len(list(store.read_all(BEGINNING, 10))) == 7
+
+
+def test_a_long_stream_is_read_backwards_without_a_gap(store: EventStore) -> None:
+    stream = a_stream()
+    append(store, stream, NO_STREAM, some_events(1501))
+
+    versions = [event.version for event in store.read_stream(stream, backwards=True)]
+
+    assert versions == list(range(1500, -1, -1))
+    assert [e.version for e in store.read_stream(stream, 700, backwards=True, limit=1000)] == list(
+        range(1500, 699, -1)
+    )
+
+
+def test_listing_streams_gives_up_in_time(node: Node) -> None:
+    with closing(EventStoreDbStore(node.url, listing_s=0.0)) as store:
+        append(store, a_stream(), NO_STREAM, some_events(1))
+
+        with pytest.raises(PartUnavailable, match="list streams"):
+            store.streams()
+
+
+def test_listing_streams_keeps_no_more_than_it_needs_and_forgets_nothing(store: EventStore) -> None:
+    names = [f"s-{number:05}" for number in range(1500)]
+    random.Random(1).shuffle(names)
+    for chunk in range(0, 1500, 250):
+        store.append([Append(name, NO_STREAM, some_events(1)) for name in names[chunk : chunk + 250]])
+    append(store, "s-00003", 0, some_events(2))
+
+    assert store.streams(limit=5) == [(f"s-{n:05}", 2 if n == 3 else 0) for n in range(5)]
+    assert store.streams(after="s-01497", limit=5) == [("s-01498", 0), ("s-01499", 0)]
+
+
+# --- follow ----------------------------------------------------------------------------------
+
+
+def _until_caught_up(following: Iterator[Recorded | CaughtUp]) -> list[Recorded]:
+    seen: list[Recorded] = []
+    for item in following:
+        if isinstance(item, CaughtUp):
+            break
+        seen.append(item)
+    return seen
+
+
+@pytest.mark.parametrize("fault", [Fault.ENDS, Fault.UNAVAILABLE, Fault.BROKEN], ids=str)
+def test_the_end_of_a_subscription_is_a_fault(store: EventStore, node: Node, fault: Fault) -> None:
+    # Trap: the client ends it quietly, as if there were nothing more to come.
+    append(store, a_stream(), NO_STREAM, some_events(1))
+    following = store.follow(BEGINNING, stopped=before(10))
+    _until_caught_up(following)
+
+    node.plan = always(fault, Point.SUBSCRIBED)
+    node.log.system_event("$stats", "$statsCollected")
+    append(store, a_stream(), NO_STREAM, some_events(1))
+
+    with pytest.raises(PartUnavailable) as raised:
+        list(following)
+    assert "stalled" not in str(raised.value), "at once, not when patience ends"
+
+
+def test_a_subscription_outlives_the_faults_of_appends(store: EventStore, node: Node) -> None:
+    # Trap: with a client in common, a failed append would end the subscription.
+    kind = a_stream("kind")
+    following = store.follow(BEGINNING, stopped=before(10), prefixes=[kind])
+    _until_caught_up(following)
+    for number in range(5):
+        node.plan = once(Point.BEFORE_COMMIT, Fault.UNAVAILABLE, Fault.BROKEN)
+        append(store, f"{kind}-{number}", NO_STREAM, some_events(1))
+
+    seen = [next(item for item in following if isinstance(item, Recorded)) for _ in range(5)]
+
+    assert [event.stream for event in seen] == [f"{kind}-{number}" for number in range(5)]
+
+
+def test_a_half_open_subscription_is_noticed_by_its_keepalive(node: Node) -> None:
+    # Trap: the client's own setting has no effect. Patience is long here, so only a ping can tell.
+    proxy = Proxy(node.port)
+    url = f"esdb://127.0.0.1:{proxy.port}?tls=false&keepAliveInterval=300&keepAliveTimeout=300"
+    with closing(opened(url, settle_s=60, call_timeout_s=60)) as store:
+        following = store.follow(BEGINNING, stopped=before(20))
+        _until_caught_up(following)
+        proxy.freeze()
+        started = time.monotonic()
+
+        with pytest.raises(PartUnavailable):
+            list(following)
+
+    assert time.monotonic() - started < 5
+    proxy.close()
+
+
+def test_a_subscription_that_stalls_is_given_up_and_never_said_to_have_caught_up(node: Node) -> None:
+    with closing(opened(node.url, settle_s=0.5)) as store:
+        following = store.follow(BEGINNING, stopped=before(20))
+        _until_caught_up(following)
+        node.plan = always(Fault.BLACK_HOLE, Point.SUBSCRIBED)
+        result = append(store, a_stream(), NO_STREAM, some_events(1))
+
+        seen: list[Recorded | CaughtUp] = []
+        with pytest.raises(PartUnavailable, match="stalled"):
+            seen.extend(following)
+    assert isinstance(result, Appended)
+    assert all(item.position < result.position for item in seen)
+
+
+def test_a_follower_is_stopped_in_time_while_the_network_is_silent(node: Node) -> None:
+    proxy = Proxy(node.port)
+    stop = threading.Event()
+    with closing(opened(f"esdb://127.0.0.1:{proxy.port}?tls=false", settle_s=60)) as store:
+        following = store.follow(BEGINNING, stopped=stop.is_set)
+        _until_caught_up(following)
+        proxy.freeze()
+        with ThreadPoolExecutor(1) as pool:
+            drained = pool.submit(lambda: [type(item) for item in following])
+            time.sleep(0.6)
+            stop.set()
+            stopped_at = time.monotonic()
+            items = drained.result(10)
+
+    assert time.monotonic() - stopped_at < 0.2 + SLACK_S
+    assert set(items) == {CaughtUp}
+    assert len(items) >= 2, "its consumer can still do timed work"
+    proxy.close()
+
+
+def test_a_follower_of_a_store_that_went_back_in_time_is_told(store: EventStore) -> None:
+    append(store, a_stream(), NO_STREAM, some_events(1))
+
+    with pytest.raises(PartUnavailable, match="went back in time"):
+        list(store.follow(store.head() + 1000, stopped=before(5)))
+
+
+def test_a_slow_follower_holds_a_bounded_number_of_events(store: EventStore, node: Node) -> None:
+    for _ in range(3):
+        append(store, a_stream(), NO_STREAM, some_events(1500))
+
+    following = store.follow(BEGINNING, stopped=before(10))
+    first = next(following)
+    time.sleep(0.5)
+
+    assert isinstance(first, Recorded)
+    assert len(_until_caught_up(following)) == 4499
+
+
+def test_closing_the_store_ends_its_followers(node: Node) -> None:
+    store = opened(node.url)
+    following = store.follow(BEGINNING, stopped=before(10))
+    _until_caught_up(following)
+
+    store.close()
+
+    with pytest.raises(PartUnavailable, match="closed"):
+        list(following)
+
+
+def test_a_follower_leaves_no_thread_behind(store: EventStore) -> None:
+    following = store.follow(BEGINNING, stopped=before(10))
+    _until_caught_up(following)
+    assert any(thread.name == "eventstoredb-subscription" for thread in threading.enumerate())
+
+    following.close()  # type: ignore[attr-defined]
+
+    eventually(
+        lambda: all(thread.name != "eventstoredb-subscription" for thread in threading.enumerate()),
+        "the thread ends",
+    )
+
+
+# --- connection ------------------------------------------------------------------------------
+
+
+def test_a_closed_store_stays_closed(store: EventStoreDbStore, node: Node) -> None:
+    # Trap: the client would open itself again.
+    append(store, a_stream(), NO_STREAM, some_events(1))
+    store.close()
+    calls = node.calls.total()
+
+    with pytest.raises(PartUnavailable, match="closed"):
+        append(store, a_stream(), NO_STREAM, some_events(1))
+    with pytest.raises(PartUnavailable, match="closed"):
+        list(store.follow(0, stopped=before(5)))
+
+    assert node.calls.total() == calls
+
+
+def test_opening_connects_nowhere(node: Node) -> None:
+    proxy = Proxy(node.port)
+    with closing(opened(f"esdb://127.0.0.1:{proxy.port}?tls=false")) as store:
+        time.sleep(0.1)
+        assert proxy.connections == 0
+        store.head()
+        assert proxy.connections == 1
+    proxy.close()
+
+
+_FORKS = """
+import os, sys, time
+from adapters.eventstoredb import EventStoreDbStore
+from domain.errors import PartUnavailable
+store = EventStoreDbStore(sys.argv[1])
+if sys.argv[2] == "used":
+    store.head()
+child = os.fork()
+if child == 0:
+    try:
+        print("head", store.head(), flush=True)
+    except PartUnavailable as error:
+        print(error, flush=True)
+    store.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print("parent", store.head())
+"""
+
+
+@pytest.mark.parametrize(
+    ("used", "said"),
+    [("used", "EventStoreDB is unavailable: its connection was inherited"), ("new", "head 0")],
+)
+def test_a_connection_is_not_taken_through_a_fork(node: Node, used: str, said: str) -> None:
+    # Trap: it would hang, whatever its deadline.
+    process = start_python(_FORKS, node.url, used)
+
+    out, err = process.communicate(timeout=20)
+
+    assert process.returncode == 0, err
+    child, parent = out.splitlines()
+    assert child.startswith(said)
+    assert parent == "parent 0"
+
+
+def test_nothing_of_grpc_is_loaded_before_a_store_is_asked_for() -> None:
+    code = "import sys, adapters.wiring; print(any(m.split('.')[0] in ('grpc', 'esdbclient') for m in sys.modules))"
+    out, err = start_python(code).communicate(timeout=20)
+    assert out == "False\n", err
+
+
+# --- clusters --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    yield cluster
+    cluster.stop()
+
+
+def test_with_several_hosts_the_leader_is_followed(cluster: Cluster) -> None:
+    stream = a_stream()
+    with closing(opened(cluster.url, settle_s=5, call_timeout_s=2)) as store:
+        for version in range(6):
+            cluster.elect(cluster.nodes[version % 3])
+            assert isinstance(append(store, stream, version - 1, some_events(1)), Appended)
+            assert len(stored(store, stream)) == version + 1
+
+
+def test_with_several_hosts_one_may_be_down(cluster: Cluster) -> None:
+    stream = a_stream()
+    with closing(opened(cluster.url, settle_s=5, call_timeout_s=2)) as store:
+        append(store, stream, NO_STREAM, some_events(1))
+        cluster.nodes[0].is_down = True
+        cluster.elect(cluster.nodes[1])
+
+        assert isinstance(append(store, stream, 0, some_events(1)), Appended)
+
+
+def test_a_cluster_is_discovered_through_any_node(cluster: Cluster) -> None:
+    cluster.elect(cluster.nodes[2])
+    url = f"esdb+discover://127.0.0.1:{cluster.nodes[1].port}?tls=false"
+    with closing(opened(url, settle_s=5, call_timeout_s=2)) as store:
+        assert isinstance(append(store, a_stream(), NO_STREAM, some_events(1)), Appended)
+
+    assert cluster.nodes[2].calls["BatchAppend"] == 1
+    assert cluster.nodes[1].calls["BatchAppend"] == 0
+
+
+def test_a_follower_of_a_stream_goes_to_the_leader_too(cluster: Cluster) -> None:
+    with closing(opened(cluster.url, settle_s=5, call_timeout_s=2)) as store:
+        following = store.follow(BEGINNING, stopped=before(10))
+        _until_caught_up(following)
+
+    assert cluster.leader.calls["Read"] > 0
+    assert sum(node.calls["Read"] for node in cluster.nodes if node is not cluster.leader) == 0
+
+
+def test_a_single_host_that_is_not_the_leader_is_refused_with_advice(cluster: Cluster) -> None:
+    # Trap: with one host the client doesn't follow the leader.
+    started = time.monotonic()
+    with closing(opened(cluster.nodes[1].url)) as store:
+        for call in (lambda: append(store, a_stream(), NO_STREAM, some_events(1)), store.head):
+            with pytest.raises(PartUnavailable, match="not the leader") as raised:
+                call()
+            assert "esdb+discover" in raised.value.hint
+
+    assert time.monotonic() - started < SLACK_S, "repeating it would change nothing"
+
+
+# --- URL, TLS, users -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "esdb:",
+        "esdb://",
+        "http://admin:s3cret@localhost:2113",
+        "esdb://admin:s3cret@localhost:2113?colour=red",
+        "esdb://s3cret@localhost:2113",
+        "esdb://admin:s3cret@localhost:2113?nodePreference=follower",
+        "esdb://admin:s3cret@localhost:2113?tlsVerifyCert=false",  # Trap: would be without effect
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        EventStoreDbStore(url)
+
+    assert raised.value.field == "store"
+    assert "s3cret" not in f"{raised.value} {raised.value.hint}"
+    assert raised.value.__cause__ is None
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.pem, server.pem and .key, client.pem and .key, and other.pem, a CA that signed none of them."""
+    folder = tmp_path_factory.mktemp("certificates")
+    ca_key, ca = _certificate("test CA")
+    _, other = _certificate("other CA")
+    for name in ("server", "client"):
+        key, certificate = _certificate(name, ca_key, ca)
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+    (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    (folder / "other.pem").write_bytes(other.public_bytes(serialization.Encoding.PEM))
+    return folder
+
+
+def _certificate(
+    name: str, ca_key: ec.EllipticCurvePrivateKey | None = None, ca: x509.Certificate | None = None
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(ca.subject if ca else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=ca is None, path_length=None), critical=True)
+        .sign(ca_key or key, hashes.SHA256())
+    )
+    return key, certificate
+
+
+@pytest.fixture
+def secure_node(certificates: Path) -> Iterator[Node]:
+    """Wants TLS, a certificate of its clients, and a user."""
+    key, certificate, ca = (
+        (certificates / name).read_bytes() for name in ("server.key", "server.pem", "ca.pem")
+    )
+    node = Node(tls=Tls(key, certificate, ca), user="admin:s3cret")
+    yield node
+    node.stop()
+
+
+def _secure_url(node: Node, folder: Path, *, ca: str = "ca.pem", password: str = "s3cret") -> str:
+    files = f"userCertFile={folder / 'client.pem'}&userKeyFile={folder / 'client.key'}"
+    return f"esdb://admin:{password}@127.0.0.1:{node.port}?tlsCaFile={folder / ca}&{files}"
+
+
+def test_tls_with_a_client_certificate_and_a_user_passes_through(
+    secure_node: Node, certificates: Path
+) -> None:
+    # Trap: the client takes these from its URL only.
+    with closing(opened(_secure_url(secure_node, certificates), call_timeout_s=2)) as store:
+        assert isinstance(append(store, a_stream(), NO_STREAM, some_events(1)), Appended)
+        assert len(_until_caught_up(store.follow(BEGINNING, stopped=before(5)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("ca", "password", "reason"),
+    [
+        ("ca.pem", "wr0ng", "UNAUTHENTICATED"),
+        ("missing.pem", "s3cret", "No such file"),
+    ],
+)
+def test_what_can_never_work_fails_at_once(
+    secure_node: Node, certificates: Path, ca: str, password: str, reason: str
+) -> None:
+    started = time.monotonic()
+    url = _secure_url(secure_node, certificates, ca=ca, password=password)
+    with closing(opened(url, settle_s=20, call_timeout_s=10)) as store:
+        for call in (lambda: append(store, a_stream(), NO_STREAM, some_events(1)), store.head):
+            with pytest.raises(PartUnavailable, match=reason) as raised:
+                call()
+            assert password not in f"{raised.value} {raised.value.hint}"
+
+    assert time.monotonic() - started < 10
+
+
+def test_a_server_that_another_ca_signed_is_not_trusted(secure_node: Node, certificates: Path) -> None:
+    url = _secure_url(secure_node, certificates, ca="other.pem")
+    with closing(opened(url)) as store, pytest.raises(PartUnavailable):
+        append(store, a_stream(), NO_STREAM, some_events(1))
+
+    assert secure_node.calls.total() == 0
+
+
+def test_the_client_keeps_to_the_streams_and_gossip_services(cluster: Cluster) -> None:
+    # Trap: persistent subscriptions redeliver, park and buffer acknowledgements; nothing here uses them.
+    with closing(opened(cluster.url, settle_s=5, call_timeout_s=2)) as store:
+        append(store, a_stream(), NO_STREAM, some_events(1))
+        store.head()
+        store.streams()
+        _until_caught_up(store.follow(BEGINNING, stopped=before(5)))
+
+    assert set().union(*(node.calls for node in cluster.nodes)) == {"BatchAppend", "Read", "Gossip"}

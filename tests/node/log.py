@@ -1,0 +1,213 @@
+"""The log behind a test node: streams, revisions, positions, idempotency, deletion and truncation.
+
+The rules for expected versions and idempotency follow the server's `IndexWriter.CheckCommit`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+ANY, NO_STREAM, STREAM_EXISTS = -2, -1, -4
+DELETED = 2**63 - 1  # the revision of a tombstone, and where a deleted stream is truncated before
+_RECENT = 10_000
+_RECORD_OVERHEAD = 120
+_SYSTEM = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    id: UUID
+    type: str
+    content_type: str
+    data: bytes
+    metadata: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    position: int
+    stream: str
+    revision: int
+    created_ticks: int  # of 100 ns since 1970
+    event: Proposed
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    revision: int
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrongVersion:
+    current: int
+
+
+class StreamDeleted(Exception):
+    """The stream has a tombstone."""
+
+
+class StreamNotFound(Exception):
+    """The stream never existed, or it was deleted softly."""
+
+
+class Log:
+    """Everything that was committed, in order. Thread-safe; `changed` is notified after every commit."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.forgets_positions = False
+        """Whether a repeated item is answered without a position, as servers may do."""
+        self._records: list[Record] = []
+        self._positions: list[int] = []
+        self._streams: dict[str, list[Record]] = {}
+        self._tombstones: set[str] = set()
+        self._recent: OrderedDict[UUID, Record] = OrderedDict()
+        self._end = 0
+        # A server writes to streams of its own before anybody else does.
+        self.system_event("$users", "$UserCreated")
+        self.system_event("$$$settings", "$metadata")
+
+    # --- writing -----------------------------------------------------------------------------
+
+    def append(self, stream: str, expected: int, events: Sequence[Proposed]) -> Written | WrongVersion:
+        """Raises StreamDeleted."""
+        with self.changed:
+            decided = self._decide(stream, expected, [event.id for event in events])
+            if decided is not None:
+                return decided
+            if self._is_deleted_softly(stream):
+                self._set_metadata(stream, {"$tb": self.last_revision(stream) + 1})
+            for event in events:
+                self._commit(stream, self.last_revision(stream) + 1, event)
+            self.changed.notify_all()
+            return Written(self._records[-1].revision, self._records[-1].position)
+
+    def _decide(self, stream: str, expected: int, ids: Sequence[UUID]) -> Written | WrongVersion | None:
+        """None when the events have to be stored."""
+        if stream in self._tombstones:
+            raise StreamDeleted(stream)
+        current = self.last_revision(stream)
+        if expected == STREAM_EXISTS:
+            if self._is_deleted_softly(stream):
+                raise StreamDeleted(stream)
+            if current < 0 and f"$${stream}" not in self._streams:
+                return WrongVersion(current)
+        if expected in (ANY, STREAM_EXISTS):
+            known = [self._recent.get(id_) for id_ in ids]
+            stored = [record for record in known if record is not None and record.stream == stream]
+            if not known or known[0] is None or known[0].stream != stream:
+                return None
+            return self._again(stored[-1]) if len(stored) == len(ids) else WrongVersion(current)
+        if expected < current:
+            stored = self._streams[stream][expected + 1 : expected + 1 + len(ids)]
+            if [record.event.id for record in stored] == list(ids):
+                return self._again(stored[-1])
+            if stored[0].event.id != ids[0] and expected == NO_STREAM and self._is_deleted_softly(stream):
+                return None
+            return WrongVersion(current)
+        return WrongVersion(current) if expected > current else None
+
+    def _again(self, last: Record) -> Written:
+        return Written(last.revision, None if self.forgets_positions else last.position)
+
+    def _commit(self, stream: str, revision: int, event: Proposed) -> None:
+        size = len(event.data) + len(event.metadata) + len(stream) + _RECORD_OVERHEAD
+        record = Record(self._end, stream, revision, time.time_ns() // 100, event)
+        self._end += size
+        self._records.append(record)
+        self._positions.append(record.position)
+        self._streams.setdefault(stream, []).append(record)
+        self._recent[event.id] = record
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+
+    def system_event(self, stream: str, type_: str, data: bytes = b"{}") -> None:
+        with self.changed:
+            event = Proposed(uuid4(), type_, _SYSTEM, data, b"")
+            self._commit(stream, self.last_revision(stream) + 1, event)
+            self.changed.notify_all()
+
+    # --- deleting and truncating -------------------------------------------------------------
+
+    def delete(self, stream: str, expected: int) -> int | WrongVersion:
+        """Softly: numbering will go on. The position of the deletion."""
+        with self.changed:
+            wrong = self._wrong_to_delete(stream, expected)
+            if wrong is None:
+                self._set_metadata(stream, {"$tb": DELETED})
+            return wrong or self._positions[-1]
+
+    def tombstone(self, stream: str, expected: int) -> int | WrongVersion:
+        """For good. The position of the tombstone."""
+        with self.changed:
+            wrong = self._wrong_to_delete(stream, expected)
+            if wrong is None:
+                self._commit(stream, DELETED, Proposed(uuid4(), "$streamDeleted", _SYSTEM, b"", b""))
+                self._streams[stream].pop()
+                self._tombstones.add(stream)
+                self.changed.notify_all()
+            return wrong or self._positions[-1]
+
+    def _wrong_to_delete(self, stream: str, expected: int) -> WrongVersion | None:
+        if stream in self._tombstones:
+            raise StreamDeleted(stream)
+        current = self.last_revision(stream)
+        missing = current < 0 or self._is_deleted_softly(stream)
+        if expected in (ANY, current) or (expected == STREAM_EXISTS and not missing):
+            return None
+        return WrongVersion(-1 if missing else current)
+
+    def _set_metadata(self, stream: str, metadata: dict[str, int]) -> None:
+        self.system_event(f"$${stream}", "$metadata", json.dumps(metadata).encode())
+
+    def _metadata(self, stream: str) -> dict[str, Any]:
+        records = self._streams.get(f"$${stream}")
+        return dict(json.loads(records[-1].event.data)) if records else {}
+
+    def _is_deleted_softly(self, stream: str) -> bool:
+        return bool(self._metadata(stream).get("$tb") == DELETED)
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def last_revision(self, stream: str) -> int:
+        return len(self._streams.get(stream, ())) - 1
+
+    def stream(self, name: str) -> list[Record]:
+        """What is visible of a stream. Raises StreamNotFound and StreamDeleted."""
+        with self.changed:
+            if name in self._tombstones:
+                raise StreamDeleted(name)
+            records = self._streams.get(name, [])
+            if not records or self._is_deleted_softly(name):
+                raise StreamNotFound(name)
+            metadata = self._metadata(name)
+            first = max(metadata.get("$tb", 0), len(records) - metadata.get("$maxCount", len(records)))
+            return records[first:]
+
+    def from_position(self, position: int) -> Iterator[Record]:
+        """What is committed now, from a position on, that position included."""
+        with self.changed:  # a copy: the lock must not be held while records go over the wire
+            return iter(self._records[bisect.bisect_left(self._positions, position) :])
+
+    def before_position(self, position: int | None) -> Iterator[Record]:
+        """What is committed now, backwards, below a position (None: from the end)."""
+        with self.changed:
+            end = len(self._records) if position is None else bisect.bisect_left(self._positions, position)
+            return reversed(self._records[:end])
+
+    def after_position(self, position: int) -> list[Record]:
+        with self.changed:
+            return self._records[bisect.bisect_right(self._positions, position) :]
+
+    def end(self) -> int:
+        """The position of the last record of any kind."""
+        return self._positions[-1]

@@ -1,0 +1,22 @@
+"""Asks an `ids` worker in this process, as its runtime would: again, as long as it answers LATER."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from domain.errors import EsError
+from domain.messages import LATER, Request
+from workers.ids import IdsService
+
+
+def ask(worker: IdsService, kind: str = "ids.next", **body: Any) -> dict[str, Any]:
+    """The answer; raises the `EsError` that it may be."""
+    (reply,) = worker.handle([Request(kind, body)])
+    while reply is LATER:
+        time.sleep(0.005)
+        (reply,) = worker.handle([Request(kind, body)])
+    if isinstance(reply, EsError):
+        raise reply
+    assert isinstance(reply, dict)
+    return reply

@@ -1,0 +1,117 @@
+"""A few seeds of the simulation on every run; `python -m tests.simulation --seeds 1-1000` has more."""
+
+from __future__ import annotations
+
+import pytest
+
+from domain import lanes
+from domain.lanes import LaneRange
+from tests.simulation.__main__ import main, parse_seeds
+from tests.simulation.ledger import Ledger
+from tests.simulation.sabotage import let_grants_overlap
+from tests.simulation.world import Chances, World
+
+IDS_PER_SEED = 2_000_000
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_whatever_goes_wrong_no_id_is_issued_twice_or_out_of_order_or_far_from_its_time(seed: int) -> None:
+    world = World(seed)
+    world.run(IDS_PER_SEED)
+    assert not world.verify(), f"seed {seed}: run `python -m tests.simulation --seeds {seed}`"
+    assert world.ledger.ids >= IDS_PER_SEED
+
+
+def test_one_lane_for_many_workers_is_enough_to_stay_unique() -> None:
+    world = World(7, lane_range=LaneRange(5, 6), small=True)
+    world.run(3_000, max_steps=4_000)
+    assert not world.verify()
+    assert world.counts["no-free-lane"], "the workers never had to fight over a lane"
+
+
+def test_the_same_seed_is_the_same_history() -> None:
+    first, second = World(42), World(42)
+    for world in (first, second):
+        world.run(200_000)
+    assert first.counts == second.counts
+    assert first.ledger.ranges == second.ledger.ranges
+
+
+def test_every_kind_of_fault_happens() -> None:
+    often = Chances(clock_step=0.02, outage=0.01, restore=0.005, crash=0.02, stop=0.02, stall=0.02, fork=0.02)
+    world = World(3, chances=often)
+    world.run(10**9, max_steps=1_500)
+    assert not world.verify()
+    happened = {name for name, count in world.counts.items() if count}
+    assert happened >= {
+        "answer_lost", "late", "refused", "twice", "interleavings", "pauses", "crashes", "stops", "forks",
+        "stalls", "clock steps", "outages", "restores", "clock-rejected", "lease-exhausted", "store-went-back",
+    }  # fmt: skip
+
+
+def test_the_command_prints_each_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "1,2", "--ids", "20000"]) == 0
+    printed = capsys.readouterr().out
+    assert "seed 1: " in printed
+    assert "seed 2: " in printed
+    assert "no problem found" in printed
+    assert parse_seeds("1,5,9-11") == [1, 5, 9, 10, 11]
+
+
+# --- the ledger finds what it is for ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (3 * 1024, 1), (2 * 1024, 10), (0, 100)])
+def test_the_ledger_finds_an_id_that_was_issued_before(first: int, count: int) -> None:
+    ledger = Ledger()
+    ledger.issued(0, 4)
+    ledger.issued(first, count)
+    assert ledger.problems
+
+
+def test_the_ledger_accepts_neighbours_in_any_order() -> None:
+    ledger = Ledger()
+    for first in (8, 0, 4, 12):
+        ledger.issued(first * 1024, 4)
+        ledger.issued(first * 1024 + 1, 4)
+    assert not ledger.problems
+    ledger.issued(7 * 1024, 1)
+    assert ledger.problems
+
+
+def test_the_ledger_finds_what_goes_back_and_what_is_far_off() -> None:
+    ledger = Ledger()
+    ledger.ordered("a", 10 * 1024, 5)
+    ledger.ordered("a", 14 * 1024, 1)
+    ledger.near(10 * 1024, 5, 11, 20)
+    ledger.near(10 * 1024, 5, 1, 13)
+    assert len(ledger.problems) == 3
+
+
+def test_the_ledger_finds_two_leases_that_interleave_without_a_single_equal_id() -> None:
+    ledger = Ledger()
+    ledger.under("a", 10 * 1024, 1)
+    ledger.under("b", 12 * 1024, 1)
+    assert not ledger.problems
+    ledger.under("a", 14 * 1024, 1)
+    assert ledger.problems
+
+
+def test_the_simulation_finds_a_fence_that_lifts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "decide_lift", lambda lane, floor, now: [])
+    assert _seeds_that_find_something(), "eight seeds found nothing wrong with broken code"
+
+
+def test_the_simulation_finds_grants_that_ignore_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_grants_overlap(monkeypatch)
+    assert _seeds_that_find_something(), "eight seeds found nothing wrong with broken code"
+
+
+def _seeds_that_find_something() -> int | None:
+    """The first of eight seeds that complains."""
+    for seed in range(1, 9):
+        world = World(seed, chances=Chances(restore=0.01, crash=0.03), small=True)
+        world.run(10**9, max_steps=1_500)
+        if world.verify():
+            return seed
+    return None
