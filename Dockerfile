@@ -1,0 +1,19 @@
+# One image for every role: `docker run … es workers run users`.
+FROM python:3.13-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY cli cli
+COPY workers workers
+COPY domain domain
+COPY adapters adapters
+RUN python -m venv /opt/es && /opt/es/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres]'
+
+FROM python:3.13-slim-bookworm
+COPY --from=build /opt/es /opt/es
+# A user of its own; the home holds nothing but logs and sockets when every part is given by URL.
+RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/es es
+USER es
+ENV PATH=/opt/es/bin:$PATH ES_HOME=/var/lib/es ES_AUTOSTART=0
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["es"]
+CMD ["--help"]

@@ -1,0 +1,53 @@
+#!/bin/sh
+# The main job, with real output, in a throw-away home. Wants `es` on the PATH.
+set -eu
+
+ES_HOME=$(mktemp -d "${TMPDIR:-/tmp}/es-demo.XXXXXX")
+export ES_HOME
+unset ES_BROKER ES_STORE ES_DATABASE ES_VAULT ES_KEK_FILE ES_AUTOSTART  # nothing of yours is touched
+trap 'es down >/dev/null 2>&1 || true; rm -rf "$ES_HOME"' EXIT
+trap 'exit 130' INT TERM
+trap 'exit 141' PIPE
+
+bold='' plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); fi
+say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
+run() {
+  printf '$ es'
+  for word in "$@"; do
+    case $word in *[!A-Za-z0-9_./@=:-]*) printf " '%s'" "$word" ;; *) printf ' %s' "$word" ;; esac
+  done
+  printf '\n'
+  es "$@"
+}
+
+say 'Start the workers (in a throw-away home)'
+run up
+
+say 'Ids: unique, numeric, sortable by time'
+run ids next -n 3
+run ids decode "$(es ids next)"
+
+say 'An account'
+printf '$ es users create --email ada@example.com --name "Ada Lovelace"\n'
+ID=$(es users create --email ada@example.com --name 'Ada Lovelace')
+printf '%s\n' "$ID"
+run users get "$ID"
+
+say 'A rename, and everything that ever happened'
+run users rename "$ID" 'Ada King'
+run users history "$ID"
+
+say 'What is stored: personal fields are sealed with a key of her own'
+run streams read "user-$ID"
+
+say 'Rebuild the read model by replaying the events, online'
+run projections rebuild users
+
+say 'Erase her: the key is destroyed, and with it every copy of her data'
+run gdpr erase "$ID" --yes
+run users get "$ID"
+run users history "$ID"
+
+say 'Stop'
+run down
