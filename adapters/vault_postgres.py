@@ -14,30 +14,16 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from adapters.postgres import Connection, Database, Raced, one
 from adapters.sealing import unwrap, wrap
-from domain.errors import KeyUnavailable, PartUnavailable, residue_left
+from domain.errors import KeyUnavailable, residue_left
 from domain.events import Position
-from domain.ports import (
-    AlreadyHeld,
-    Claim,
-    ClaimAnswer,
-    ClaimRequest,
-    ClaimState,
-    DataKey,
-    DestroyedKey,
-    HeldByOther,
-    LivingKey,
-    Reserved,
-)
-
-RESERVATION_LIFE_US = 60_000_000
-"""How long a reservation waits for its event: far longer than a batch takes, short for whoever wants the address."""
+from domain.ports import Claim, ClaimAnswer, ClaimRequest, ClaimState, DataKey, DestroyedKey, LivingKey
+from domain.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
 
 PARTITIONS = 16
 """An erasure locks and rewrites one of this many parts of the keys and of the claims."""
@@ -163,54 +149,14 @@ _SAVE_CHECKPOINT = """
     ON CONFLICT (process) DO UPDATE SET position = greatest(stored.position, excluded.position)"""
 
 
-@dataclass(slots=True)
-class _Held:
-    """A claim as reserving sees it. `stored`: it was there before this batch."""
-
-    subject: int
-    command_id: UUID
-    reservation_id: UUID
-    confirmed: bool
-    stored: bool = True
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What a batch of requests meets, as it is after each of them, and what it decides to write."""
-
-    held: dict[bytes, _Held]
-    registered: dict[UUID, int]
-    extended: set[UUID] = field(default_factory=set)
-    claimed: list[tuple[bytes, int, UUID, UUID]] = field(default_factory=list)
-    minted: list[tuple[UUID, int]] = field(default_factory=list)
-
-    def answer(self, tag: bytes, request: ClaimRequest) -> ClaimAnswer:
-        known = self.registered.get(request.command_id) if request.registers else None
-        subject = request.subject if known is None else known
-        held = self.held.get(tag)
-        if held and (held.subject, held.command_id, held.confirmed) == (subject, request.command_id, False):
-            # The same command again, its first try not finished: take the reservation over.
-            if held.stored:
-                self.extended.add(held.reservation_id)
-            return Reserved(subject, held.reservation_id, repeated=True)
-        if known is not None:
-            return AlreadyHeld(known)
-        if held:
-            return AlreadyHeld(subject) if held.subject == subject else HeldByOther(held.subject)
-        self.held[tag] = _Held(
-            subject, request.command_id, request.reservation_id, confirmed=False, stored=False
-        )
-        self.claimed.append((tag, subject, request.command_id, request.reservation_id))
-        if request.registers:
-            self.registered[request.command_id] = subject
-            self.minted.append((request.command_id, subject))
-        return Reserved(subject, request.reservation_id, repeated=False)
-
-
 class PostgresVault:
-    def __init__(self, url: str, *, kek: bytes) -> None:
-        """`kek` is the 256-bit key-encryption key. Raises KeyUnavailable when it is not this vault's."""
+    def __init__(self, url: str, *, kek: bytes, may_be_new: Callable[[], bool] = lambda: True) -> None:
+        """`kek` is the 256-bit key-encryption key; `may_be_new` is asked before a new vault is begun.
+
+        Raises KeyUnavailable when the key is not this vault's, or the vault is empty and may not be.
+        """
         self._kek = kek
+        self._may_be_new = may_be_new
         self._database = Database(url, part="vault", migrations=_MIGRATIONS)
         try:
             self._index_key = self._secret(_INDEX_KEY)
@@ -222,6 +168,12 @@ class PostgresVault:
         """A secret of the vault's own, made on first use. Of two processes that make it at once one wins."""
         find = "SELECT wrapped FROM {schema}.secrets WHERE name = %s"
         stored = self._one(find, name)
+        if stored is None:
+            # Asked before the second look: whoever has people by then has made the vault before.
+            may_be_new = self._may_be_new()
+            stored = self._one(find, name)
+            if stored is None and not may_be_new:
+                raise KeyUnavailable("the vault is empty, but the event store knows people")
         if stored is None:
             fresh = wrap(self._kek, os.urandom(32), name)
             self._write("INSERT INTO {schema}.secrets VALUES(%s, %s) ON CONFLICT DO NOTHING", (name, fresh))
@@ -237,46 +189,48 @@ class PostgresVault:
         tagged = [(self._tag(request.email), request) for request in requests]
 
         def attempt(connection: Connection) -> list[ClaimAnswer]:
-            batch = self._load(connection, tagged)
-            answers = [batch.answer(tag, request) for tag, request in tagged]
-            self._store(connection, batch, now_us + RESERVATION_LIFE_US)
+            reservations = self._load(connection, tagged)
+            answers = [reservations.answer(tag, request) for tag, request in tagged]
+            self._store(connection, reservations, now_us + RESERVATION_LIFE_US)
             return answers
 
         return self._database.write(attempt)
 
-    def _load(self, connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]]) -> _Batch:
+    def _load(self, connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]]) -> Reservations:
         tags = list({tag for tag, _ in tagged})
         commands = [request.command_id for _, request in tagged if request.registers]
         claims = connection.execute(self._database.sql(_FIND_CLAIMS), (tags,))
         registrations = connection.execute(self._database.sql(_FIND_REGISTRATIONS), (commands,))
-        held = {tag: _Held(*claim) for tag, *claim in claims}
-        return _Batch(held, dict(registrations.fetchall()))
+        return Reservations({tag: Held(*claim) for tag, *claim in claims}, dict(registrations.fetchall()))
 
-    def _store(self, connection: Connection, batch: _Batch, expires_at_us: int) -> None:
-        """Write what the batch decided. Raises Raced when any of it isn't so any more."""
+    def _store(self, connection: Connection, decided: Reservations, expires_at_us: int) -> None:
+        """Write what was decided. Raises Raced when what it was decided on isn't so any more."""
         sql = self._database.sql
-        claims: list[list[Any]] = [list(column) for column in zip(*batch.claimed, strict=True)]
-        subjects = [subject for _, subject in batch.minted]
-        commands = [command_id for command_id, _ in batch.minted]
+        commands, subjects = list(decided.minted), list(decided.minted.values())
         wrapped = [wrap(self._kek, os.urandom(32), str(subject)) for subject in subjects]
         # The constraints decide between batches: of two that insert the same the later waits, then finds it.
         with connection.pipeline():
             written = []
-            if batch.extended:
-                extended = connection.execute(sql(_EXTEND), (list(batch.extended), expires_at_us))
-                written.append((extended, len(batch.extended)))
-            if batch.claimed:
-                claimed = connection.execute(sql(_CLAIM), (expires_at_us, *claims))
-                written.append((claimed, len(batch.claimed)))
-            if batch.minted:
+            if decided.extended:
+                extended = connection.execute(sql(_EXTEND), (list(decided.extended), expires_at_us))
+                written.append((extended, len(decided.extended)))
+            if decided.claimed:
+                claims = decided.claimed.values()
+                columns = (
+                    list(decided.claimed),
+                    [claim.subject for claim in claims],
+                    [claim.command_id for claim in claims],
+                    [claim.reservation_id for claim in claims],
+                )
+                claimed = connection.execute(sql(_CLAIM), (expires_at_us, *columns))
+                written.append((claimed, len(claims)))
+            if decided.minted:
                 written.append((connection.execute(sql(_REGISTER), (commands, subjects)), len(subjects)))
                 minted = connection.execute(sql(_MINT), (subjects, wrapped))
         if any(cursor.rowcount != expected for cursor, expected in written):
             raise Raced
-        if batch.minted and minted.rowcount != len(subjects):
-            raise PartUnavailable(
-                "vault", "a new user was given the id of another", "Look at the id workers."
-            )
+        if decided.minted and minted.rowcount != len(subjects):
+            raise key_minted_twice()
 
     def confirm(self, reservation_ids: Sequence[UUID]) -> None:
         self._write(_CONFIRM, (list(reservation_ids),))

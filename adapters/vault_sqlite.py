@@ -17,23 +17,10 @@ from uuid import UUID
 
 from adapters.sealing import unwrap, wrap
 from adapters.sqlite import Connection, Database
-from domain.errors import Damaged, KeyUnavailable, residue_left
+from domain.errors import KeyUnavailable, residue_left
 from domain.events import Position
-from domain.ports import (
-    AlreadyHeld,
-    Claim,
-    ClaimAnswer,
-    ClaimRequest,
-    ClaimState,
-    DataKey,
-    DestroyedKey,
-    HeldByOther,
-    LivingKey,
-    Reserved,
-)
-
-RESERVATION_LIFE_US = 60_000_000
-"""How long a reservation waits for its event: far longer than a batch takes, short for whoever wants the address."""
+from domain.ports import Claim, ClaimAnswer, ClaimRequest, ClaimState, DataKey, DestroyedKey, LivingKey
+from domain.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS data_keys(
@@ -83,44 +70,35 @@ class SqliteVault:
     # --- e-mail claims -------------------------------------------------------------------------
 
     def reserve(self, requests: Sequence[ClaimRequest], *, now_us: int) -> list[ClaimAnswer]:
+        tagged = [(self._tag(request.email), request) for request in requests]
         with self._database.writing() as connection:
-            return [self._reserve_one(connection, request, now_us) for request in requests]
+            reservations = _load(connection, tagged)
+            answers = [reservations.answer(tag, request) for tag, request in tagged]
+            self._store(connection, reservations, now_us + RESERVATION_LIFE_US)
+            return answers
 
-    def _reserve_one(self, connection: Connection, request: ClaimRequest, now_us: int) -> ClaimAnswer:
-        tag, command = self._tag(request.email), request.command_id.bytes
-        subject = request.subject
-        if request.registers:
-            known = connection.execute("SELECT subject FROM data_keys WHERE command_id = ?", (command,)).get
-            subject = subject if known is None else known
-        row = connection.execute(
-            "SELECT subject, command_id, reservation_id, confirmed FROM email_claims WHERE tag = ?", (tag,)
-        ).fetchone()
-        if row is not None and (row[0], row[1], row[3]) == (subject, command, 0):
-            # The same command again, its first try not finished: take the reservation over.
-            connection.execute(
-                "UPDATE email_claims SET expires_at_us = ? WHERE tag = ?", (now_us + RESERVATION_LIFE_US, tag)
-            )
-            return Reserved(subject, UUID(bytes=row[2]), repeated=True)
-        if request.registers and subject != request.subject:
-            return AlreadyHeld(subject)
-        if row is not None:
-            return AlreadyHeld(subject) if row[0] == subject else HeldByOther(row[0])
-        connection.execute(
-            "INSERT INTO email_claims VALUES(?, ?, ?, ?, 0, ?)",
-            (tag, subject, command, request.reservation_id.bytes, now_us + RESERVATION_LIFE_US),
+    def _store(self, connection: Connection, decided: Reservations, expires_at_us: int) -> None:
+        connection.executemany(
+            "UPDATE email_claims SET expires_at_us = ? WHERE reservation_id = ?",
+            [(expires_at_us, reservation_id.bytes) for reservation_id in decided.extended],
         )
-        if request.registers:
-            minted = connection.execute(
-                "INSERT OR IGNORE INTO data_keys VALUES(?, ?, 0, ?) RETURNING 1",
-                (subject, command, wrap(self._kek, os.urandom(32), str(subject))),
-            ).get
-            if minted is None:
-                raise Damaged(
-                    "vault",
-                    f"the new user id {subject} has had a data key before",
-                    "Ids were drawn twice: stop the workers and run `es ids verify`.",
-                )
-        return Reserved(subject, request.reservation_id, repeated=False)
+        connection.executemany(
+            "INSERT INTO email_claims VALUES(?, ?, ?, ?, 0, ?)",
+            [
+                (tag, claim.subject, claim.command_id.bytes, claim.reservation_id.bytes, expires_at_us)
+                for tag, claim in decided.claimed.items()
+            ],
+        )
+        before = connection.total_changes()
+        connection.executemany(
+            "INSERT OR IGNORE INTO data_keys VALUES(?, ?, 0, ?)",
+            [
+                (subject, command_id.bytes, wrap(self._kek, os.urandom(32), str(subject)))
+                for command_id, subject in decided.minted.items()
+            ],
+        )
+        if connection.total_changes() - before != len(decided.minted):
+            raise key_minted_twice()
 
     def confirm(self, reservation_ids: Sequence[UUID]) -> None:
         self._each("UPDATE email_claims SET confirmed = 1 WHERE reservation_id = ?", reservation_ids)
@@ -224,6 +202,25 @@ class SqliteVault:
 
     def close(self) -> None:
         self._database.close()
+
+
+def _load(connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]]) -> Reservations:
+    reservations = Reservations({}, {})
+    for tag, request in tagged:
+        claim = connection.execute(
+            "SELECT subject, command_id, reservation_id, confirmed FROM email_claims WHERE tag = ?", (tag,)
+        ).fetchone()
+        if claim is not None:
+            subject, command, reservation, confirmed = claim
+            reservations.held[tag] = Held(
+                subject, UUID(bytes=command), UUID(bytes=reservation), bool(confirmed)
+            )
+        if request.registers:
+            command = request.command_id.bytes
+            known = connection.execute("SELECT subject FROM data_keys WHERE command_id = ?", (command,)).get
+            if known is not None:
+                reservations.registered[request.command_id] = known
+    return reservations
 
 
 def _save_checkpoint(connection: Connection, process: str, position: Position) -> None:

@@ -130,13 +130,13 @@ def open_vault(settings: Settings) -> Vault:
     if settings.vault.startswith("postgres"):
         from adapters.vault_postgres import PostgresVault
 
-        return PostgresVault(settings.vault, kek=load_kek(settings.kek_file))
+        kek = load_kek(settings.kek_file)
+        return PostgresVault(settings.vault, kek=kek, may_be_new=lambda: not _knows_people(settings))
     from adapters.vault_sqlite import SqliteVault
 
     path = _path(settings.vault, settings.home / "vault.db")
     if not path.exists():
         if _knows_people(settings):
-            # A new one would start without their keys and claims: addresses could be given away twice.
             raise KeyUnavailable(f"the vault {path} is missing, but the event store knows people")
         if settings.kek_is_ours:
             make_kek(settings.kek_file)
@@ -144,6 +144,7 @@ def open_vault(settings: Settings) -> Vault:
 
 
 def _knows_people(settings: Settings) -> bool:
+    """Then a new vault would start without their keys and claims: addresses could be given away twice."""
     from domain.users import STREAM_PREFIX
 
     file = settings.home / "events.db"

@@ -24,7 +24,7 @@ import pytest
 from adapters import wiring
 from adapters.kek import make_kek
 from adapters.settings import Settings, load_settings
-from adapters.vault_sqlite import RESERVATION_LIFE_US, SqliteVault
+from adapters.vault_sqlite import SqliteVault
 from domain.errors import EsError, KeyUnavailable, PartUnavailable
 from domain.ports import (
     AlreadyHeld,
@@ -37,7 +37,8 @@ from domain.ports import (
     Reserved,
     Vault,
 )
-from tests.builders import DEADLINE_S, start_python
+from domain.reservations import RESERVATION_LIFE_US
+from tests.builders import DEADLINE_S, an_event, append, start_python
 
 NOW_US = 1_760_000_000_000_000
 LATER_US = NOW_US + RESERVATION_LIFE_US
@@ -610,6 +611,21 @@ def test_closing_twice_is_safe(vault: Vault) -> None:
     vault.close()
 
     assert vault.close() is None  # type: ignore[func-returns-value]
+
+
+# --- a vault that is gone --------------------------------------------------------------------
+
+
+def test_a_vault_that_is_gone_is_never_begun_anew_beside_a_store_that_knows_people(
+    vault_settings: Settings, open_vault: OpenVault
+) -> None:
+    # An empty one would hold no claim, and give everybody's address away.
+    with closing(wiring.open_store(vault_settings.store, vault_settings.home / "events.db")) as store:
+        append(store, "user-1", -1, [an_event()])
+
+    for _ in range(2):  # the first refusal must not have made what the second finds
+        with pytest.raises(KeyUnavailable, match="the event store knows people"):
+            open_vault()
 
 
 # --- the key-encryption key ------------------------------------------------------------------

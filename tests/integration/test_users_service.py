@@ -20,7 +20,7 @@ import pytest
 from adapters import wiring
 from adapters.memory import MemoryStore
 from adapters.sqlite_store import SqliteStore
-from adapters.vault_sqlite import RESERVATION_LIFE_US, SqliteVault
+from adapters.vault_sqlite import SqliteVault
 from domain.errors import (
     CommandIdReused,
     EmailTaken,
@@ -38,6 +38,7 @@ from domain.handling import CommandHandler
 from domain.messages import Body, Reply, Request
 from domain.personal import Personal
 from domain.ports import Append, Appended, ClaimState, DestroyedKey, EventStore, LivingKey, Vault
+from domain.reservations import RESERVATION_LIFE_US
 from domain.users import (
     INITIAL,
     STREAM_PREFIX,
