@@ -72,6 +72,7 @@ class EventStoreDbStore:
         repeats, `listing_s` for `streams`. Raises InvalidInput when the URL isn't one, without repeating it.
         """
         self._url = _checked(url)
+        self._where = ", ".join(ConnectionSpec(self._url).targets)
         self._call_timeout_s = call_timeout_s
         self._settle_s = settle_s
         self._listing_s = listing_s
@@ -330,9 +331,10 @@ class EventStoreDbStore:
             fault = _fault(error, client is not None and client.is_cluster)
             if fault.anew:
                 self._drop(client)
-            if fault.again and isinstance(fault.error, PartUnavailable):
-                raise _UnknownOutcome(fault.error) from error
-            raise fault.error from error
+            if not isinstance(fault.error, PartUnavailable):
+                raise fault.error from error
+            away = PartUnavailable(PART, f"{self._where}: {fault.error.reason}", fault.error.hint)
+            raise (_UnknownOutcome(away) if fault.again else away) from error
         # A read that is cancelled by closing its client looks as if it had come to its end.
         self._check_usable()
         return answer
@@ -826,11 +828,13 @@ def _checked(url: str) -> str:
     return url + ("&" if query else "?") + "&".join(added) if added else url
 
 
-def server_version(url: str) -> tuple[int, ...] | None:
-    """The server's version from its `/info` page, for example (23, 10, 7); None when it doesn't say.
+def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[tuple[int, ...] | None, int]:
+    """The server's version, for example (23, 10, 7), and how far its clock is ahead of `now_us` at least, in µs.
 
-    The gRPC protocol has no call for it that every supported version answers.
+    Both are of its `/info` page: the gRPC protocol has no call for them that every supported version answers.
+    None and 0 when it doesn't say; HTTP tells whole seconds, so less than one comes out as 0.
     """
+    import email.utils
     import http.client
     import json
     import ssl
@@ -839,11 +843,16 @@ def server_version(url: str) -> tuple[int, ...] | None:
     spec = ConnectionSpec(_checked(url))
     scheme = "https" if spec.options.Tls else "http"
     context = ssl.create_default_context(cafile=spec.options.TlsCaFile) if spec.options.Tls else None
+    before_us = now_us()
     try:
         page = f"{scheme}://{spec.targets[0]}/info"
         with urllib.request.urlopen(page, timeout=2.0, context=context) as response:  # noqa: S310  # scheme is ours
             said = json.load(response)
+            date = email.utils.parsedate_to_datetime(response.headers["Date"])
         version = said.get("esVersion") or said.get("dbVersion") or ""
-        return tuple(int(part) for part in version.split("-")[0].split(".")) or None
-    except (OSError, http.client.HTTPException, ValueError, AttributeError, IndexError):
-        return None  # not reachable by HTTP, or not a page we know: the version is only for showing
+        numbers = tuple(int(part) for part in version.split("-")[0].split("."))
+    except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError):
+        return None, 0  # not reachable by HTTP, or not a page we know: this is only for showing
+    least_us = int(date.timestamp()) * 1_000_000 - now_us()
+    most_us = least_us + now_us() - before_us + 1_000_000
+    return numbers, max(least_us, 0) or min(most_us, 0)

@@ -68,6 +68,7 @@ _PARK = """
 class PostgresReadModel:
     def __init__(self, url: str) -> None:
         self._database = Database(url, part="read models", migrations=_MIGRATIONS, derived=True)
+        self.schema_version = len(_MIGRATIONS)
         self._until_found = Retrying(
             retry=retry_if_exception_type(TableGone), stop=stop_after_attempt(_LOOKS), reraise=True
         )

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from adapters.sqlite import Connection, Database
+from adapters.sqlite import SCHEMA_VERSION, Connection, Database
 from domain.errors import PartUnavailable
 from domain.events import Position
 from domain.ports import Generation, GenerationState, Parked
@@ -47,6 +47,7 @@ class SqliteReadModel:
         self._database = Database(
             path, part="read models", schema=_SCHEMA, derived=True, page_limit=page_limit
         )
+        self.schema_version = SCHEMA_VERSION
 
     def prepare(self, projection: Projection, *, now_us: int) -> Generation:
         current = self._in_state(projection, GenerationState.CURRENT)

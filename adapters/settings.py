@@ -13,9 +13,9 @@ from domain.errors import InvalidInput
 CONFIG_FILE = "es.toml"
 _DEFAULTS = {
     "broker": "local:",
-    "store": "sqlite:",
-    "database": "sqlite:",
-    "vault": "sqlite:",
+    "store": "sqlite:events.db",
+    "database": "sqlite:read.db",
+    "vault": "sqlite:vault.db",
     "kek_file": "",
     "autostart": "1",
 }
@@ -37,7 +37,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Settings:
-    """All of a program's settings. URLs name the parts; an `sqlite:` without a path means the file in the home."""
+    """All of a program's settings. URLs name the parts; those of files are absolute, and `sqlite:` alone is the usual one."""
 
     home: Path
     broker: str
@@ -84,7 +84,8 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
             )
     path = Path(home.value)
     for name in ("store", "database", "vault", "kek_file"):
-        origins[name] = Setting(_below(path, origins[name].value), origins[name].source)
+        value = _DEFAULTS[name] if origins[name].value == "sqlite:" else origins[name].value
+        origins[name] = Setting(_below(path, value), origins[name].source)
     kek = origins["kek_file"].value
     if not kek:
         origins["kek_file"] = Setting(str(path / "secrets" / "kek"), "default")

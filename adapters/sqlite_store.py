@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from adapters.sqlite import Connection, Database
+from adapters.sqlite import SCHEMA_VERSION, Connection, Database
 from domain.errors import DuplicateEventId, PartUnavailable, VersionConflict
 from domain.events import NO_STREAM, Position, Recorded
 from domain.ports import Append, Appended, AppendResult, CaughtUp
@@ -59,6 +59,7 @@ class SqliteStore:
     ) -> None:
         self._now_us = now_us
         self._database = Database(path, part="event store", schema=_SCHEMA, page_limit=page_limit)
+        self.schema_version = SCHEMA_VERSION
 
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
         for item in batch:

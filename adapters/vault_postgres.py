@@ -158,6 +158,7 @@ class PostgresVault:
         self._kek = kek
         self._may_be_new = may_be_new
         self._database = Database(url, part="vault", migrations=_MIGRATIONS)
+        self.schema_version = len(_MIGRATIONS)
         try:
             self._index_key = self._secret(_INDEX_KEY)
         except BaseException:

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from adapters.sealing import unwrap, wrap
-from adapters.sqlite import Connection, Database
+from adapters.sqlite import SCHEMA_VERSION, Connection, Database
 from domain.errors import KeyUnavailable, residue_left
 from domain.events import Position
 from domain.ports import Claim, ClaimAnswer, ClaimRequest, ClaimState, DataKey, DestroyedKey, LivingKey
@@ -51,6 +51,7 @@ class SqliteVault:
         """`kek` is the 256-bit key-encryption key. Raises KeyUnavailable when it is not this vault's."""
         self._kek = kek
         self._database = Database(path, part="vault", schema=_SCHEMA, page_limit=page_limit)
+        self.schema_version = SCHEMA_VERSION
         self._index_key = self._secret(_INDEX_KEY)
 
     def _secret(self, name: str) -> bytes:

@@ -106,8 +106,8 @@ def open_codec() -> Codec:
     return JsonCodec([*users.EVENTS, *lanes.EVENTS])
 
 
-def open_store(url: str, default: Path) -> EventStore:
-    """The event store of a URL: `sqlite:` (the default path), `sqlite:PATH`, `esdb://…` or `memory:`."""
+def open_store(url: str) -> EventStore:
+    """The event store of a URL: `sqlite:PATH`, `esdb://…` or `memory:`."""
     if url == "memory:":
         from adapters.memory import MemoryStore
 
@@ -119,7 +119,7 @@ def open_store(url: str, default: Path) -> EventStore:
     if url.startswith("sqlite:"):
         from adapters.sqlite_store import SqliteStore
 
-        return SqliteStore(_path(url, default))
+        return SqliteStore(_path(url))
     raise InvalidInput("store", "is not a URL of an event store")
 
 
@@ -134,7 +134,7 @@ def open_vault(settings: Settings) -> Vault:
         return PostgresVault(settings.vault, kek=kek, may_be_new=lambda: not _knows_people(settings))
     from adapters.vault_sqlite import SqliteVault
 
-    path = _path(settings.vault, settings.home / "vault.db")
+    path = _path(settings.vault)
     if not path.exists():
         if _knows_people(settings):
             raise KeyUnavailable(f"the vault {path} is missing, but the event store knows people")
@@ -147,10 +147,9 @@ def _knows_people(settings: Settings) -> bool:
     """Then a new vault would start without their keys and claims: addresses could be given away twice."""
     from domain.users import STREAM_PREFIX
 
-    file = settings.home / "events.db"
-    if settings.store.startswith("sqlite:") and not _path(settings.store, file).exists():
+    if settings.store.startswith("sqlite:") and not _path(settings.store).exists():
         return False
-    store = open_store(settings.store, file)
+    store = open_store(settings.store)
     try:
         return any(True for _ in store.read_all(BEGINNING, 1, prefixes=[STREAM_PREFIX]))
     finally:
@@ -164,7 +163,7 @@ def open_read_model(settings: Settings) -> ReadModel:
         return PostgresReadModel(settings.database)
     from adapters.read_sqlite import SqliteReadModel
 
-    return SqliteReadModel(_path(settings.database, settings.home / "read.db"))
+    return SqliteReadModel(_path(settings.database))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +171,11 @@ class Version:
     """What a part is, for `es doctor`. `clock_offset_us` is how far its clock is ahead of this machine's."""
 
     name: str
-    note: str = ""
+    licence: str = ""
+    """Where a team has to know it."""
     warning: str = ""
     next: str = ""
-    clock_offset_us: int = 0
+    clock_offset_us: int | None = None
 
 
 def usual_roles(settings: Settings) -> list[str]:
@@ -192,27 +192,29 @@ def broker_version(settings: Settings) -> Version:
 def store_version(settings: Settings) -> Version:
     if not settings.store.startswith("esdb"):
         return database_version(settings.store)
-    from adapters.eventstoredb import server_version
+    from adapters.eventstoredb import server_facts
 
-    version = server_version(settings.store)
+    version, offset_us = server_facts(settings.store, now_us=_now_us)
     if version is None:
-        return Version("EventStoreDB", "version unknown")
+        return Version(
+            "EventStoreDB (it doesn't say its version)",
+            "BSD-3-Clause up to 23.10, then Event Store License v2, from 25 on Kurrent License v1",
+        )
     if version >= (25, 0):
         licence = "Kurrent License v1: free to use, not open source by the OSI's definition"
     elif version >= (24, 10):
         licence = "Event Store License v2: some features need a licence key"
     else:
         licence = "BSD-3-Clause"
-    return Version(f"EventStoreDB {'.'.join(map(str, version))}", licence)
+    name = "KurrentDB" if version >= (25, 0) else "EventStoreDB"
+    return Version(f"{name} {'.'.join(map(str, version))}", licence, clock_offset_us=offset_us)
 
 
 def database_version(url: str) -> Version:
     if url.startswith("postgres"):
-        import time
-
         from adapters.postgres import server_facts
 
-        name, offset_us = server_facts(url, now_us=lambda: time.time_ns() // 1000)
+        name, offset_us = server_facts(url, now_us=_now_us)
         return Version(name, clock_offset_us=offset_us)
     from adapters.sqlite import sqlite_facts
 
@@ -224,6 +226,17 @@ def database_version(url: str) -> Version:
             next="Install a newer apsw: `pip install --upgrade apsw`.",
         )
     return Version(name)
+
+
+def _now_us() -> int:
+    import time
+
+    return time.time_ns() // 1000
+
+
+def schema_version(part: EventStore | Vault | ReadModel) -> int | None:
+    """The version of the tables that a part keeps; None for one that keeps no tables."""
+    return getattr(part, "schema_version", None)
 
 
 def keyring_of(vault: Vault) -> Callable[[Sequence[int]], Keyring]:
@@ -239,8 +252,7 @@ def erased_keyring() -> AllErased:
     return AllErased()
 
 
-def _path(url: str, default: Path) -> Path:
+def _path(url: str) -> Path:
     from pathlib import Path
 
-    given = url.removeprefix("sqlite:")
-    return Path(given).expanduser() if given else default
+    return Path(url.removeprefix("sqlite:")).expanduser()

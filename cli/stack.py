@@ -258,10 +258,20 @@ def doctor(
             render.json_line(found)
     else:
         columns = ["part", "state", "version", "detail", "next"]
-        render.table(columns, [[found[column] for column in columns] for found in shown])
+        rows = [{**found, "detail": _doctor_detail(found)} for found in shown]
+        render.table(columns, [[row[column] for column in columns] for row in rows])
     failed = {found["code"] for found in findings if found["state"] == "failed"}
     if failed:
         raise typer.Exit(EXIT_CODES[Kind.DAMAGED if failed & _DAMAGE else Kind.UNAVAILABLE])
+
+
+def _doctor_detail(found: Body) -> str:
+    said = [found["detail"], found["licence"]]
+    if found["schema_version"] is not None:
+        said.append(f"schema version {found['schema_version']}")
+    if found["clock_offset_s"] is not None and found["state"] == "ok":
+        said.append(f"clock {found['clock_offset_s']:+.3f} s")
+    return ", ".join(part for part in said if part)
 
 
 @app.command()

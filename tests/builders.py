@@ -25,7 +25,7 @@ from domain.personal import Personal, PersonalText
 from domain.ports import Append, AppendResult, EventStore, LivingKey
 
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 """How long a test waits for something that has to happen. Long, because it is only ever used up by a failure."""
 
 
@@ -33,11 +33,8 @@ DEADLINE_S = 20.0
 
 
 def open_store(url: str) -> EventStore:
-    """The event store behind a URL, opened as a worker would: here a real server is plugged in.
-
-    The default path is for the bare `sqlite:`, which tests give a path of its own before they come here.
-    """
-    return wiring.open_store(url, Path("unused.db"))
+    """The event store behind a URL, opened as a worker would: here a real server is plugged in."""
+    return wiring.open_store(url)
 
 
 def a_stream(kind: str = "thing") -> str:

@@ -20,10 +20,22 @@ from domain.messages import Body
 FREE_DISK_WARNING_BYTES = 512 << 20
 CLOCK_WARNING_US = 500_000
 _OK, _WARNING, _FAILED = "ok", "warning", "failed"
+_UNKNOWN: Body = {
+    "version": "",
+    "licence": "",
+    "schema_version": None,
+    "clock_offset_s": None,
+    "detail": "",
+    "next": "",
+    "code": "",
+}
 
 
 def examine(settings: Settings) -> list[Body]:
-    """A finding per part: `{"part", "state": ok|warning|failed, "version", "detail", "next", "code"}`."""
+    """A finding per part; `state` is ok, warning or failed, the others are empty or null where nothing is known.
+
+    `{"part", "state", "version", "licence", "schema_version", "clock_offset_s", "detail", "next", "code"}`
+    """
     checks: list[tuple[str, Callable[[Settings], Iterator[Body]]]] = [
         ("es", _program),
         ("home", _home),
@@ -37,14 +49,13 @@ def examine(settings: Settings) -> list[Body]:
         try:
             findings += check(settings)
         except EsError as error:
-            findings.append(_finding(part, _FAILED, detail=str(error), next_=error.hint, code=error.code))
+            findings.append(_finding(part, _FAILED, detail=str(error), next=error.hint, code=error.code))
     return findings
 
 
-def _finding(
-    part: str, state: str = _OK, *, version: str = "", detail: str = "", next_: str = "", code: str = ""
-) -> Body:
-    return {"part": part, "state": state, "version": version, "detail": detail, "next": next_, "code": code}
+def _finding(part: str, state: str = _OK, **known: object) -> Body:
+    assert known.keys() <= _UNKNOWN.keys(), known
+    return {"part": part, "state": state} | _UNKNOWN | known
 
 
 def _program(_: Settings) -> Iterator[Body]:
@@ -55,10 +66,10 @@ def _home(settings: Settings) -> Iterator[Body]:
     wiring.prepare_home(settings)
     free = shutil.disk_usage(settings.home).free
     if not os.access(settings.home, os.W_OK):
-        yield _finding("home", _FAILED, detail=f"{settings.home} is read-only", next_="Make it writable.")
+        yield _finding("home", _FAILED, detail=f"{settings.home} is read-only", next="Make it writable.")
     elif free < FREE_DISK_WARNING_BYTES:
         detail = f"{free >> 20} MiB free in {settings.home}"
-        yield _finding("home", _WARNING, detail=detail, next_="Free disk space before it runs out.")
+        yield _finding("home", _WARNING, detail=detail, next="Free disk space before it runs out.")
     else:
         yield _finding("home", detail=f"{settings.home}, {free >> 30} GiB free")
 
@@ -73,47 +84,52 @@ def _broker(settings: Settings) -> Iterator[Body]:
     for queue in wiring.open_dead_letters(settings, wiring.usual_roles(settings)).counts():
         if not queue.workers:
             next_ = f"Start one: `es workers run {queue.role}`, or `es up`."
-            yield _finding(f"queue {queue.role}", _WARNING, detail="no worker takes from it", next_=next_)
+            yield _finding(f"queue {queue.role}", _WARNING, detail="no worker takes from it", next=next_)
         if queue.dead:
             next_ = f"Look at them: `es dead show {queue.role}`."
-            yield _finding(f"queue {queue.role}", _WARNING, detail=f"{queue.dead} dead letters", next_=next_)
+            yield _finding(f"queue {queue.role}", _WARNING, detail=f"{queue.dead} dead letters", next=next_)
 
 
 def _store(settings: Settings) -> Iterator[Body]:
-    found = wiring.store_version(settings)
-    store = wiring.open_store(settings.store, settings.home / "events.db")
+    store = wiring.open_store(settings.store)
     try:
-        note = f", {found.note}" if found.note else ""
-        detail = f"{without_password(settings.store)}{note}, ends at position {store.head()}"
+        detail = f"{without_password(settings.store)}, ends at position {store.head()}"
+        schema_version = wiring.schema_version(store)
     finally:
         store.close()
-    yield _versioned("event store", found, detail)
+    yield _versioned("event store", wiring.store_version(settings), detail, schema_version)
 
 
 def _vault(settings: Settings) -> Iterator[Body]:
-    found = wiring.database_version(settings.vault)
     vault = wiring.open_vault(settings)  # raises when the key-encryption key isn't there or doesn't fit
     vault.close()
-    yield _versioned("vault", found, f"{without_password(settings.vault)}, the key-encryption key fits")
+    detail = f"{without_password(settings.vault)}, the key-encryption key fits"
+    found = wiring.database_version(settings.vault)
+    yield _versioned("vault", found, detail, wiring.schema_version(vault))
 
 
 def _read_models(settings: Settings) -> Iterator[Body]:
-    found = wiring.database_version(settings.database)
     read_model = wiring.open_read_model(settings)
     read_model.close()
-    yield _versioned("read models", found, without_password(settings.database))
+    detail = without_password(settings.database)
+    found = wiring.database_version(settings.database)
+    yield _versioned("read models", found, detail, wiring.schema_version(read_model))
 
 
-def _versioned(part: str, found: wiring.Version, detail: str) -> Body:
+def _versioned(part: str, found: wiring.Version, detail: str, schema_version: int | None) -> Body:
+    state, next_ = _OK, ""
     if found.warning:
-        return _finding(part, _WARNING, version=found.name, detail=found.warning, next_=found.next)
-    if abs(found.clock_offset_us) > CLOCK_WARNING_US:
-        seconds = found.clock_offset_us / 1_000_000
-        return _finding(
-            part,
-            _WARNING,
-            version=found.name,
-            detail=f"its clock is {seconds:+.1f} s from this machine's",
-            next_="Synchronise both with NTP: ids sort by the store's time.",
-        )
-    return _finding(part, version=found.name, detail=detail)
+        state, detail, next_ = _WARNING, found.warning, found.next
+    elif found.clock_offset_us is not None and abs(found.clock_offset_us) > CLOCK_WARNING_US:
+        state, detail = _WARNING, f"its clock is {found.clock_offset_us / 1e6:+.1f} s from this machine's"
+        next_ = "Synchronise both with NTP: ids sort by the event store's time."
+    return _finding(
+        part,
+        state,
+        version=found.name,
+        licence=found.licence,
+        schema_version=schema_version,
+        clock_offset_s=None if found.clock_offset_us is None else found.clock_offset_us / 1e6,
+        detail=detail,
+        next=next_,
+    )

@@ -48,7 +48,7 @@ class _Worker:
         self.closing = ExitStack()
 
     def store(self) -> EventStore:
-        store = open_store(self.settings.store, self.settings.home / "events.db")
+        store = open_store(self.settings.store)
         self.closing.callback(store.close)
         return store
 

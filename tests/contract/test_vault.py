@@ -620,7 +620,7 @@ def test_a_vault_that_is_gone_is_never_begun_anew_beside_a_store_that_knows_peop
     vault_settings: Settings, open_vault: OpenVault
 ) -> None:
     # An empty one would hold no claim, and give everybody's address away.
-    with closing(wiring.open_store(vault_settings.store, vault_settings.home / "events.db")) as store:
+    with closing(wiring.open_store(vault_settings.store)) as store:
         append(store, "user-1", -1, [an_event()])
 
     for _ in range(2):  # the first refusal must not have made what the second finds

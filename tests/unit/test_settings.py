@@ -39,9 +39,9 @@ def test_without_any_configuration_everything_is_embedded(home: Path) -> None:
 
     assert (settings.broker, settings.store, settings.database, settings.vault) == (
         "local:",
-        "sqlite:",
-        "sqlite:",
-        "sqlite:",
+        f"sqlite:{home}/events.db",
+        f"sqlite:{home}/read.db",
+        f"sqlite:{home}/vault.db",
     )
     assert settings.autostart is True
     assert settings.kek_file == home / "secrets" / "kek"
@@ -78,6 +78,13 @@ def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_settings(environment={"ES_HOME": "place"}).home == tmp_path / "place"
 
 
+def test_sqlite_without_a_path_is_the_usual_file_and_a_relative_path_is_in_the_home(home: Path) -> None:
+    settings = load(home, {"ES_STORE": "sqlite:", "ES_DATABASE": "sqlite:mine.db"})
+
+    assert settings.store == f"sqlite:{home}/events.db"
+    assert settings.database == f"sqlite:{home}/mine.db"
+
+
 def test_the_environment_goes_before_the_file_and_the_file_before_the_default(home: Path) -> None:
     file = 'store = "sqlite:/from/file"\nvault = "sqlite:/vault/from/file"\n'
 
@@ -85,10 +92,10 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_default(ho
 
     assert settings.store == "sqlite:/from/environment"
     assert settings.vault == "sqlite:/vault/from/file"
-    assert settings.database == "sqlite:"
+    assert settings.database == f"sqlite:{home}/read.db"
     assert settings.origins["store"] == Setting("sqlite:/from/environment", "ES_STORE")
     assert settings.origins["vault"] == Setting("sqlite:/vault/from/file", "es.toml")
-    assert settings.origins["database"] == Setting("sqlite:", "default")
+    assert settings.origins["database"] == Setting(f"sqlite:{home}/read.db", "default")
 
 
 @pytest.mark.parametrize("name", ["broker", "store", "database", "vault", "kek_file", "autostart"])
@@ -195,7 +202,7 @@ def test_a_file_that_cannot_be_read_is_refused(home: Path) -> None:
 
 
 def test_a_home_that_is_not_there_yet_has_no_file(tmp_path: Path) -> None:
-    assert load_settings(environment={"ES_HOME": str(tmp_path / "new")}).store == "sqlite:"
+    assert load_settings(environment={"ES_HOME": str(tmp_path / "new")}).store.startswith("sqlite:")
     assert not (tmp_path / "new").exists(), "reading settings makes nothing"
 
 
