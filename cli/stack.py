@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True)
 _READY_WAIT_S = 30.0
 _DOWN_WAIT_S = 60.0
 _POLL_S = 0.05
+_PROGRESS_WAIT_S = 2.0
 _DAMAGE = {"damaged", "tampered", "unknown-event-type"}
 
 
@@ -182,15 +183,20 @@ def _show_status(as_json: bool) -> None:
         return
     # Over a broker the workers may run anywhere; the supervisor here knows only its own.
     found = {"workers": [], **(found or {}), "running": True, "queues": queues}
+    found["projections"] = _progress("projections", "projections.status").get("projections", [])
+    followers = [("erasures", "erasures.progress"), ("relay", "relay.progress")][: 2 if queues else 1]
+    found["followers"] = [{"role": role, **_progress(role, kind)} for role, kind in followers]
+    render.answer(found, as_json=as_json, human=lambda: _show_status_tables(found))
+
+
+def _progress(role: str, kind: str) -> Body:
+    """What a worker says of how far it is; nothing when it can't say."""
     try:
-        found["projections"] = session.ask("projections", "projections.status", {}, timeout_s=2.0)[
-            "projections"
-        ]
+        return session.ask(role, kind, {}, timeout_s=_PROGRESS_WAIT_S)
     except EsError as error:
         if error.kind is not Kind.UNAVAILABLE:
             raise
-        found["projections"] = []
-    render.answer(found, as_json=as_json, human=lambda: _show_status_tables(found))
+        return {}
 
 
 def _queues() -> list[Body]:
@@ -216,6 +222,11 @@ def _show_status_tables(found: Body) -> None:
                 f"projection {state['projection']} (generation {state['generation']}, {state['state']}): "
                 f"position {state['position']} of {state['head']}, {state['parked']} parked"
             )
+    for follower in found["followers"]:
+        reached = (
+            f"position {follower['position']} of {follower['head']}" if "lag" in follower else "no answer"
+        )
+        render.line(f"{follower['role']}: {reached}")
 
 
 def _show_workers(status: Body) -> None:
@@ -229,7 +240,8 @@ def _show_workers(status: Body) -> None:
                 worker["state"],
                 worker["uptime_s"],
                 worker["restarts"],
-                worker["last_error"] and worker["last_error"]["message"],
+                worker["last_error"]
+                and f"{worker['last_error']['at'][:19]}Z {worker['last_error']['message']}",
             ]
             for worker in status["workers"]
         ],

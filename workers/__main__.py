@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
 import threading
 from contextlib import suppress
@@ -18,6 +17,7 @@ from adapters.settings import Settings, load_settings
 from adapters.wiring import prepare_home, usual_roles
 from domain.errors import EXIT_CODES, EsError, PartUnavailable
 from domain.messages import ROLES
+from workers.control import Control
 from workers.supervisor import AlreadyRunning, Supervisor
 
 
@@ -113,7 +113,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     role, instance = arguments.role, arguments.instance
     name = role if instance == 1 else f"{role}-{instance}"
     log = open_log(name, settings.log / f"{name}.log" if supervised else None)
-    control = socket.socket(fileno=arguments.control_fd) if supervised else None
+    control = Control(arguments.control_fd)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -122,20 +122,15 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
         return 0
     except EsError as error:
         log.error("worker-gives-up", error)
-        _tell(control, {"state": "failing", "error": error.to_wire()})
+        control.fails(error)
         return EXIT_CODES[error.kind]
     except Exception as error:
         log.error("worker-crashed", error)
-        _tell(control, {"state": "failing", "error": {"code": "internal", "message": type(error).__name__}})
+        control.fails(error)
     finally:
         stopping.set()
+        control.close()
     return 1
-
-
-def _tell(control: socket.socket | None, message: dict[str, Any]) -> None:
-    if control is not None:
-        with suppress(OSError):
-            control.sendall(json.dumps(message).encode() + b"\n")
 
 
 if __name__ == "__main__":

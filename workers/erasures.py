@@ -34,6 +34,7 @@ from domain.users import (
     user_id_of,
 )
 from workers.claims import Claims
+from workers.followers import progress
 
 ACTOR = "process:erasures"
 DESTROYING = "erasures"
@@ -63,24 +64,26 @@ class ErasureProcess:
         self._handler = handler
         self._log = log
         self._monotonic_s = monotonic_s
+        self.reached = Position(0)
+        """Everything up to here was looked at."""
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
         saved = self._vault.checkpoint(COMPLETING)
         self._log.info("following", process=DESTROYING, position=saved)
-        reached, saved_at_s, swept_at_s = saved, self._monotonic_s(), 0.0
+        self.reached, saved_at_s, swept_at_s = saved, self._monotonic_s(), 0.0
         for item in self._store.follow(saved, stopped=stopped, prefixes=[STREAM_PREFIX]):
             if not isinstance(item, CaughtUp):
                 self._unless_damaged(partial(self.react, item), position=item.position)
-            reached, now_s = item.position, self._monotonic_s()
-            if reached > saved and now_s - saved_at_s > _SAVE_INTERVAL_S:
-                self._vault.save_checkpoint(COMPLETING, reached)
-                saved, saved_at_s = reached, now_s
+            self.reached, now_s = item.position, self._monotonic_s()
+            if self.reached > saved and now_s - saved_at_s > _SAVE_INTERVAL_S:
+                self._vault.save_checkpoint(COMPLETING, self.reached)
+                saved, saved_at_s = self.reached, now_s
             if now_s - swept_at_s > JANITOR_INTERVAL_S:
                 swept_at_s = now_s
                 self._unless_damaged(self._sweep)
-        if reached > saved:
-            self._vault.save_checkpoint(COMPLETING, reached)
+        if self.reached > saved:
+            self._vault.save_checkpoint(COMPLETING, self.reached)
 
     def _sweep(self) -> None:
         if count := self._claims.settle_expired():
@@ -122,19 +125,20 @@ class ErasureProcess:
 
 
 class ErasuresService:
-    """Answers how far the erasure of a person is."""
+    """Answers how far the process is, and how far the erasure of a person."""
 
     role = "erasures"
 
-    def __init__(self, *, store: EventStore, codec: Codec) -> None:
+    def __init__(self, *, store: EventStore, codec: Codec, process: ErasureProcess) -> None:
         self._store = store
         self._codec = codec
+        self._process = process
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
         replies: list[Reply] = []
         for request in batch:
             try:
-                replies.append(self._status(request))
+                replies.append(self._answer(request))
             except EsError as error:
                 replies.append(error)
         return replies
@@ -142,10 +146,15 @@ class ErasuresService:
     def close(self) -> None:
         """Nothing is held between batches."""
 
-    def _status(self, request: Request) -> Reply:
-        if request.kind != "erasures.status":
-            return UnknownRequest(request.kind)
-        user_id = parse_user_id(request.body.get("user_id"))
+    def _answer(self, request: Request) -> Reply:
+        match request.kind:
+            case "erasures.progress":
+                return progress(self._store, self._process.reached)
+            case "erasures.status":
+                return self._status(parse_user_id(request.body.get("user_id")))
+        return UnknownRequest(request.kind)
+
+    def _status(self, user_id: int) -> Reply:
         user, position = INITIAL, Position(0)
         for recorded in self._store.read_stream(stream_of(user_id)):
             user, position = evolve(user, self._codec.decode(recorded)), recorded.position

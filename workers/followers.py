@@ -12,17 +12,27 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from adapters.log import Log
 from domain.errors import EsError
+from domain.events import Position
+from domain.messages import Body
+from domain.ports import EventStore
 
 
 class Follower:
     """One thread. An outage (`EsError`) is waited out; anything else is a bug and stops the worker."""
 
     def __init__(
-        self, name: str, run: Callable[[Callable[[], bool]], None], *, stopping: threading.Event, log: Log
+        self,
+        name: str,
+        run: Callable[[Callable[[], bool]], None],
+        *,
+        stopping: threading.Event,
+        on_wait: Callable[[EsError], None],
+        log: Log,
     ) -> None:
         self.crashed: BaseException | None = None
         self._run = run
         self._stopping = stopping
+        self._on_wait = on_wait
         self._log = log
         self._thread = threading.Thread(target=self._supervise, name=name)
         self._thread.start()
@@ -30,7 +40,7 @@ class Follower:
     def _supervise(self) -> None:
         patiently = Retrying(
             retry=retry_if_exception_type(EsError),
-            wait=wait_exponential_jitter(initial=0.1, max=5.0),
+            wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
             sleep=lambda seconds: void(self._stopping.wait(seconds)),
             before_sleep=self._tell,
         )
@@ -41,11 +51,19 @@ class Follower:
             self._log.error("follower-crashed", error, follower=self._thread.name)
 
     def _tell(self, state: RetryCallState) -> None:
-        if state.outcome is not None and (error := state.outcome.exception()) is not None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, EsError):
+            self._on_wait(error)
             self._log.error("follower-waits", error, follower=self._thread.name, attempt=state.attempt_number)
 
     def join(self) -> None:
         self._thread.join()
+
+
+def progress(store: EventStore, reached: Position) -> Body:
+    """How far a follower is: `{"position", "head", "lag"}`. Positions aren't dense, so a lag is no count of events."""
+    head = store.head()
+    return {"position": reached, "head": head, "lag": max(head - reached, 0)}
 
 
 def void(_: object) -> None:

@@ -19,6 +19,7 @@ from domain.events import Position, Recorded
 from domain.ids import time_text
 from domain.messages import Reply, Request
 from domain.ports import CaughtUp, Codec, EventStore
+from workers.followers import progress
 
 PROCESS = "relay"
 """Name of the checkpoint."""
@@ -59,12 +60,16 @@ class RelayProcess:
         self._publisher = publisher
         self._log = log
         self._monotonic_s = monotonic_s
-        self.reached = Position(0)
-        """Everything up to here was published and confirmed."""
+        self._reached = Position(0)
+
+    @property
+    def reached(self) -> Position:
+        """Everything up to here was published and confirmed, by this relay or by the one that it stands by for."""
+        return max(self._reached, self._checkpoints.checkpoint(PROCESS))
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
-        self.reached = saved = self._checkpoints.checkpoint(PROCESS)
+        self._reached = saved = self._checkpoints.checkpoint(PROCESS)
         saved_at_s = self._monotonic_s()
         self._log.info("following", process=PROCESS, position=saved)
         batch: list[Recorded] = []
@@ -75,18 +80,18 @@ class RelayProcess:
                     continue
             self._publish(batch)
             batch = []
-            self.reached = max(self.reached, item.position)
+            self._reached = max(self._reached, item.position)
             # After the confirmation: a crash in between publishes again, never not at all.
-            if self.reached > saved and self._monotonic_s() - saved_at_s > _SAVE_INTERVAL_S:
-                self._checkpoints.save_checkpoint(PROCESS, self.reached)
-                saved, saved_at_s = self.reached, self._monotonic_s()
-        if self.reached > saved:
-            self._checkpoints.save_checkpoint(PROCESS, self.reached)
+            if self._reached > saved and self._monotonic_s() - saved_at_s > _SAVE_INTERVAL_S:
+                self._checkpoints.save_checkpoint(PROCESS, self._reached)
+                saved, saved_at_s = self._reached, self._monotonic_s()
+        if self._reached > saved:
+            self._checkpoints.save_checkpoint(PROCESS, self._reached)
 
     def _publish(self, batch: Sequence[Recorded]) -> None:
         if batch:
             self._publisher.publish([self._message(recorded) for recorded in batch])
-            self.reached = batch[-1].position
+            self._reached = batch[-1].position
 
     def _message(self, recorded: Recorded) -> Outgoing:
         metadata = self._codec.metadata(recorded)
@@ -120,10 +125,9 @@ class RelayService:
         return [self._answer(request) for request in batch]
 
     def _answer(self, request: Request) -> Reply:
-        if request.kind != "relay.status":
+        if request.kind != "relay.progress":
             return UnknownRequest(request.kind)
-        head, reached = self._store.head(), self._process.reached
-        return {"position": reached, "head": head, "lag": max(head - reached, 0)}
+        return progress(self._store, self._process.reached)
 
     def close(self) -> None:
         """Nothing is held between batches."""

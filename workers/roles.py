@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -30,6 +29,7 @@ from domain.handling import CommandHandler
 from domain.messages import Service
 from domain.ports import EventStore
 from domain.projections import PROJECTIONS, Projection
+from workers.control import Control
 from workers.followers import Follower
 from workers.runtime import serve
 
@@ -39,9 +39,10 @@ ID_TIMEOUT_S = 3.0
 class _Worker:
     """The parts that a role's service is built from, opened on demand and closed in reverse order."""
 
-    def __init__(self, settings: Settings, stopping: threading.Event, log: Log) -> None:
+    def __init__(self, settings: Settings, stopping: threading.Event, control: Control, log: Log) -> None:
         self.settings = settings
         self.stopping = stopping
+        self.control = control
         self.log = log
         self.codec = open_codec()
         self.followers: list[Follower] = []
@@ -53,7 +54,9 @@ class _Worker:
         return store
 
     def follow(self, name: str, run: Callable[[Callable[[], bool]], None]) -> None:
-        self.followers.append(Follower(name, run, stopping=self.stopping, log=self.log))
+        self.followers.append(
+            Follower(name, run, stopping=self.stopping, on_wait=self.control.waits, log=self.log)
+        )
 
     @property
     def crashed(self) -> bool:
@@ -65,24 +68,23 @@ def run_role(
     settings: Settings,
     *,
     listen_fd: int | None,
-    control: socket.socket | None,
+    control: Control,
     stopping: threading.Event,
     log: Log,
 ) -> None:
     """Serve a role until `stopping` is set, the supervisor is gone, or a follower crashed (then it raises)."""
     prepare_home(settings)
     server = open_server(settings, role, listen_fd=listen_fd, log=log)
-    worker = _Worker(settings, stopping, log)
+    worker = _Worker(settings, stopping, control, log)
 
     def has_to_stop() -> bool:
         # A worker doesn't outlive its supervisor: the next one starts its own.
-        return stopping.is_set() or worker.crashed or (control is not None and _is_gone(control))
+        return stopping.is_set() or worker.crashed or control.is_gone
 
     try:
         service = _SERVICES[role](worker)
         log.info("ready", role=role, store=without_password(settings.store))
-        if control is not None:
-            control.sendall(json.dumps({"state": "ready"}).encode() + b"\n")
+        control.ready()
         serve(service, server, stopping=has_to_stop, log=log)
         crashed = worker.crashed
         service.close()
@@ -94,16 +96,6 @@ def run_role(
     if crashed:
         raise PartUnavailable(f"the {role} worker", "a follower crashed")
     log.info("stopped", role=role)
-
-
-def _is_gone(control: socket.socket) -> bool:
-    """Whether the supervisor has ended. It never writes here, so anything to read is the end."""
-    try:
-        return control.recv(1, socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 def _now_us() -> int:
@@ -219,7 +211,7 @@ def _erasures(worker: _Worker) -> Service:
         store=store, codec=worker.codec, vault=vault, claims=claims, handler=handler, log=worker.log
     )
     worker.follow("erasures", process.run)
-    return ErasuresService(store=store, codec=worker.codec)
+    return ErasuresService(store=store, codec=worker.codec, process=process)
 
 
 def _relay(worker: _Worker) -> Service:

@@ -25,6 +25,7 @@ from adapters.local import LocalServer, is_served, listen, socket_path
 from adapters.log import Log
 from adapters.settings import Settings
 from domain.errors import UnknownRequest
+from domain.ids import time_text
 from domain.messages import ROLES, Body, Reply, Request
 
 SUPERVISOR = "supervisor"
@@ -177,13 +178,14 @@ class Supervisor:
         self._log.info("worker-started", role=worker.name, pid=worker.process.pid)
 
     def _listen_to(self, worker: Worker) -> None:
-        """What the worker says of itself: that it is ready, or why it gives up."""
+        """What the worker says of itself: that it is ready, what it waits for, or why it gives up."""
         assert worker.control is not None
         with suppress(BlockingIOError, ConnectionError):
             for line in worker.control.recv(65536).splitlines():
                 said: dict[str, Any] = json.loads(line)
-                worker.state = said["state"]
-                worker.last_error = said.get("error", worker.last_error)
+                worker.state = said.get("state", worker.state)
+                if "error" in said:
+                    worker.last_error = _at_this_time(said["error"])
 
     def _lost(self, worker: Worker, code: int, now_s: float) -> None:
         self._listen_to(worker)
@@ -194,7 +196,7 @@ class Supervisor:
         worker.restarts += 1
         worker.state = "failing" if worker.state == "failing" else "restarting"
         if worker.last_error is None or worker.state == "restarting":
-            worker.last_error = {"code": "worker-ended", "message": _how_it_ended(code)}
+            worker.last_error = _at_this_time({"code": "worker-ended", "message": _how_it_ended(code)})
         self._log.warning("worker-ended", role=worker.name, how=_how_it_ended(code), restarts=worker.restarts)
         self._forget(worker)
 
@@ -239,6 +241,10 @@ class Supervisor:
                 process.kill()
                 process.wait()
             self._forget(worker)
+
+
+def _at_this_time(error: Mapping[str, str]) -> Mapping[str, str]:
+    return {**error, "at": time_text(time.time_ns() // 1000)}
 
 
 def _how_it_ended(code: int) -> str:

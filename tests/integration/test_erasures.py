@@ -445,9 +445,13 @@ def test_the_process_starts_from_its_checkpoint(people: People, log: Log) -> Non
 
 
 def status(people: People, **body: object) -> Any:
-    service = ErasuresService(store=people.store, codec=people.codec)
-    (reply,) = service.handle([Request("erasures.status", dict(body))])
+    (reply,) = a_service(people).handle([Request("erasures.status", dict(body))])
     return reply
+
+
+def a_service(people: People, process: ErasureProcess | None = None) -> ErasuresService:
+    process = process or a_process(people, open_log("unused", None))
+    return ErasuresService(store=people.store, codec=people.codec, process=process)
 
 
 def test_how_far_an_erasure_is_can_be_asked(people: People, log: Log) -> None:
@@ -465,11 +469,25 @@ def test_how_far_an_erasure_is_can_be_asked(people: People, log: Log) -> None:
     }
 
 
+def test_how_far_the_process_is_can_be_asked(people: People, log: Log) -> None:
+    people.a_user(ADA)
+    process = a_process(people, log, store=Until(people.store))  # type: ignore[arg-type]
+    service = a_service(people, process)
+    head = people.store.head()
+
+    (before,) = service.handle([Request("erasures.progress", {})])
+    process.run(lambda: False)
+    (after,) = service.handle([Request("erasures.progress", {})])
+
+    assert before == {"position": 0, "head": head, "lag": head}
+    assert after == {"position": head, "head": head, "lag": 0}
+
+
 def test_of_nobody_nothing_can_be_asked(people: People) -> None:
     assert status(people, user_id="5") == UserNotFound(5)
     assert isinstance(status(people, user_id="x"), InvalidInput)
     assert isinstance(status(people), InvalidInput)
-    service = ErasuresService(store=people.store, codec=people.codec)
+    service = a_service(people)
     assert service.handle([Request("erasures.undo", {})]) == [UnknownRequest("erasures.undo")]
 
 

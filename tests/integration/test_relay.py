@@ -122,6 +122,12 @@ def subscriber(rabbitmq: RabbitMQ) -> Iterator[Subscriber]:  # noqa: F811
 def process(
     store: MemoryStore, checkpoints: Checkpoints, publisher: RabbitPublisher, log: Log
 ) -> RelayProcess:
+    return a_relay(store, checkpoints, publisher, log)
+
+
+def a_relay(
+    store: MemoryStore, checkpoints: Checkpoints, publisher: RabbitPublisher, log: Log
+) -> RelayProcess:
     return RelayProcess(
         store=store,
         codec=open_codec(),
@@ -346,15 +352,21 @@ def _publishes(publisher: RabbitPublisher, message_id: str) -> bool:
     return True
 
 
-def test_the_relay_tells_how_far_it_is(store: MemoryStore, process: RelayProcess) -> None:
+def test_the_relay_tells_how_far_it_is(
+    store: MemoryStore, process: RelayProcess, checkpoints: Checkpoints, publisher: RabbitPublisher, log: Log
+) -> None:
     store_events(store, 3)
     service = RelayService(store=store, process=process)
 
-    (before,) = service.handle([Request("relay.status", {})])
+    (before,) = service.handle([Request("relay.progress", {})])
     relaying = Relaying(process)
     relaying.wait_for(store.head())
     relaying.stop()
-    (after,) = service.handle([Request("relay.status", {})])
+    (after,) = service.handle([Request("relay.progress", {})])
 
     assert before == {"position": 0, "head": store.head(), "lag": store.head()}
     assert after == {"position": store.head(), "head": store.head(), "lag": 0}
+
+    # One that stands by has published nothing itself.
+    standby = RelayService(store=store, process=a_relay(store, checkpoints, publisher, log))
+    assert standby.handle([Request("relay.progress", {})]) == [after]

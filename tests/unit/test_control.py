@@ -1,0 +1,104 @@
+"""What a worker tells its supervisor, and how it notices that the supervisor is gone."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.log import open_log
+from domain.errors import EmailTaken, EsError, PartUnavailable
+from tests.builders import DEADLINE_S
+from workers.control import Control
+from workers.followers import Follower
+
+DOWN = PartUnavailable("vault", "PostgreSQL at db: connection refused", "Start it.")
+
+
+Line = tuple[socket.socket, Control]
+"""The supervisor's end and the worker's."""
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE_S)
+    control = Control(theirs.detach())
+    with ours:
+        yield ours, control
+    control.close()
+
+
+@pytest.fixture
+def supervisor(line: Line) -> socket.socket:
+    return line[0]
+
+
+@pytest.fixture
+def control(line: Line) -> Control:
+    return line[1]
+
+
+def heard(supervisor: socket.socket) -> Any:
+    return json.loads(supervisor.recv(65536))
+
+
+@pytest.mark.parametrize(
+    ("say", "expected"),
+    [
+        (Control.ready, {"state": "ready"}),
+        (lambda control: control.waits(DOWN), {"error": DOWN.to_wire()}),
+        (lambda control: control.fails(DOWN), {"state": "failing", "error": DOWN.to_wire()}),
+    ],
+    ids=["ready", "waits", "fails"],
+)
+def test_the_supervisor_hears_how_its_worker_is(
+    supervisor: socket.socket, control: Control, say: Callable[[Control], None], expected: dict[str, Any]
+) -> None:
+    say(control)
+
+    assert heard(supervisor) == expected
+
+
+def test_of_a_bug_only_the_name_is_told(supervisor: socket.socket, control: Control) -> None:
+    control.fails(RuntimeError("ada@example.com"))
+
+    assert heard(supervisor)["error"] == {"code": "internal", "message": "RuntimeError"}
+
+
+def test_a_worker_notices_that_its_supervisor_is_gone(supervisor: socket.socket, control: Control) -> None:
+    assert not control.is_gone
+
+    supervisor.close()
+
+    assert control.is_gone
+    control.ready()  # nobody to tell, and no failure
+
+
+def test_in_the_foreground_nobody_is_told_and_nobody_is_missed() -> None:
+    control = Control(None)
+
+    control.ready()
+    control.fails(EmailTaken())
+
+    assert not control.is_gone
+
+
+def test_a_follower_tells_what_it_waits_for_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    outcomes: list[EsError | None] = [DOWN, DOWN, None]
+    waited_for: list[EsError] = []
+
+    def run(_: Callable[[], bool]) -> None:
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+
+    log = open_log(tmp_path.name, tmp_path / "log")
+    Follower("f", run, stopping=threading.Event(), on_wait=waited_for.append, log=log).join()
+
+    assert waited_for == [DOWN, DOWN]
+    assert outcomes == []
