@@ -125,7 +125,7 @@ def down(as_json: render.Json = False) -> None:
     if stopping is not None:
         _wait_for_end(stopping["pid"])
     elif not as_json:
-        session.note("no workers are running")
+        session.note(f"no workers are running in {session.settings().home}")
     value = {"stopped": stopping is not None, "home": str(session.settings().home)}
     render.answer(value, as_json=as_json, human=lambda: None)
 

@@ -16,6 +16,7 @@ from domain.errors import (
     EmailTaken,
     EsError,
     InvalidInput,
+    KeyUnavailable,
     Kind,
     ReservationLost,
     UnknownRequest,
@@ -155,6 +156,10 @@ class UsersService:
                     elif ticket.reservation_id is not None:
                         confirmed.append(ticket.reservation_id)
                 case ReservationLost():
+                    ticket.error = outcome
+                    again.append(ticket)
+                case KeyUnavailable() if isinstance(ticket.command, RegisterUser) and ticket.reservation_id:
+                    # Its worker paused, and the janitor gave the reservation up and destroyed its key.
                     ticket.error = outcome
                     again.append(ticket)
                 case _:

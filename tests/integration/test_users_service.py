@@ -805,8 +805,6 @@ def test_a_paused_worker_never_uses_an_address_that_was_given_up(
     parts[part] = Hooked(parts[part], method, meanwhile)  # type: ignore[assignment]
 
     (reply,) = people.service(**parts).handle([asked])  # type: ignore[arg-type]
-    if isinstance(reply, EsError) and reply.kind is Kind.UNAVAILABLE:
-        reply = people.handle(asked)[0]  # as the answer says; nothing was promised
 
     owner = _has_one_owner(people, ADA)
     if rival and paused_at != "vault.confirm":
