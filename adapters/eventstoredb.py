@@ -37,7 +37,15 @@ from esdbclient.protos.Grpc import shared_pb2, streams_pb2
 from esdbclient.streams import StreamsService
 from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
-from domain.errors import Damaged, DuplicateEventId, EsError, InvalidInput, PartUnavailable, VersionConflict
+from domain.errors import (
+    Damaged,
+    DuplicateEventId,
+    EsError,
+    InvalidInput,
+    InvalidSetting,
+    PartUnavailable,
+    VersionConflict,
+)
 from domain.events import BEGINNING, NO_STREAM, Position, Recorded
 from domain.ports import Append, Appended, AppendResult, CaughtUp
 
@@ -815,13 +823,13 @@ def _checked(url: str) -> str:
     try:
         options = ConnectionSpec(url).options
     except (ValueError, AssertionError):
-        raise InvalidInput(
+        raise InvalidSetting(
             "store", "is not an EventStoreDB URL, such as esdb://localhost:2113?tls=false"
         ) from None
     if options.NodePreference != "leader":
-        raise InvalidInput("store", "must not ask for another node than the leader: others lag behind")
+        raise InvalidSetting("store", "must not ask for another node than the leader: others lag behind")
     if not options.TlsVerifyCert:
-        raise InvalidInput("store", "says tlsVerifyCert=false, which has no effect; use tlsCaFile=…")
+        raise InvalidSetting("store", "says tlsVerifyCert=false, which has no effect; use tlsCaFile=…")
     query = urlsplit(url).query
     given = query.lower()
     added = [f"{name}={value}" for name, value in _URL_DEFAULTS.items() if f"{name.lower()}=" not in given]

@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from domain.errors import KeyUnavailable
+from domain.errors import KeyUnavailable, PartUnavailable
 
 _BYTES = 32
 
@@ -28,9 +28,23 @@ def load_kek(path: Path) -> bytes:
 
 
 def make_kek(path: Path) -> None:
-    """Make a key in `path` unless there is one. Of several processes that try at once, one makes it."""
+    """Make a key in `path` unless there is one. Of several processes that try at once, one makes it.
+
+    Raises PartUnavailable when it can't be stored.
+    """
     if path.exists():
         return
+    try:
+        _make(path)
+    except OSError as error:
+        raise PartUnavailable(
+            "vault",
+            f"the key-encryption key {path} cannot be made: {error.strerror}",
+            "Make its folder writable, or free disk space, then repeat.",
+        ) from error
+
+
+def _make(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from domain.errors import Damaged, EsError, InvalidInput, PartUnavailable
+from domain.errors import Damaged, EsError, InvalidSetting, PartUnavailable
 
 try:
     import psycopg
@@ -297,7 +297,7 @@ def _quoted(name: Name) -> str:
 
 
 def _parse(url: str) -> tuple[dict[str, Any], str]:
-    """The parameters of a URL and the prefix of the schemas. Raises InvalidInput without repeating any of it."""
+    """The parameters of a URL and the prefix of the schemas. Raises InvalidSetting without repeating any of it."""
     address, _, query = url.partition("?")
     options = query.split("&") if query else []
     ours = [option for option in options if option.startswith(_PREFIX_OPTION)]
@@ -306,10 +306,10 @@ def _parse(url: str) -> tuple[dict[str, Any], str]:
         given = conninfo_to_dict(f"{address}?{theirs}" if theirs else address)
     except psycopg.Error:
         # Not even as the cause: libpq quotes the part that it stumbled over, which may be a password's.
-        raise InvalidInput(_URL, "cannot be read; percent-encode special characters") from None
+        raise InvalidSetting(_URL, "cannot be read; percent-encode special characters") from None
     # An unescaped @ or / in a password makes the rest of it a host or a database, which messages show.
     if any("@" in str(given.get(name, "")) for name in ("host", "dbname")):
-        raise InvalidInput(_URL, "has a second @; percent-encode special characters")
+        raise InvalidSetting(_URL, "has a second @; percent-encode special characters")
     return {**_DEFAULTS, **given}, ours[-1].removeprefix(_PREFIX_OPTION) if ours else "es"
 
 

@@ -24,7 +24,7 @@ import pika  # type: ignore[import-untyped]
 import pika.exceptions  # type: ignore[import-untyped]
 from pika.adapters.select_connection import IOLoop  # type: ignore[import-untyped]
 
-from domain.errors import EsError, InvalidInput, PartUnavailable
+from domain.errors import EsError, InvalidSetting, PartUnavailable
 
 PART = "RabbitMQ"
 Properties = pika.BasicProperties
@@ -121,16 +121,16 @@ def parameters_of(url: str) -> list[Any]:
     """What pika needs to connect, one item per host of `amqp(s)://user:password@host,host/vhost?…`.
 
     Query parameters: `cafile`, `certfile` and `keyfile` (amqps), and pika's own such as `heartbeat`
-    (seconds). Raises InvalidInput, which never repeats the URL: it may hold a password.
+    (seconds). Raises InvalidSetting, which never repeats the URL: it may hold a password.
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     files = {name: query.pop(name, None) for name in ("cafile", "certfile", "keyfile")}
     for name in query:
         if not hasattr(pika.URLParameters, f"_set_url_{name}") or name == "ssl_options":
-            raise InvalidInput("broker", f"has the unknown parameter {name!r}")
+            raise InvalidSetting("broker", f"has the unknown parameter {name!r}")
     if parts.scheme != "amqps" and any(files.values()):
-        raise InvalidInput("broker", "names certificates, which takes amqps://")
+        raise InvalidSetting("broker", "names certificates, which takes amqps://")
     query.setdefault("heartbeat", str(_HEARTBEAT_S))
     query.setdefault("blocked_connection_timeout", str(_BLOCKED_TIMEOUT_S))
     query.setdefault("socket_timeout", str(_CONNECT_TIMEOUT_S))
@@ -143,7 +143,7 @@ def parameters_of(url: str) -> list[Any]:
                 urlunsplit((parts.scheme, user + at + host, parts.path, urlencode(query), ""))
             )
         except (ValueError, TypeError, AttributeError) as error:
-            raise InvalidInput("broker", "is not a usable amqp:// or amqps:// URL") from error
+            raise InvalidSetting("broker", "is not a usable amqp:// or amqps:// URL") from error
         if parts.scheme == "amqps":
             parameters.ssl_options = pika.SSLOptions(_tls(files), parameters.host)
         chosen.append(parameters)
@@ -157,7 +157,7 @@ def _tls(files: Mapping[str, str | None]) -> ssl.SSLContext:
             context.load_cert_chain(files["certfile"], files["keyfile"])
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = (isinstance(error, OSError) and error.strerror) or "not a certificate or key"
-        raise InvalidInput(
+        raise InvalidSetting(
             "broker", f"names a CA, certificate or key file that is unusable: {reason}"
         ) from error
     return context

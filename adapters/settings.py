@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from domain.errors import InvalidInput
+from domain.errors import InvalidSetting
 
 CONFIG_FILE = "es.toml"
 _DEFAULTS = {
@@ -64,7 +64,7 @@ class Settings:
 
 
 def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings. Raises InvalidInput naming the setting that is wrong."""
+    """Read the settings. Raises InvalidSetting naming the setting that is wrong."""
     environment = os.environ if environment is None else environment
     home = _home(home_flag, environment)
     from_file = _read_file(Path(home.value) / CONFIG_FILE)
@@ -79,7 +79,7 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
             origins[name] = Setting(default, "default")
     for name, schemes in _SCHEMES.items():
         if not origins[name].value.startswith(schemes):
-            raise InvalidInput(
+            raise InvalidSetting(
                 name, f"({origins[name].source}) must be a URL that starts with {' or '.join(schemes)}"
             )
     path = Path(home.value)
@@ -97,9 +97,16 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
         vault=origins["vault"].value,
         kek_file=Path(origins["kek_file"].value).expanduser(),
         kek_is_ours=not kek,
-        autostart=origins["autostart"].value.lower() not in ("0", "false", "no", "off"),
+        autostart=_switch("autostart", origins["autostart"]),
         origins=origins,
     )
+
+
+def _switch(name: str, setting: Setting) -> bool:
+    for answer, words in ((True, ("1", "true", "yes", "on")), (False, ("0", "false", "no", "off"))):
+        if setting.value.lower() in words:
+            return answer
+    raise InvalidSetting(name, f"({setting.source}) must be 1 or 0")
 
 
 def _below(home: Path, value: str) -> str:
@@ -127,19 +134,19 @@ def _home(flag: str | None, environment: Mapping[str, str]) -> Setting:
 def _read_file(path: Path) -> dict[str, str]:
     try:
         raw = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # what is wrong with the home is told by whoever uses it
         return {}
     except OSError as error:
-        raise InvalidInput(str(path), f"cannot be read: {error.strerror}") from error
+        raise InvalidSetting(str(path), f"cannot be read: {error.strerror}") from error
     import tomllib  # only a home with a file pays for it
 
     try:
         table = tomllib.loads(raw.decode())
     except ValueError as error:
-        raise InvalidInput(str(path), f"is not valid TOML: {error}") from error
+        raise InvalidSetting(str(path), f"is not valid TOML: {error}") from error
     unknown = sorted(set(table) - set(_DEFAULTS))
     if unknown:
-        raise InvalidInput(
+        raise InvalidSetting(
             str(path), f"has an unknown setting {unknown[0]!r}; known are {', '.join(_DEFAULTS)}"
         )
     return {name: str(value) for name, value in table.items()}

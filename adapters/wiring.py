@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapters.settings import Settings
-from domain.errors import InvalidInput, KeyUnavailable, PartUnavailable
+from domain.errors import InvalidSetting, KeyUnavailable, PartUnavailable
 from domain.events import BEGINNING
 from domain.messages import ROLES
 
@@ -77,7 +77,7 @@ def open_server(settings: Settings, role: str, *, listen_fd: int | None, log: Lo
 
 
 def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:
-    """Where the relay publishes. Raises InvalidInput when the transport is no broker."""
+    """Where the relay publishes. Raises InvalidSetting when the transport is no broker."""
     _need_broker(settings, "the relay publishes events")
     from adapters.rabbitmq_publisher import RabbitPublisher
 
@@ -85,7 +85,7 @@ def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:
 
 
 def open_dead_letters(settings: Settings, roles: Sequence[str]) -> DeadLetters:
-    """The dead-letter queues. Raises InvalidInput when the transport is no broker."""
+    """The dead-letter queues. Raises InvalidSetting when the transport is no broker."""
     _need_broker(settings, "dead letters are kept")
     from adapters.rabbitmq_dead import DeadLetters
 
@@ -94,7 +94,7 @@ def open_dead_letters(settings: Settings, roles: Sequence[str]) -> DeadLetters:
 
 def _need_broker(settings: Settings, what: str) -> None:
     if settings.is_local:
-        raise InvalidInput(
+        raise InvalidSetting(
             "broker", f"is local:, and {what} in RabbitMQ only; set ES_BROKER to an amqp:// URL"
         )
 
@@ -120,7 +120,7 @@ def open_store(url: str) -> EventStore:
         from adapters.sqlite_store import SqliteStore
 
         return SqliteStore(_path(url))
-    raise InvalidInput("store", "is not a URL of an event store")
+    raise InvalidSetting("store", "is not a URL of an event store")
 
 
 def open_vault(settings: Settings) -> Vault:

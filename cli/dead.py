@@ -74,10 +74,18 @@ def retry(
 
 @app.command()
 def drop(
-    role: Role, message_ids: MessageIds = None, everything: All = False, as_json: render.Json = False
+    role: Role,
+    message_ids: MessageIds = None,
+    everything: All = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: render.Json = False,
 ) -> None:
     """Remove dead letters for good."""
-    count = _open(role).drop(role, _chosen(message_ids, everything))
+    chosen = _chosen(message_ids, everything)
+    letters = _open(role)
+    what = "all dead letters" if chosen is None else f"{len(chosen)} of the dead letters"
+    session.ask_first(f"Remove {what} of {role} for good?", because="what is dropped is gone", yes=yes)
+    count = letters.drop(role, chosen)
     render.answer({"dropped": count}, as_json=as_json, human=lambda: render.line(f"dropped {count}"))
 
 

@@ -47,9 +47,9 @@ class WrongUsage(EsError):
     """The words of the command are wrong."""
 
     message: str
+    hint: str = "See the command's --help."
     code = "usage"
     kind = Kind.INVALID
-    hint = "See the command's --help."
 
     def __str__(self) -> str:
         return self.message
@@ -57,6 +57,12 @@ class WrongUsage(EsError):
 
 class LazyGroup(TyperGroup):
     """Finds its commands by name, imports them on use, and turns errors into lines and exit codes."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # typer suggests from the commands that a group has; ours are made on use, so it needs their names.
+        if args and args[0] not in GROUPS and args[0] not in COMMANDS:
+            self.commands = dict.fromkeys(self.list_commands(ctx))  # type: ignore[assignment]
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*GROUPS, *COMMANDS]
@@ -87,8 +93,7 @@ def _designed_errors() -> Iterator[None]:
     try:
         yield
     except EsError as error:
-        if session.options.debug:
-            raise
+        _show_trace()
         _fail(error)
     except KeyboardInterrupt:
         session.note("interrupted")
@@ -100,11 +105,20 @@ def _designed_errors() -> Iterator[None]:
         raise
     except Exception as error:
         message = getattr(error, "format_message", None)  # typer's own, of wrong usage
-        if message is not None and session.options.as_json:
-            _fail(WrongUsage(message()))
-        if message is not None or session.options.debug:
+        if message is not None and type(error).__name__ != "NoArgsIsHelpError":
+            path = getattr(getattr(error, "ctx", None), "command_path", "es")
+            _fail(WrongUsage(message(), f"See `{path} --help`."))
+        if message is not None:
             raise
+        _show_trace()
         _fail(Bug(type(error).__name__))
+
+
+def _show_trace() -> None:
+    if session.options.debug:
+        import traceback
+
+        traceback.print_exc()
 
 
 def _fail(error: EsError) -> NoReturn:
@@ -120,6 +134,7 @@ def _named(command: Any, name: str, helps: dict[str, str]) -> Any:
 
 app = typer.Typer(
     cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="An event-sourced system: users, ids, projections and erasures, from the shell.",

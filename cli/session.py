@@ -9,13 +9,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from domain.errors import EsError, InvalidInput
+from domain.errors import EsError, InvalidInput, Kind
 
 if TYPE_CHECKING:
     from adapters.settings import Settings
     from domain.messages import Body, Caller, Question
 
 TIMEOUT_S = 10.0
+
+
+class NotConfirmed(EsError):
+    """The user was asked whether they want this, and didn't say yes."""
+
+    code = "not-confirmed"
+    kind = Kind.REFUSED
+    hint = "Nothing was done. Answer y, or give --yes."
+
+    def __str__(self) -> str:
+        return "not confirmed"
 
 
 @dataclass
@@ -97,10 +108,11 @@ def ask_first(question: str, *, because: str, yes: bool) -> None:
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
-        raise InvalidInput("--yes", f"is needed without a terminal: {because}")
-    import typer
-
-    typer.confirm(f"{question} This cannot be undone", abort=True, err=True)
+        raise InvalidInput("--yes", f"is needed without a terminal: {because}", "If you are sure, add --yes.")
+    print(f"{question} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # not input(): a Ctrl-C here is the same as anywhere else
+    if answer.strip().lower() not in ("y", "yes"):
+        raise NotConfirmed
 
 
 def note(text: str) -> None:

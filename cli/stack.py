@@ -67,6 +67,8 @@ def _supervisor(kind: str) -> Body | None:
     try:
         return connection.ask("supervisor", kind, {})
     except PartUnavailable:
+        if is_served(socket_path(settings.run, "supervisor")):
+            raise  # it is there and doesn't answer
         return None  # it was just going
     finally:
         connection.close()
@@ -86,12 +88,21 @@ def up(
     if not started and scale:
         session.note("the workers were running already; `es down` first to change how many there are")
     deadline = time.monotonic() + _READY_WAIT_S
+    before: dict[tuple[str, int], int] | None = {} if started else None
     while True:
         status = _supervisor("supervisor.status")
         workers = status["workers"] if status else []
         if workers and all(worker["state"] == "ready" for worker in workers):
             break
-        failing = [worker for worker in workers if worker["state"] == "failing"]
+        if before is None and workers:
+            before = {(worker["role"], worker["instance"]): worker["restarts"] for worker in workers}
+        # What failed before we came may have been mended since: it counts only once it has failed again.
+        failing = [
+            worker
+            for worker in workers
+            if worker["state"] == "failing"
+            and worker["restarts"] > (before or {}).get((worker["role"], worker["instance"]), -1)
+        ]
         if failing or time.monotonic() > deadline:
             raise _not_ready(failing, workers)
         time.sleep(_POLL_S)
@@ -141,6 +152,11 @@ def _wait_for_end(pid: int) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
+                # One that stops has closed its socket, so who answers now is the next one.
+                following = _supervisor("supervisor.status")
+                if following is not None and following["pid"] != pid:
+                    session.note("the workers were stopped, and another command has started them again")
+                    return
                 if time.monotonic() > deadline:
                     raise PartUnavailable(
                         "the supervisor", f"process {pid} is still stopping", "Look at `es logs supervisor`."
@@ -296,7 +312,8 @@ def logs(
     folder = session.settings().log
     paths = [path for path in sorted(folder.glob("*.log")) if role is None or _role_of(path) == role]
     if not paths:
-        raise InvalidInput("role", f"has no log in {folder}")
+        known = ", ".join(sorted({_role_of(path) for path in folder.glob("*.log")})) or "none yet"
+        raise InvalidInput("role", f"has no log in {folder}", f"Roles with a log: {known}.")
     for entry in sorted(entry for path in paths for entry in _last_lines(path, lines)):
         render.line(entry)
     if follow:

@@ -15,6 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 _PAGE = 500
 
 UserId = Annotated[str | None, typer.Argument(metavar="ID", help="The user's id.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Wait until all that is stored is included.")]
 From = Annotated[
     str | None,
     typer.Option("--from", metavar="FILE|-", help="One JSON object per line from a file or standard input."),
@@ -86,9 +87,7 @@ def get(
     after: Annotated[
         int | None, typer.Option("--after", metavar="POSITION", help="Wait until this position is included.")
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Wait until all that is stored is included.")
-    ] = False,
+    fresh: Fresh = False,
     at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="As it was then (RFC 3339), from its events.")
     ] = None,
@@ -112,13 +111,14 @@ def list_users(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 100,
     status: Annotated[str | None, typer.Option("--status", help="active, deleted or erased.")] = None,
+    fresh: Fresh = False,
     as_json: render.Json = False,
 ) -> None:
     """List users in order of id."""
     users: list[Body] = []
     while len(users) < limit:
         wanted = min(limit - len(users), 1000)
-        body = {"after": after, "limit": wanted, "status": status}
+        body = {"after": after, "limit": wanted, "status": status, "fresh": fresh}
         page = session.ask("projections", "users.list", body)["users"]
         users += page
         if len(page) < wanted:

@@ -102,12 +102,19 @@ class InvalidInput(EsError):
 
     field: str
     reason: str
+    hint: str = "Correct the input and send it again."
     code = "invalid-input"
     kind = Kind.INVALID
-    hint = "Correct the input and send it again."
 
     def __str__(self) -> str:
         return f"{self.field} {self.reason}"
+
+
+class InvalidSetting(InvalidInput):
+    """A setting is not what it has to be; `field` names it, `reason` never repeats a URL."""
+
+    code = "invalid-setting"
+    hint: str = "Correct the setting: it is a flag, an ES_… variable, or a line of es.toml in the home."
 
 
 class UnknownRequest(EsError):
@@ -138,6 +145,16 @@ class MessageTooLarge(EsError):
 # --- users -----------------------------------------------------------------------------------
 
 
+class EmailReserved(Refusal):
+    """Rule: an address waits for the command that reserved it, which may be under way or may have broken off."""
+
+    code = "email-reserved"
+    hint = "If it was yours, repeat it with its command id; or repeat this one in a minute."
+
+    def __str__(self) -> str:
+        return "the e-mail address is reserved by a command that has not finished"
+
+
 class EmailTaken(Refusal):
     """Rule: an e-mail address belongs to one user that is not deleted."""
 
@@ -156,6 +173,19 @@ class UserNotFound(EsError):
 
     def __str__(self) -> str:
         return f"there is no user {self.user_id}"
+
+
+class NotYetThen(EsError):
+    """Somebody asked for an account as it was before or after all that its stream tells of it."""
+
+    user_id: int
+    last_version: int
+    code = "not-yet-then"
+    kind = Kind.NOT_FOUND
+    hint = "`es users history` lists its versions with their times."
+
+    def __str__(self) -> str:
+        return f"user {self.user_id} is not known as of then: its versions are 0 to {self.last_version}"
 
 
 class NoUserWithEmail(EsError):

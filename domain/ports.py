@@ -156,9 +156,10 @@ class AlreadyHeld:
 
 @dataclass(frozen=True, slots=True)
 class HeldByOther:
-    """Another subject or command has the address. Nothing was reserved, no key was minted."""
+    """Another subject or command has the address, confirmed or only reserved. Nothing was reserved, no key minted."""
 
     subject: int
+    confirmed: bool
 
 
 ClaimAnswer = Reserved | AlreadyHeld | HeldByOther

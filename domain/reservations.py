@@ -56,7 +56,9 @@ class Reservations:
         if known is not None:
             return AlreadyHeld(known)
         if held:
-            return AlreadyHeld(subject) if held.subject == subject else HeldByOther(held.subject)
+            return (
+                AlreadyHeld(subject) if held.subject == subject else HeldByOther(held.subject, held.confirmed)
+            )
         claim = Held(subject, request.command_id, request.reservation_id, confirmed=False)
         self.held[tag] = self.claimed[tag] = claim
         if request.registers:

@@ -50,6 +50,9 @@ def examine(settings: Settings) -> list[Body]:
             findings += check(settings)
         except EsError as error:
             findings.append(_finding(part, _FAILED, detail=str(error), next=error.hint, code=error.code))
+        except OSError as error:  # of one part; the others are examined all the same
+            why = error.strerror or type(error).__name__
+            findings.append(_finding(part, _FAILED, detail=why, next="Mend that first.", code="unavailable"))
     return findings
 
 

@@ -15,6 +15,7 @@ from domain.errors import (
     EsError,
     InvalidInput,
     Kind,
+    NotYetThen,
     NoUserWithEmail,
     PartUnavailable,
     UnknownRequest,
@@ -166,8 +167,11 @@ class QueriesService:
             user = evolve(user, self._codec.decode(recorded, subject=user_id, opener=keyring))
             row.setdefault("registered_at_us", recorded.recorded_at_us)
             row.update(version=recorded.version, updated_at_us=recorded.recorded_at_us)
-        if user.status is Status.UNKNOWN:
+        if not events:
             raise UserNotFound(user_id)
+        asked_ahead = version != _FOREVER and version > events[-1].version
+        if user.status is Status.UNKNOWN or asked_ahead:
+            raise NotYetThen(user_id, events[-1].version)
         row.update(user_id=user_id, status=user.status.value)
         return _user(row, email=readable(user.email), name=readable(user.name))
 

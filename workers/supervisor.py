@@ -127,7 +127,7 @@ class Supervisor:
         return {
             "pid": os.getpid(),
             "home": str(self._settings.home),
-            "started_at_us": int(self._started_at_s * 1_000_000),
+            "started_at": time_text(int(self._started_at_s * 1_000_000)),
             "workers": [
                 {
                     "role": worker.role,

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.errors import (
+    EmailReserved,
     EmailTaken,
     EsError,
     InvalidInput,
@@ -46,6 +47,9 @@ from workers.claims import Claims
 
 _TRIES = 4
 """How often an address is reserved anew for one command after its reservation was lost or seemed taken."""
+
+_UNDER_WAY_S = 0.02
+"""How long a command that has reserved the address is given to finish, before the next try."""
 
 USER: Aggregate[User, Command] = Aggregate(INITIAL, evolve, decide)
 
@@ -110,6 +114,7 @@ class UsersService:
         self._take_ids = take_ids
         self._now_us = now_us
         self._new_id = new_id
+        self._pause = pause
         self._handler = CommandHandler(USER, store=store, codec=codec, keyring=keyring, pause=pause)
         self._claims = Claims(
             store=store, codec=codec, vault=vault, now_us=now_us, new_id=new_id, pause=pause
@@ -126,6 +131,8 @@ class UsersService:
         for _ in range(_TRIES):
             if not tickets:
                 break
+            if any(isinstance(ticket.error, EmailReserved) for ticket in tickets):
+                self._pause(_UNDER_WAY_S)
             tickets = self._attempt(tickets, replies)
         for ticket in tickets:
             replies[ticket.index] = ticket.error or ReservationLost()
@@ -206,11 +213,13 @@ class UsersService:
                     ticket.command = replace(command, user_id=subject, reservation_id=None)
                     ticket.reservation_id, ticket.other_holder, ticket.is_new = None, None, False
                     ready.append(ticket)
-                case HeldByOther() if isinstance(ticket.error, EmailTaken):
-                    replies[ticket.index] = ticket.error
-                case HeldByOther(subject=other):
-                    # Perhaps somebody just deleted, or a reservation that expired: settle, then ask again.
-                    ticket.error, ticket.other_holder = EmailTaken(), other
+                case HeldByOther(subject=other, confirmed=confirmed):
+                    if confirmed and isinstance(ticket.error, EmailTaken | EmailReserved):
+                        replies[ticket.index] = EmailTaken()
+                        continue
+                    # Perhaps somebody just deleted, or a reservation under way or expired: settle, ask again.
+                    ticket.error = EmailTaken() if confirmed else EmailReserved()
+                    ticket.other_holder = other
                     again.append(ticket)
         ready.sort(key=lambda ticket: ticket.index)
         return ready, again

@@ -114,7 +114,10 @@ def test_of_several_requests_for_one_address_the_first_of_a_batch_is_reserved(va
 
     answers = vault.reserve(requests, now_us=NOW_US)
 
-    assert answers == [Reserved(1, requests[0].reservation_id, repeated=False)] + [HeldByOther(1)] * 4
+    assert (
+        answers
+        == [Reserved(1, requests[0].reservation_id, repeated=False)] + [HeldByOther(1, confirmed=False)] * 4
+    )
 
 
 def test_of_fifty_threads_that_want_one_address_one_gets_it(open_vault: OpenVault, vault: Vault) -> None:
@@ -194,7 +197,7 @@ def test_no_key_is_minted_for_a_change_of_address(vault: Vault) -> None:
 def test_no_key_is_minted_for_an_address_that_somebody_else_has(vault: Vault) -> None:
     registered(vault, 1, ADA)
 
-    assert reserve(vault, registration(ADA, subject=2)) == HeldByOther(1)
+    assert reserve(vault, registration(ADA, subject=2)) == HeldByOther(1, confirmed=True)
     assert vault.data_keys([2]) == {}
 
 
@@ -322,8 +325,8 @@ def test_an_address_of_another_is_held_reserved_or_confirmed(vault: Vault, confi
     if confirmed:
         vault.confirm([reservation])
 
-    assert reserve(vault, registration(ADA, subject=2)) == HeldByOther(1)
-    assert reserve(vault, change(ADA, subject=3)) == HeldByOther(1)
+    assert reserve(vault, registration(ADA, subject=2)) == HeldByOther(1, confirmed)
+    assert reserve(vault, change(ADA, subject=3)) == HeldByOther(1, confirmed)
     assert [vault.claims_of(subject, now_us=NOW_US) for subject in (2, 3)] == [[], []], "nothing was reserved"
 
 
@@ -331,7 +334,9 @@ def test_an_expired_reservation_still_holds_until_it_is_released(vault: Vault) -
     # Only whoever has fenced the stream may free it: time alone doesn't.
     reservation = reserved(vault, registration(ADA, subject=1))
 
-    assert reserve(vault, registration(ADA, subject=2), now_us=LATER_US * 2) == HeldByOther(1)
+    assert reserve(vault, registration(ADA, subject=2), now_us=LATER_US * 2) == HeldByOther(
+        1, confirmed=False
+    )
     vault.release([reservation])
     assert isinstance(reserve(vault, registration(ADA, subject=2)), Reserved)
 

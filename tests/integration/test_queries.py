@@ -20,6 +20,7 @@ from domain.errors import (
     InvalidInput,
     KeyUnavailable,
     Kind,
+    NotYetThen,
     NoUserWithEmail,
     PartUnavailable,
     Tampered,
@@ -292,14 +293,15 @@ def test_as_of_both_a_time_and_a_version_the_earlier_counts(desk: Desk, life: in
     assert desk.answer("users.get", user_id=str(life), version=0, at_us=86_400_000_000)["version"] == 0
 
 
-def test_a_version_beyond_the_last_shows_the_last(desk: Desk, life: int) -> None:
-    assert desk.answer("users.get", user_id=str(life), version=99)["version"] == 3
+def test_a_version_that_is_not_there_yet_is_refused_with_those_that_are(desk: Desk, life: int) -> None:
+    assert desk.ask("users.get", user_id=str(life), version=99) == NotYetThen(life, 3)
+    assert desk.ask("users.get", user_id=str(life), version=4) == NotYetThen(life, 3)
 
 
 def test_before_a_user_was_registered_there_is_none(people: People, desk: Desk) -> None:
     user_id = people.a_user(ADA)
 
-    assert desk.ask("users.get", user_id=str(user_id), at_us=5) == UserNotFound(user_id)
+    assert desk.ask("users.get", user_id=str(user_id), at_us=5) == NotYetThen(user_id, 0)
     assert desk.ask("users.get", user_id="5", version=0) == UserNotFound(5)
 
 

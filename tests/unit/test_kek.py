@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters.kek import load_kek, make_kek
-from domain.errors import KeyUnavailable
+from domain.errors import KeyUnavailable, PartUnavailable
 from tests.builders import DEADLINE_S, start_python
 
 
@@ -101,7 +101,7 @@ def test_a_disk_that_fails_leaves_no_half_key(path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "fsync", fail)
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(PartUnavailable, match="No space left"):
         make_kek(path)
 
     assert list(path.parent.iterdir()) == []
@@ -132,6 +132,13 @@ def test_what_is_no_key_is_unavailable_and_not_repeated(path: Path, content: byt
     assert str(path) in str(refused.value)
     if content.strip():
         assert content.decode("latin-1").strip() not in str(refused.value)
+
+
+def test_a_key_that_cannot_be_stored_is_an_error_that_says_why(path: Path) -> None:
+    path.parent.write_text("a file where the folder should be")
+
+    with pytest.raises(PartUnavailable, match="cannot be made: File exists"):
+        make_kek(path)
 
 
 def test_a_missing_key_is_unavailable_and_none_is_made(path: Path) -> None:

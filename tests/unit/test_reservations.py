@@ -66,8 +66,9 @@ def test_an_address_is_held_by_one_command_and_a_command_registers_one_person(
                     )
                 case AlreadyHeld(subject=subject):
                     assert owner.get(request.email, (0,))[0] == subject or request.command_id in person
-                case HeldByOther(subject=subject):
+                case HeldByOther(subject=subject, confirmed=confirmed):
                     assert owner[request.email][0] == subject
+                    assert not confirmed, "nobody confirms here"
 
     held = {tag.decode(): (claim.subject, claim.command_id) for tag, claim in table.claims.items()}
     assert held == owner
