@@ -402,6 +402,7 @@ class _Pipeline:
         self._feed_error: BaseException | None = None
         self._wake_read, self._wake_write = -1, -1
         self._connection_number = 1
+        self._kept_s = 0.0  # by the reader, while nothing was sent or received
         self._gave_up = False
         self.connection: socket.socket | None = None
 
@@ -450,7 +451,7 @@ class _Pipeline:
                 os.write(self._wake_write, b".")
 
     def _add(self, number: int, request: Question) -> None:
-        deadline = time.monotonic() + self._timeout_s
+        deadline = self._now() + self._timeout_s
         if isinstance(request, EsError):
             self._waiting[number] = _Waiting(b"", deadline, request)
             return
@@ -463,6 +464,10 @@ class _Pipeline:
         waiting = self._waiting[number] = _Waiting(frame, deadline, None)
         self._new.append(waiting)
 
+    def _now(self) -> float:
+        """Monotonic seconds, without those that the reader kept us: the time of requests doesn't run meanwhile."""
+        return time.monotonic() - self._kept_s
+
     # --- the thread that yields ----------------------------------------------------------------
 
     def _drain(self) -> Iterator[Body | EsError]:
@@ -474,7 +479,9 @@ class _Pipeline:
                 del self._waiting[next_number]
                 next_number += 1
                 self._room.release()
+                left_at = time.monotonic()
                 yield reply
+                self._kept_s += time.monotonic() - left_at
             if first is None and self._fed.is_set() and next_number not in self._waiting:
                 if self._gave_up:
                     self._let_go()  # an answer that comes late must not meet another question
@@ -483,12 +490,12 @@ class _Pipeline:
 
     def _wait(self, first: _Waiting | None) -> None:
         """Until something happens: an answer, a new request, room to send, a broken connection, a deadline."""
+        while self._new:
+            self._send_later(self._new.popleft())
         if first is not None and self.connection is None:
             self._reconnect(first)
             return
-        while self._new:
-            self._send_later(self._new.popleft())
-        now = time.monotonic()
+        now = self._now()
         reading: list[Any] = [self._wake_read] if self._wake_read >= 0 else []
         reading += [self.connection] if self.connection is not None else []
         writing = [self.connection] if self.connection is not None and self._outgoing else []
@@ -506,6 +513,8 @@ class _Pipeline:
             self._gave_up = True
 
     def _send_later(self, waiting: _Waiting) -> None:
+        if waiting.connection_number == 0:
+            waiting.deadline = self._now() + self._timeout_s  # its time runs from here
         if waiting.connection_number != self._connection_number:  # else a reconnect has taken it along
             waiting.connection_number = self._connection_number
             self._outgoing += waiting.frame
@@ -544,7 +553,7 @@ class _Pipeline:
     def _reconnect(self, first: _Waiting) -> None:
         """Open a new connection and ask everything again that has no answer. Whoever can't connect is told."""
         try:
-            self._take(self._connect(first.deadline))
+            self._take(self._connect(first.deadline + self._kept_s))
         except PartUnavailable as error:
             first.reply = error
             return

@@ -23,9 +23,10 @@ _KEPT_FILES = 3
 
 class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
+        # Now, and not when the record was made: of two threads the later line would show the earlier time.
+        now_ms = time.time_ns() // 1_000_000
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{record.msecs:03.0f}Z",
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ms // 1000)) + f".{now_ms % 1000:03}Z",
             "level": record.levelname.lower(),
             "worker": record.name,
             "action": record.msg,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from domain.errors import EsError, Kind
 
 _PLAIN_KIND = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)*")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_GIVE_BACK_S = 2.0
+_LOOK_S = 0.01
 _REASONS = {
     "rejected": "no worker can read it",
     "delivery_limit": "it came back too often; perhaps it makes workers crash",
@@ -68,13 +71,19 @@ class DeadLetter:
     unreadable: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Held:
-    """A message that was fetched and not yet settled."""
+    """A message that was fetched; it goes back into its queue unless it is removed."""
 
+    channel: Any
     tag: int
     properties: Any
     raw: bytes
+    is_removed: bool = False
+
+    def remove(self) -> None:
+        self.channel.basic_ack(self.tag)
+        self.is_removed = True
 
 
 class DeadLetters:
@@ -108,13 +117,13 @@ class DeadLetters:
         def again(channel: Any, held: _Held) -> None:
             # Stored anew before it is taken away: a crash between the two runs it twice, never not at all.
             _publish(channel, queue_of(role), held.properties.message_id, held.raw)
-            channel.basic_ack(held.tag)
+            held.remove()
 
         return self._each(role, message_ids, again)
 
     def drop(self, role: str, message_ids: Collection[str] | None) -> int:
         """Remove dead letters (None: all) for good; return how many. Raises like `retry`."""
-        return self._each(role, message_ids, lambda channel, held: channel.basic_ack(held.tag))
+        return self._each(role, message_ids, lambda _, held: held.remove())
 
     def _each(
         self, role: str, message_ids: Collection[str] | None, action: Callable[[Any, _Held], None]
@@ -154,7 +163,7 @@ def _purge(
     if requests is None:
         found = matches({"unreadable": _text(held.raw)})
         if found:
-            channel.basic_ack(held.tag)
+            held.remove()
         return int(found)
     kept = [item for item in requests if not (_names(item, user_id) or matches(item))]
     if len(kept) < len(requests):
@@ -162,7 +171,7 @@ def _purge(
             # The rest is stored before the whole is taken away.
             raw = json.dumps({"requests": kept}, ensure_ascii=False).encode("utf-8", "surrogatepass")
             _publish(channel, dead_queue_of(role), held.properties.message_id, raw, held.properties.headers)
-        channel.basic_ack(held.tag)
+        held.remove()
     return len(requests) - len(kept)
 
 
@@ -176,18 +185,25 @@ def _names(request: dict[str, Any], user_id: int) -> bool:
 
 
 def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
-    """What the dead-letter queue of a role holds now. Whatever isn't settled meanwhile stays in it."""
-    count, _ = depth_of(channel, dead_queue_of(role))
-    last = 0
+    """What the dead-letter queue of a role holds now. Whatever isn't removed meanwhile stays in it."""
+    queue = dead_queue_of(role)
+    count, _ = depth_of(channel, queue)
+    removed = given_back = 0
     for _ in range(count if limit is None else min(count, limit)):
-        method, properties, raw = channel.basic_get(dead_queue_of(role))
+        method, properties, raw = channel.basic_get(queue)
         if method is None:
             break
-        last = method.delivery_tag
-        yield _Held(last, properties, raw)
-    if last:
-        # Give back all that nobody settled, in one go; tag 0 stands for everything.
+        held = _Held(channel, method.delivery_tag, properties, raw)
+        yield held
+        removed += held.is_removed
+        given_back += not held.is_removed
+    if given_back:
+        # Give back all that nobody removed, in one go; tag 0 stands for everything.
         channel.basic_nack(0, multiple=True, requeue=True)
+        # The broker takes its time, and whoever looks next must find them all.
+        deadline_s = time.monotonic() + _GIVE_BACK_S
+        while depth_of(channel, queue)[0] < count - removed and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_S)
 
 
 def _publish(channel: Any, queue: str, message_id: str | None, raw: bytes, headers: Any = None) -> None:

@@ -78,7 +78,8 @@ class Bulk:
             while self._command_ids:
                 self._show(self._command_ids.popleft(), Interrupted())
         finally:
-            signal.signal(signal.SIGINT, before)
+            # Whoever pressed it twice may press it again: from here it is a matter of milliseconds.
+            signal.signal(signal.SIGINT, signal.SIG_IGN if self._interrupts > 1 else before)
         progress.close(self._done, self._failed)
         if self._interrupts:
             session.note("interrupted: what is printed is settled; send the remaining lines again")
@@ -91,7 +92,7 @@ class Bulk:
     def _interrupted(self, _signal: int, _frame: types.FrameType | None) -> None:
         """The first Ctrl-C stops reading and waits for what is under way; the second doesn't wait."""
         self._interrupts += 1
-        if self._interrupts > 1:
+        if self._interrupts == 2:  # once: a third would cut off the telling of what is unknown
             raise KeyboardInterrupt
 
     def _questions(self, source: BinaryIO) -> Iterator[Question]:

@@ -191,13 +191,20 @@ class Supervisor:
         self._listen_to(worker)
         sound = now_s - worker.started_at_s > _SOUND_AFTER_S
         worker.backoff_s = _BACKOFF_S[0] if sound else worker.backoff_s
-        worker.restart_at_s = now_s + worker.backoff_s
+        again_in_s = worker.backoff_s
+        worker.restart_at_s = now_s + again_in_s
         worker.backoff_s = min(worker.backoff_s * 2, _BACKOFF_S[1])
         worker.restarts += 1
         worker.state = "failing" if worker.state == "failing" else "restarting"
         if worker.last_error is None or worker.state == "restarting":
             worker.last_error = _at_this_time({"code": "worker-ended", "message": _how_it_ended(code)})
-        self._log.warning("worker-ended", role=worker.name, how=_how_it_ended(code), restarts=worker.restarts)
+        self._log.warning(
+            "worker-ended",
+            role=worker.name,
+            how=_how_it_ended(code),
+            restarts=worker.restarts,
+            again_in_ms=round(again_in_s * 1000),
+        )
         self._forget(worker)
 
     def _forget(self, worker: Worker) -> None:
