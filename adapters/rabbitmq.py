@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -176,18 +177,63 @@ _REASONS = {
 }
 
 
-def translated(error: BaseException, place: str, *, declaring: bool = False) -> EsError:
-    """What an error of pika or the network means here."""
-    cause = _innermost(error)
+def translated(error: BaseException, parameters: Any, *, declaring: bool = False) -> EsError:
+    """What an error of pika or the network means here, when connected or connecting with these parameters."""
+    cause, place = _innermost(error), f"{parameters.host}:{parameters.port}"
     code, text = getattr(cause, "reply_code", 0), getattr(cause, "reply_text", "")
     if code == _PRECONDITION_FAILED and declaring:
         return QueueMismatch(text)
     if code == _RESOURCE_LOCKED:
         return PartUnavailable(PART, "another worker holds what only one may hold")
+    if isinstance(cause, ssl.SSLError):
+        return _tls_refusal(cause, place)
+    if isinstance(cause, pika.exceptions.IncompatibleProtocolError):
+        return _hung_up(cause, place, over_tls=parameters.ssl_options is not None)
     if isinstance(cause, OSError):
         text = cause.strerror
     text = text or _REASONS.get(type(cause).__name__) or type(cause).__name__
     return PartUnavailable(PART, f"{place}: {text}")
+
+
+def _tls_refusal(error: ssl.SSLError, place: str) -> EsError:
+    """We refused the broker's certificate, or found no TLS at all."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
+        hint = (
+            "In the URL, `cafile=` has to name the CA that signed it, and the host has to be one that it is for. "
+            "One that expired has to be renewed."
+        )
+    elif error.reason == "WRONG_VERSION_NUMBER":
+        reason, hint = (
+            "it does not speak TLS on this port",
+            "Name its TLS port (usually 5671), or use amqp://.",
+        )
+    else:
+        reason, hint = f"no TLS connection: {error.reason or 'the handshake failed'}", _CLIENT_CERTIFICATE
+    return PartUnavailable(PART, f"{place}: {reason}", hint)
+
+
+def _hung_up(error: BaseException, place: str, *, over_tls: bool) -> EsError:
+    """The broker closed the connection before it said anything of AMQP.
+
+    From TLS 1.3 on a client's certificate is looked at only after the client is done with its handshake. What
+    was wrong with it may still come as an alert, in the text of the error, or be lost with the connection.
+    """
+    if not over_tls:
+        return PartUnavailable(
+            PART,
+            f"{place}: it hung up before it said a word of AMQP",
+            "If this is its TLS port, use amqps:// with `cafile=`; if not, look at the broker's log.",
+        )
+    alert = re.search(r"ALERT_([A-Z_]+)", str(error))
+    why = f" ({alert[1].replace('_', ' ').lower()})" if alert else ""
+    reason = f"it hung up after the TLS handshake; it may not accept our certificate{why}"
+    return PartUnavailable(PART, f"{place}: {reason}", _CLIENT_CERTIFICATE)
+
+
+_CLIENT_CERTIFICATE = (
+    "Give a certificate that the broker accepts, and its key, as `certfile=` and `keyfile=` in the URL."
+)
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -203,7 +249,6 @@ def _innermost(error: BaseException) -> BaseException:
 def open_channel(url: str) -> Iterator[Any]:
     """A blocking channel with confirms, for a short piece of work by hand. Raises designed errors only."""
     parameters = parameters_of(url)
-    place = f"{parameters[0].host}:{parameters[0].port}"
     try:
         connection = pika.BlockingConnection(parameters)
         try:
@@ -216,7 +261,7 @@ def open_channel(url: str) -> Iterator[Any]:
     except pika.exceptions.UnroutableError as error:
         raise PartUnavailable(PART, "the queue of this role does not exist") from error
     except (pika.exceptions.AMQPError, OSError) as error:
-        raise translated(error, place, declaring=True) from error
+        raise translated(error, parameters[0], declaring=True) from error
 
 
 def depth_of(channel: Any, queue: str) -> tuple[int, int]:
@@ -327,16 +372,18 @@ class Link:
             self._loop_open = False
             self._loop.close()
 
+    def _current(self) -> Any:
+        return self._parameters[self._attempt % len(self._parameters)]
+
     def _place(self) -> str:
-        parameters = self._parameters[self._attempt % len(self._parameters)]
-        return f"{parameters.host}:{parameters.port}"
+        return f"{self._current().host}:{self._current().port}"
 
     def _connect(self) -> None:
         if self._stopping:
             return
         self._cause, self._declaring = None, True
         self._connection = pika.SelectConnection(
-            self._parameters[self._attempt % len(self._parameters)],
+            self._current(),
             on_open_callback=lambda connection: connection.channel(on_open_callback=self._on_channel),
             on_open_error_callback=self._on_lost,
             on_close_callback=self._on_lost,
@@ -366,7 +413,7 @@ class Link:
         error = (
             cause
             if isinstance(cause, EsError)
-            else translated(cause, self._place(), declaring=self._declaring)
+            else translated(cause, self._current(), declaring=self._declaring)
         )
         if isinstance(error, QueueMismatch):
             self.failure = error

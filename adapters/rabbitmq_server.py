@@ -19,7 +19,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from adapters.rabbitmq import (
@@ -141,10 +141,15 @@ class RabbitServer:
         role: str,
         *,
         log: Log | None = None,
+        on_serving: Callable[[], None] = lambda: None,
+        on_away: Callable[[EsError], None] = lambda _: None,
         prefetch_count: int = PREFETCH_COUNT,
         delivery_limit: int = DELIVERY_LIMIT,
     ) -> None:
+        """`on_serving` and `on_away` are told, in the I/O thread, each time the broker is there or lost."""
         self._role = role
+        self._on_serving = on_serving
+        self._on_away = on_away
         self._prefetch_count = prefetch_count
         self._delivery_limit = delivery_limit
         # From the I/O thread to the worker; None wakes it to look at the link.
@@ -288,10 +293,12 @@ class RabbitServer:
         self._channel = None
         self._consuming.clear()
         self._incoming.put(None)
+        self._on_away(error)
 
     def _on_consuming(self, _: Any) -> None:
         self._link.settled()
         self._consuming.set()
+        self._on_serving()
 
     def _on_message(self, channel: Any, method: Any, properties: Any, raw: bytes) -> None:
         self._tags.add(method.delivery_tag)

@@ -67,6 +67,8 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
     """Read the settings. Raises InvalidSetting naming the setting that is wrong."""
     environment = os.environ if environment is None else environment
     home = _home(home_flag, environment)
+    if os.path.exists(home.value) and not os.path.isdir(home.value):
+        raise InvalidSetting("home", f"({home.source}) is not a folder: {home.value}")
     from_file = _read_file(Path(home.value) / CONFIG_FILE)
     origins = {"home": home}
     for name, default in _DEFAULTS.items():
@@ -134,7 +136,7 @@ def _home(flag: str | None, environment: Mapping[str, str]) -> Setting:
 def _read_file(path: Path) -> dict[str, str]:
     try:
         raw = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):  # what is wrong with the home is told by whoever uses it
+    except FileNotFoundError:
         return {}
     except OSError as error:
         raise InvalidSetting(str(path), f"cannot be read: {error.strerror}") from error

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adapters.rabbitmq_dead import DeadLetters
     from adapters.rabbitmq_publisher import RabbitPublisher
     from adapters.sealing import AllErased, Keyring
+    from domain.errors import EsError
     from domain.messages import Caller, Server
     from domain.ports import Codec, EventStore, ReadModel, Vault
 
@@ -54,12 +55,23 @@ def open_local_caller(settings: Settings, *, on_absent: Callable[[], bool] | Non
     return LocalCaller(settings.run, on_absent=on_absent)
 
 
-def open_server(settings: Settings, role: str, *, listen_fd: int | None, log: Log) -> Server:
-    """The answering end of the transport, for one role. `listen_fd` is the supervisor's socket, if there is one."""
+def open_server(
+    settings: Settings,
+    role: str,
+    *,
+    listen_fd: int | None,
+    log: Log,
+    on_serving: Callable[[], None],
+    on_away: Callable[[EsError], None],
+) -> Server:
+    """The answering end of the transport, for one role. `listen_fd` is the supervisor's socket, if there is one.
+
+    Once it is received from, `on_serving` and `on_away` are told whether requests can come; a socket is always there.
+    """
     if not settings.is_local:
         from adapters.rabbitmq_server import RabbitServer
 
-        return RabbitServer(settings.broker, role, log=log)
+        return RabbitServer(settings.broker, role, log=log, on_serving=on_serving, on_away=on_away)
     import socket
 
     from adapters.local import LocalServer, is_served, listen, socket_path

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -87,27 +87,41 @@ def up(
     started = start_supervisor(settings, roles=[_scaled(item) for item in scale or []])
     if not started and scale:
         session.note("the workers were running already; `es down` first to change how many there are")
+    status = _until_ready({} if started else None)
+    render.answer(status, as_json=as_json, human=lambda: _show_workers(status))
+
+
+def _until_ready(restarts: dict[str, int] | None) -> Body:
+    """The status once every worker is ready; raises PartUnavailable for one that fails or when it takes too long.
+
+    `restarts` are those of each worker before we came, None where that isn't known yet: what failed then may
+    have been mended since, and counts only once it has failed again.
+    """
     deadline = time.monotonic() + _READY_WAIT_S
-    before: dict[tuple[str, int], int] | None = {} if started else None
+    told = False
     while True:
         status = _supervisor("supervisor.status")
         workers = status["workers"] if status else []
-        if workers and all(worker["state"] == "ready" for worker in workers):
-            break
-        if before is None and workers:
-            before = {(worker["role"], worker["instance"]): worker["restarts"] for worker in workers}
-        # What failed before we came may have been mended since: it counts only once it has failed again.
-        failing = [
-            worker
-            for worker in workers
-            if worker["state"] == "failing"
-            and worker["restarts"] > (before or {}).get((worker["role"], worker["instance"]), -1)
-        ]
-        if failing or time.monotonic() > deadline:
-            raise _not_ready(failing, workers)
+        late = [worker for worker in workers if worker["state"] != "ready"]
+        if status is not None and workers and not late:
+            return status
+        if restarts is None and workers:
+            restarts = {_name_of(worker): worker["restarts"] for worker in workers}
+        for worker in late:
+            if worker["state"] == "failing" and worker["restarts"] > (restarts or {}).get(
+                _name_of(worker), -1
+            ):
+                raise _not_ready([worker])
+            if worker["state"] == "waiting" and not told:
+                session.note(f"the {_name_of(worker)} worker waits: {worker['last_error']['message']}")
+                told = True
+        if time.monotonic() > deadline:
+            raise _not_ready(late)
         time.sleep(_POLL_S)
-    assert status is not None
-    render.answer(status, as_json=as_json, human=lambda: _show_workers(status))
+
+
+def _name_of(worker: Body) -> str:
+    return worker["role"] if worker["instance"] == 1 else f"{worker['role']}-{worker['instance']}"
 
 
 def _scaled(item: str) -> str:
@@ -117,16 +131,15 @@ def _scaled(item: str) -> str:
     return item
 
 
-def _not_ready(failing: list[Any], workers: list[Any]) -> EsError:
-    for worker in failing:
-        if worker["last_error"]:
-            return PartUnavailable(
-                f"the {worker['role']} worker",
-                worker["last_error"]["message"],
-                worker["last_error"].get("hint") or "Look at `es logs`.",
-            )
-    late = ", ".join(worker["role"] for worker in workers if worker["state"] != "ready") or "supervisor"
-    return PartUnavailable(f"the {late} worker", f"not ready after {_READY_WAIT_S:g} s", "Look at `es logs`.")
+def _not_ready(late: list[Body]) -> EsError:
+    for worker in late:
+        if error := worker["last_error"]:
+            hint = error.get("hint") or "Look at `es logs`."
+            return PartUnavailable(f"the {_name_of(worker)} worker", error["message"], hint)
+    names = ", ".join(map(_name_of, late)) or "supervisor"
+    return PartUnavailable(
+        f"the {names} worker", f"not ready after {_READY_WAIT_S:g} s", "Look at `es logs`."
+    )
 
 
 @app.command()
@@ -251,7 +264,7 @@ def _show_workers(status: Body) -> None:
         ["role", "pid", "state", "up (s)", "restarts", "last error"],
         [
             [
-                worker["role"] if worker["instance"] == 1 else f"{worker['role']}-{worker['instance']}",
+                _name_of(worker),
                 worker["pid"],
                 worker["state"],
                 worker["uptime_s"],

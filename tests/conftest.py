@@ -1,7 +1,8 @@
 """Options and fixtures of every test.
 
 `pytest tests/contract --store-url esdb://…` runs the contract suite against a real event store instead of
-the built-in ones. The option may be given several times.
+the built-in ones. The option may be given several times. `eventstoredb:`, which stands for a real server, is
+found as tests/servers.py says, and comes on top of the built-in ones.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from domain.ports import EventStore
-from tests.builders import open_store
+from tests.builders import PROFILES, open_store
 from tests.contract.postgres_fixture import postgres_database, postgres_url  # noqa: F401  # fixtures
-from tests.servers import rabbitmq, write_summary  # noqa: F401  # a fixture
+from tests.servers import find_eventstoredb, private_rabbitmq, rabbitmq, write_summary  # noqa: F401  # fixtures
 
-# No deadline per example: the machine may be busy, and slow isn't wrong. `--hypothesis-profile=thorough` digs.
-settings.register_profile("project", deadline=None, max_examples=60)
-settings.register_profile("thorough", deadline=None, max_examples=2000)
+# No deadline per example, and no health check of their speed: the machine may be busy, and slow isn't wrong.
+# The same examples every time, so that a run tells about what was changed; `--hypothesis-profile=thorough` digs.
+_SLOW_IS_FINE = [HealthCheck.too_slow]
+settings.register_profile(
+    "project", deadline=None, max_examples=60, derandomize=True, suppress_health_check=_SLOW_IS_FINE
+)
+settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=_SLOW_IS_FINE)
 settings.load_profile("project")
 
-BUILT_IN_STORES = ("memory:", "sqlite:", "esdb:")
-"""A URL without a path gets a fresh place for each test; `esdb:` is the test node of tests/node."""
+BUILT_IN_STORES = ("memory:", "sqlite:", "esdb:", "eventstoredb:")
+"""A URL without a path gets a fresh place for each test; `esdb:` is the test node of tests/node, and
+`eventstoredb:` a real server, if there is one."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--store-url",
         action="append",
         metavar="URL",
-        help="run the event store contract against this store (memory:, sqlite:PATH, esdb://…) only; repeatable",
+        help="run the event store contract and the acceptance tests against this store (sqlite:PATH, esdb://…) only; repeatable",
+    )
+    # Here, and not where the systems are: an option is known only if it is declared above every test.
+    parser.addoption(
+        "--profile",
+        choices=(*PROFILES, "all"),
+        help="run the acceptance tests over these parts; those that make no sense there are skipped and say why",
     )
 
 
@@ -61,6 +73,8 @@ def store_url(chosen_store: str, tmp_path: Path, request: pytest.FixtureRequest)
     """Where the store under test is. A place of its own for each test, unless it was named on the command line."""
     if chosen_store == "esdb:":
         return str(request.getfixturevalue("node_url"))
+    if chosen_store == "eventstoredb:":
+        return find_eventstoredb()
     return f"sqlite:{tmp_path / 'events.db'}" if chosen_store == "sqlite:" else chosen_store
 
 
@@ -71,10 +85,10 @@ def store(store_url: str) -> Iterator[EventStore]:
 
 
 @pytest.fixture
-def fresh_store(store: EventStore, request: pytest.FixtureRequest) -> EventStore:
+def fresh_store(store: EventStore, chosen_store: str, request: pytest.FixtureRequest) -> EventStore:
     """A store that nobody has written to."""
-    if request.config.getoption("--store-url"):
-        pytest.skip("a store named by --store-url may hold events of earlier runs")
+    if request.config.getoption("--store-url") or chosen_store == "eventstoredb:":
+        pytest.skip("a real store may hold events of earlier runs")
     return store
 
 

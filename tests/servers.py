@@ -1,25 +1,30 @@
 """Finds the servers that some tests need, in this order:
 
-1. `ES_TEST_AMQP_URL`, `ES_TEST_PG_URL`
+1. `ES_TEST_AMQP_URL`, `ES_TEST_PG_URL`, `ES_TEST_ESDB_URL`
 2. a server on the default port of this machine
 3. an installed program, of which a private instance is started on free ports in a temporary folder
 4. else the test is skipped with one line that says how to have it, or, if `ES_TEST_REQUIRE=rabbitmq,postgres`
    names it, it fails
 
 PostgreSQL is found in the same way by tests/contract/postgres_fixture.py. EventStoreDB has no package to
-start: its adapter runs against the test node in tests/node, and against a real server by `--store-url esdb://…`.
+start: its adapter runs against the test node in tests/node, and against a real server where there is one.
 
-Each test session gets a virtual host and a database of its own and removes them. The fixtures are used by
-importing them: `from tests.servers import rabbitmq`.
+Each test session gets a virtual host and a database of its own, and tests/guard.py removes them and ends the
+private servers, even if the session is killed. tests/conftest.py imports the fixtures, once: each further import
+into a module would make another fixture, with another virtual host or server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
+import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,15 +38,19 @@ import pytest
 
 from domain.errors import PartUnavailable
 
-START_S = 60.0
+START_S = 180.0
+"""How long a server may take to start. Machines that run tests are busy."""
 SKIP_PREFIX = "needs "
 _HOST = "127.0.0.1"
+_PORTS = range(20_000, 32_000)
+"""Below the ports that systems give to outgoing connections, which come and go at any moment."""
+_ATTEMPTS = 5
 
 
 def missing(name: str, how: str) -> NoReturn:
     """Skip the test, or fail it where the server is required."""
     reason = f"{SKIP_PREFIX}{name}: {how}"
-    if name in os.environ.get("ES_TEST_REQUIRE", "").split(","):
+    if name in os.environ.get("ES_TEST_REQUIRE", "").replace(" ", "").split(","):
         pytest.fail(f"{reason} (ES_TEST_REQUIRE names it)", pytrace=False)
     pytest.skip(reason)
 
@@ -54,28 +63,73 @@ def write_summary(reporter: Any) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on now. Somebody may take it before it is used: be ready to choose another."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((_HOST, port))
+            return port
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((_HOST, port)) == 0
 
 
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes], what: str) -> None:
-    deadline = time.monotonic() + START_S
-    while not _listens(port):
-        assert process.poll() is None, f"{what} ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"{what} did not start within {START_S} s"
-        time.sleep(0.1)
+class Guarded:
+    """What tests/guard.py will do once this is closed, or its process is gone: see there for the fields."""
 
+    def __init__(
+        self,
+        *,
+        server: Sequence[str] = (),
+        afterwards: Sequence[Sequence[str]] = (),
+        environment: Mapping[str, str] = os.environ,
+        user: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self._folder = folder
+        plan = {
+            "server": server,
+            "afterwards": afterwards,
+            "environment": dict(environment),
+            "user": user,
+            "folder": str(folder) if folder else None,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("guard.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(plan) + "\n")
+        self._process.stdin.flush()
 
-def _with_path(url: str, path: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, f"/{path}", parts.query, ""))
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server ended by itself."""
+        return self._process.poll() is not None or (self._folder is not None and self._ended.exists())
+
+    @property
+    def _ended(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "ended"
+
+    def said(self) -> str:
+        """The last that the server said before anybody listened to its log."""
+        assert self._folder is not None
+        with contextlib.suppress(OSError):
+            return (self._folder / "said").read_text(errors="replace")[-2000:]
+        return ""
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(START_S) == 0, "something that a test session made was left behind"
 
 
 # --- RabbitMQ --------------------------------------------------------------------------------
@@ -89,16 +143,23 @@ class RabbitMQ:
     vhost: str
     control: Sequence[str]
     environment: Mapping[str, str]
+    tls_port: int | None = None
+
+    def need_control(self) -> None:
+        """For the beginning of a test that would otherwise find out in the middle of its work."""
+        if not self.control:
+            missing("rabbitmq", _CONTROL)
 
     def ctl(self, *arguments: str) -> str:
-        if not self.control:
-            pytest.skip("needs rabbitmqctl with the rights to control this server")
+        self.need_control()
         done = subprocess.run(
             [*self.control, *arguments],
             env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_S,
+            start_new_session=True,  # Ctrl-C must not stop what a fixture does at its end
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -115,48 +176,99 @@ class RabbitMQ:
                 channel.queue_delete(name)
 
 
+_INSTALL = "install it (apt-get install rabbitmq-server) or set ES_TEST_AMQP_URL"
+_CONTROL = (
+    "let rabbitmqctl control the server of ES_TEST_AMQP_URL (root on its machine), "
+    "or unset that and install one (apt-get install rabbitmq-server)"
+)
+
+
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
     """A virtual host of this session's own; never stop this server, others may use it."""
     with contextlib.ExitStack() as ending:
-        yield _own_vhost(_find_rabbitmq(ending), ending)
+        yield _find_rabbitmq(ending)
 
 
 @pytest.fixture(scope="session")
 def private_rabbitmq() -> Iterator[RabbitMQ]:
     """An instance that nobody else uses, so that it may be stopped and started."""
+    with started_rabbitmq() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started_rabbitmq(tls: Mapping[str, object] | None = None) -> Iterator[RabbitMQ]:
+    """A private instance, ended with the block; with `tls`, the server's ssl_options, it listens on a second port."""
     with contextlib.ExitStack() as ending:
-        server = _start_rabbitmq(ending)
+        server = _start_rabbitmq(ending, tls)
         if server is None:
             missing("rabbitmq", "install the program (apt-get install rabbitmq-server)")
-        yield _own_vhost(server, ending)
+        yield server
 
 
 def _find_rabbitmq(ending: contextlib.ExitStack) -> RabbitMQ:
-    control = [program] if (program := shutil.which("rabbitmqctl")) and os.geteuid() == 0 else []
     if url := os.environ.get("ES_TEST_AMQP_URL"):
-        vhost = urlsplit(url).path.removeprefix("/") or "/"
-        local = urlsplit(url).hostname in ("localhost", _HOST) and urlsplit(url).port in (None, 5672)
-        return RabbitMQ(url, vhost, control if local and _answers(control) else [], os.environ)
+        return _own_vhost(url, ending) or _given_vhost(url, ending)
     url = f"amqp://guest:guest@{_HOST}:5672/"
-    if _listens(5672) and _connects(url):
-        return RabbitMQ(url, "/", control if _answers(control) else [], os.environ)
-    started = _start_rabbitmq(ending)
-    if started is None:
-        missing("rabbitmq", "install it (apt-get install rabbitmq-server) or set ES_TEST_AMQP_URL")
-    return started
+    # Without a virtual host of our own not this one: somebody may be using it for something else.
+    if listens(5672) and _connects(url) and (found := _own_vhost(url, ending)):
+        return found
+    return _start_rabbitmq(ending) or missing("rabbitmq", _INSTALL)
 
 
-def _own_vhost(server: RabbitMQ, ending: contextlib.ExitStack) -> RabbitMQ:
-    """The same server, in a virtual host that is removed at the end; the given one where we have no control."""
-    if not server.control:
-        return server
+def _own_vhost(url: str, ending: contextlib.ExitStack) -> RabbitMQ | None:
+    """A virtual host that is removed at the end; None where rabbitmqctl has no power over this server."""
+    program = shutil.which("rabbitmqctl")
+    parts = urlsplit(url)
+    if program is None or os.geteuid() != 0 or parts.hostname not in ("localhost", _HOST, "::1"):
+        return None
     name = f"es-test-{uuid4().hex[:12]}"
-    server.ctl("add_vhost", name)
-    ending.callback(server.ctl, "delete_vhost", name)
-    user = urlsplit(server.url).username or "guest"
-    server.ctl("set_permissions", "-p", name, user, ".*", ".*", ".*")
-    return RabbitMQ(_with_path(server.url, name), name, server.control, server.environment)
+    own = RabbitMQ(urlunsplit(parts._replace(path=f"/{name}")), name, [program], os.environ)
+    with contextlib.ExitStack() as undoing:
+        undoing.callback(Guarded(afterwards=[[program, "--quiet", "delete_vhost", name]]).close)
+        try:
+            own.ctl("add_vhost", name)
+            own.ctl("set_permissions", "-p", name, parts.username or "guest", ".*", ".*", ".*")
+        except AssertionError:
+            undoing.pop_all()  # there is nothing to remove; the guard ends with us
+            return None
+        if not _connects(own.url):  # it is another server that rabbitmqctl controls
+            return None
+        ending.push(undoing.pop_all())
+    return own
+
+
+def _given_vhost(url: str, ending: contextlib.ExitStack) -> RabbitMQ:
+    """The virtual host that ES_TEST_AMQP_URL names, for one session at a time; what tests declare is removed."""
+    from adapters.rabbitmq import open_channel
+    from adapters.rabbitmq_publisher import EXCHANGE
+
+    if not _connects(url):
+        pytest.fail("ES_TEST_AMQP_URL names a server that can't be reached, or not like this", pytrace=False)
+    try:
+        with contextlib.ExitStack() as locking:
+            # Nothing serves this connection meanwhile, so there are no heartbeats.
+            unattended = f"{url}{'&' if '?' in url else '?'}heartbeat=0"
+            locking.enter_context(open_channel(unattended)).queue_declare("es-test-session", exclusive=True)
+            ending.push(locking.pop_all())
+    except PartUnavailable:
+        missing(
+            "rabbitmq", f"another session is using its virtual host; run pytest without -n, or {_CONTROL}"
+        )
+    with contextlib.suppress(PartUnavailable):
+        with open_channel(url) as channel:
+            channel.exchange_declare(EXCHANGE, passive=True)
+        return RabbitMQ(url, urlsplit(url).path.removeprefix("/") or "/", [], os.environ)
+    ending.callback(_delete_exchange, url, EXCHANGE)
+    return RabbitMQ(url, urlsplit(url).path.removeprefix("/") or "/", [], os.environ)
+
+
+def _delete_exchange(url: str, name: str) -> None:
+    from adapters.rabbitmq import open_channel
+
+    with open_channel(url) as channel:
+        channel.exchange_delete(name)
 
 
 def _connects(url: str) -> bool:
@@ -169,24 +281,44 @@ def _connects(url: str) -> bool:
         return False
 
 
-def _answers(control: Sequence[str]) -> bool:
-    """Whether rabbitmqctl is there and the node on this machine obeys it."""
-    if not control:
-        return False
-    asked = subprocess.run([*control, "list_vhosts", "--quiet"], capture_output=True, timeout=60)
-    return asked.returncode == 0
-
-
-def _start_rabbitmq(ending: contextlib.ExitStack) -> RabbitMQ | None:
-    # Not the wrapper on the path: that changes to the user of the packaged service.
-    folders = [Path("/usr/lib/rabbitmq/bin"), *Path("/usr/lib/rabbitmq/lib").glob("*/sbin")]
-    home = next((folder for folder in folders if (folder / "rabbitmq-server").exists()), None)
-    if home is None:
+def _start_rabbitmq(ending: contextlib.ExitStack, tls: Mapping[str, object] | None = None) -> RabbitMQ | None:
+    programs = _programs()
+    if programs is None:
         return None
-    folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="es-rabbitmq-")))
-    port, name_port = free_port(), free_port()
+    for _ in range(_ATTEMPTS):
+        with contextlib.ExitStack() as starting:
+            server, guarded = _launch_rabbitmq(programs, tls)
+            starting.callback(guarded.close)
+            deadline = time.monotonic() + START_S
+            while not guarded.has_ended:
+                # Its password is its own, so nobody else who may have taken the port is mistaken for it.
+                if _connects(server.url):
+                    ending.push(starting.pop_all())
+                    return server
+                assert time.monotonic() < deadline, f"RabbitMQ did not start within {START_S:g} s"
+                time.sleep(0.2)
+            said = guarded.said()  # most likely that somebody was faster at one of the ports
+    raise AssertionError(f"RabbitMQ ended {_ATTEMPTS} times while it started: {said}")
+
+
+def _programs() -> Path | None:
+    """Where the programs are that run as anybody; what Debian has on the path insists on a user of its own."""
+    folders = [Path("/usr/lib/rabbitmq/bin"), *sorted(Path("/usr/lib/rabbitmq/lib").glob("*/sbin"))]
+    if on_path := shutil.which("rabbitmq-server"):
+        folders.insert(0, Path(on_path).resolve().parent)
+    return next((folder for folder in folders if (folder / "rabbitmq-env").exists()), None)
+
+
+def _launch_rabbitmq(programs: Path, tls: Mapping[str, object] | None) -> tuple[RabbitMQ, Guarded]:
+    folder = Path(tempfile.mkdtemp(prefix="es-rabbitmq-"))
+    port, password = free_port(), secrets.token_hex(8)
+    lines = [f"listeners.tcp.1 = {_HOST}:{port}", f"default_pass = {password}"]
+    tls_port = free_port() if tls else None
+    if tls:
+        lines += [f"listeners.ssl.1 = {_HOST}:{tls_port}"]
+        lines += [f"ssl_options.{name} = {value}" for name, value in tls.items()]
     (folder / "env.conf").touch()
-    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = {_HOST}:{port}\n")
+    (folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
     (folder / "enabled_plugins").write_text("[].\n")
     environment = {
         "PATH": os.environ["PATH"],
@@ -199,27 +331,32 @@ def _start_rabbitmq(ending: contextlib.ExitStack) -> RabbitMQ | None:
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
         "RABBITMQ_DIST_PORT": str(free_port()),
-        "ERL_EPMD_PORT": str(name_port),
+        # rabbitmqctl takes one of these, and many of them may run at once.
+        "RABBITMQ_CTL_DIST_PORT_MIN": str(_PORTS.start),
+        "RABBITMQ_CTL_DIST_PORT_MAX": str(_PORTS.stop),
+        "ERL_EPMD_PORT": str(free_port()),
         "ERL_EPMD_ADDRESS": _HOST,
+        "ERL_EPMD_RELAXED_COMMAND_CHECK": "true",  # it may be ended whatever it still knows
         "ERL_FLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
     }
-    process = subprocess.Popen(
-        [home / "rabbitmq-server"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    guarded = Guarded(
+        server=[str(programs / "rabbitmq-server")],
+        # The name server, which the node started and leaves behind.
+        afterwards=[["sh", "-c", "epmd -port $ERL_EPMD_PORT -kill; true"]],
+        environment=environment,
+        folder=folder,
     )
-    # Last of all the name server, which the node started and leaves behind.
-    ending.callback(
-        subprocess.run, ["epmd", "-port", str(name_port), "-kill"], env=environment, capture_output=True
-    )
-    ending.callback(_end, process)
-    _wait_until_listening(port, process, "RabbitMQ")
-    url = f"amqp://guest:guest@{_HOST}:{port}/"
-    return RabbitMQ(url, "/", [str(home / "rabbitmqctl")], environment)
+    url = f"amqp://guest:{password}@{_HOST}:{port}/"
+    return RabbitMQ(url, "/", [str(programs / "rabbitmqctl")], environment, tls_port), guarded
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(START_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+# --- EventStoreDB ----------------------------------------------------------------------------
+
+
+def find_eventstoredb() -> str:
+    """The URL of a real server. Nothing of it can be removed again: streams have names that are never used twice."""
+    if url := os.environ.get("ES_TEST_ESDB_URL"):
+        return url
+    if listens(2113):
+        return f"esdb://{_HOST}:2113?tls=false"
+    return missing("eventstoredb", "set ES_TEST_ESDB_URL=esdb://…, or run one on port 2113 without TLS")

@@ -18,6 +18,10 @@ class Control:
     def ready(self) -> None:
         self._say({"state": "ready"})
 
+    def away(self, error: EsError) -> None:
+        """No request can come until the broker is back; then the worker is `ready` again."""
+        self._say({"state": "waiting", "error": error.to_wire()})
+
     def waits(self, error: EsError) -> None:
         """A part is down; the worker goes on by itself when it is back."""
         self._say({"error": error.to_wire()})

@@ -75,7 +75,9 @@ def run_role(
 ) -> None:
     """Serve a role until `stopping` is set, the supervisor is gone, or a follower crashed (then it raises)."""
     prepare_home(settings)
-    server = open_server(settings, role, listen_fd=listen_fd, log=log)
+    server = open_server(
+        settings, role, listen_fd=listen_fd, log=log, on_serving=control.ready, on_away=control.away
+    )
     worker = _Worker(settings, stopping, control, log)
 
     def has_to_stop() -> bool:
@@ -85,7 +87,8 @@ def run_role(
     try:
         service = _SERVICES[role](worker)
         log.info("ready", role=role, store=without_password(settings.store))
-        control.ready()
+        if settings.is_local:
+            control.ready()
         serve(service, server, stopping=has_to_stop, log=log)
         crashed = worker.crashed
         service.close()

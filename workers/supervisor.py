@@ -88,7 +88,8 @@ class Supervisor:
         self._log = log
         self._stopping = False
         self._started_at_s = time.time()
-        self._lock = take_lock(settings)
+        # Never closed, so that the lock is free only when this process has ended, and not a moment before.
+        os.dup(take_lock(settings).fileno())
         # Over a broker the workers need no sockets of ours.
         self._sockets = (
             {role: listen(socket_path(settings.run, role)) for role in instances} if settings.is_local else {}
@@ -232,7 +233,6 @@ class Supervisor:
             with suppress(OSError):
                 own.parent.rmdir()
         self._log.info("stopped")
-        self._lock.close()
 
     def _end(self, workers: Sequence[Worker]) -> None:
         """Let workers drain; end by force those that don't."""

@@ -3,10 +3,18 @@
 Promise: whatever a test does or however it fails, its processes are ended and its folder is removed.
 Nothing here waits a fixed time: a condition is awaited, with a deadline that says what didn't happen.
 
-The same system runs over different parts, by profile: `embedded` needs nothing, `rabbitmq` is RabbitMQ with
-SQLite, `distributed` is RabbitMQ with PostgreSQL and the EventStoreDB test node. Every system has a virtual
-host, a schema and a node of its own, removed with it. `--profile` chooses for all tests but those of
-test_everywhere.py, which run over all three.
+The same tests run over different parts, by profile: `embedded` needs nothing, `rabbitmq` is RabbitMQ with
+SQLite, `distributed` is RabbitMQ with PostgreSQL and the EventStoreDB test node. `--profile` chooses one, or
+`all`. Without it every test that uses a system runs over `embedded` and `distributed`, the quick ones that
+share a system over `rabbitmq` too. Two marks exempt a test, and both have to say why:
+
+    @pytest.mark.over("embedded", because="it is about the vault's file")
+    @pytest.mark.own_store("a fence stops the ids of the whole store")
+
+Systems have a virtual host, a schema and a node of their own. With `--store-url URL` they use that store
+instead, which holds the events of other tests and earlier runs. The people in it are strangers: their keys
+lie in vaults that are gone. A system takes no notice of what was stored before it came (`System.came`), and
+only one is up at a time, because every erasures worker of a store carries out all of its erasures.
 """
 
 from __future__ import annotations
@@ -20,8 +28,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,48 +37,88 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import pytest
 
+from adapters.rabbitmq import dead_queue_of, queue_of
+from adapters.settings import Settings, load_settings
+from adapters.wiring import open_store, open_vault, prepare_home, usual_roles
+from domain.ids import floor_id
+from tests.builders import PROFILES
 from tests.contract.postgres_fixture import execute, with_option
-from tests.servers import RabbitMQ
+from tests.servers import Guarded, RabbitMQ
 
 ES = str(Path(sys.executable).with_name("es"))
 """The installed script, as a person types it."""
 ROLES = ("ids", "users", "projections", "erasures")
-DEADLINE_S = 60.0
+EVERY_ROLE = (*ROLES, "relay")
+DEADLINE_S = 240.0
 """Far longer than anything here takes: it ends a test that hangs, it measures nothing."""
-PROFILES = ("embedded", "rabbitmq", "distributed")
-LOCAL_ONLY = {
-    "test_bad_input.py": "what is wrong with a command is found before anything is sent",
-    "test_cli_inprocess.py": "it stands in for the transport",
-    "test_erasure.py": "it looks for keys and names in the files of the home",
-    "test_first_use.py": "without a broker a first command starts the workers itself",
-    "test_light_start.py": "it counts what a command loads with the default parts",
-    "test_load_script.py": "it is about a script for one machine",
-    "test_nothing_personal_on_disk.py": "it looks for personal data in the files of the home",
-    "test_stack.py": "it is about the sockets of the home",
-    "test_surroundings.py": "it is about folders, sockets and starting by itself",
-}
-"""Modules that make sense over the embedded parts alone, and why."""
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--profile",
-        choices=PROFILES,
-        help="run the acceptance tests over these parts; those that need the embedded ones are skipped",
-    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "slow: takes several seconds; runs by default, `-m 'not slow'` leaves it out"
+    for mark in (
+        "slow: takes several seconds; runs by default, `-m 'not slow'` leaves it out",
+        "over(*profiles, because): an acceptance test that makes sense over these profiles alone",
+        "own_store(because): an acceptance test that can't share its store with others, as --store-url wants",
+    ):
+        config.addinivalue_line("markers", mark)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Everything that uses a system runs over every profile and, if stores are named, over each of them."""
+    if "profile" not in metafunc.fixturenames:
+        return
+    chosen = metafunc.config.getoption("--profile")
+    named = metafunc.config.getoption("--store-url") or [None]
+    metafunc.parametrize(
+        "profile",
+        [
+            pytest.param(Profile(name, store), id=_profile_id(name, store), marks=marks)
+            for name in _profiles(metafunc, chosen, has_store=named != [None])
+            for store in named
+            if (marks := _exempt(metafunc.definition, name, store)) == [] or chosen or store
+        ],
+        indirect=True,
+        scope="module",
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-    if config.getoption("--profile", None) not in (None, "embedded"):
-        for item in items:
-            if reason := LOCAL_ONLY.get(item.path.name):
-                item.add_marker(pytest.mark.skip(reason=f"embedded parts only: {reason}"))
+def _profiles(metafunc: pytest.Metafunc, chosen: str | None, *, has_store: bool) -> Sequence[str]:
+    if chosen is not None:
+        return PROFILES if chosen == "all" else [chosen]
+    if has_store:
+        return ["embedded"]  # but for the store, which is named
+    costly = {"system", "systems"} & set(metafunc.fixturenames) or metafunc.definition.get_closest_marker(
+        "slow"
+    )
+    # Each part of the one left out is in another, and a run of everything has to end soon.
+    return [name for name in PROFILES if not (costly and name == "rabbitmq")]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The parts that a system runs over, and the store that --store-url names instead of the profile's own."""
+
+    name: str
+    store: str | None = None
+
+
+def _profile_id(name: str, store: str | None) -> str:
+    return name if store is None else f"{name}-{urlsplit(store).scheme}"
+
+
+def _exempt(test: pytest.Item, name: str, store: str | None) -> list[pytest.MarkDecorator]:
+    """Why a test doesn't run over a profile, as a mark that skips it. The reasons are the tests' own."""
+    reasons = [
+        f"{' or '.join(mark.args)} only: {mark.kwargs['because']}"
+        for mark in test.iter_markers("over")
+        if name not in mark.args
+    ]
+    if store is not None:
+        reasons += [f"needs a store of its own: {mark.args[0]}" for mark in test.iter_markers("own_store")]
+    if store is not None and hasattr(test.config, "workerinput"):
+        reasons.append("one system at a time is up over a named store: run pytest without -n")
+    if store == "memory:":
+        reasons.append("the store in memory lives and dies with one process, by design")
+    return [pytest.mark.skip(reason=reason) for reason in reasons[:1]]
 
 
 def wait_until(condition: Callable[[], Any], what: str, *, deadline_s: float = DEADLINE_S) -> Any:
@@ -184,6 +232,14 @@ class Bulk:
         return Ran(("the bulk",), self.process.returncode, self._answers.read_bytes(), err)
 
 
+@dataclass(frozen=True)
+class Came:
+    """When a system came to its store. What lies before is none of its business; in a store of its own, nothing."""
+
+    position: int = 0
+    user_id: int | None = None
+
+
 class System:
     """One home and everything that runs in it."""
 
@@ -201,6 +257,7 @@ class System:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("ES_", "_ES_"))
         }
+        self.came = Came()
         self.environment = inherited | {
             "ES_HOME": str(self.home),
             "XDG_RUNTIME_DIR": str(runtime),
@@ -209,6 +266,22 @@ class System:
             **(parts or {}),
         }
         self._clients: list[subprocess.Popen[bytes]] = []
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(environment=self.environment)
+
+    @property
+    def since(self) -> str:
+        """For `users list --after`: whoever came after this is no stranger."""
+        return str(self.came.user_id or 1)
+
+    @property
+    def roles(self) -> Sequence[str]:
+        """Those of its workers."""
+        return usual_roles(self.settings)
 
     # --- commands ------------------------------------------------------------------------------
 
@@ -250,7 +323,14 @@ class System:
 
     def up(self) -> System:
         self.es("up").ok()
+        if self.came.position:
+            self.caught_up()  # there may be much of it, and a test's first query would wait in vain
         return self
+
+    def arrive(self) -> None:
+        """Take no notice of what is stored by now."""
+        with closing(open_store(self.settings.store)) as store:
+            self.came = Came(store.head(), floor_id(time.time_ns() // 1000))
 
     def create(self, email: str = "ada@example.com", name: str = "Ada Lovelace") -> str:
         """Register a user; the id."""
@@ -269,14 +349,15 @@ class System:
     def users(self) -> list[dict[str, Any]]:
         """Everybody, from the read model, once it holds all that is stored by now."""
         self.caught_up()
-        return self.es("users", "list", "--json", "--limit", "1000000").ok().objects
+        return self.es("users", "list", "--json", "--limit", "1000000", "--after", self.since).ok().objects
 
     def registrations(self) -> list[dict[str, Any]]:
         """Every registration that the event store holds."""
         return self.events("user-registered")
 
-    def events(self, type_: str) -> list[dict[str, Any]]:
-        found = self.es("events", "tail", "--from", "0", "--no-follow", "--json", "--type", type_)
+    def events(self, type_: str = "") -> list[dict[str, Any]]:
+        since = str(self.came.position)
+        found = self.es("events", "tail", "--from", since, "--no-follow", "--json", "--type", type_)
         return found.ok().objects
 
     # --- workers -------------------------------------------------------------------------------
@@ -425,49 +506,94 @@ def new_root() -> Path:
 
 @contextmanager
 def a_system(
-    profile: str,
+    profile: Profile | str,
     request: pytest.FixtureRequest,
     *,
     broker: RabbitMQ | None = None,
     database: str | None = None,
 ) -> Iterator[System]:
-    """A system over the parts of a profile, which are its own and end with it.
+    """A system over the parts of a profile, which are its own.
 
     `broker` and `database` are servers to use instead of the usual ones.
     """
+    profile = Profile(profile) if isinstance(profile, str) else profile
     with ExitStack() as ending:
         root = new_root()
         ending.callback(shutil.rmtree, root, ignore_errors=True)
         parts = {}
-        if profile != "embedded":
-            parts["ES_BROKER"] = ending.enter_context(
-                own_vhost(broker or request.getfixturevalue("rabbitmq"))
-            ).url
-        if profile == "distributed":
+        if profile.name != "embedded":
+            vhost = own_vhost(broker) if broker else request.getfixturevalue("vhosts").one()
+            parts["ES_BROKER"] = ending.enter_context(vhost).url
+        if profile.name == "distributed":
             server = database or request.getfixturevalue("postgres_database")
             schema = ending.enter_context(own_schema(server))
             kek = root / "kek"
             kek.touch(0o600)
             kek.write_text(os.urandom(32).hex())
             parts |= {"ES_DATABASE": schema, "ES_VAULT": schema, "ES_KEK_FILE": str(kek)}
-            parts["ES_STORE"] = ending.enter_context(own_node())
+            if profile.store is None:
+                parts["ES_STORE"] = ending.enter_context(own_node())
         made = System(root, parts=parts)
         ending.callback(made.close)
+        if profile.store is not None:
+            ending.enter_context(_among_strangers(made, profile.store))
         yield made
+
+
+_UP: list[System] = []
+"""The systems over named stores, the last made last. Only that one may be up."""
+
+
+@contextmanager
+def _among_strangers(system: System, store: str) -> Iterator[None]:
+    """Have a system use a store that others have used, while none of them is up."""
+    # Beside the people in it the product refuses to begin a vault, rightly: it would not know their keys.
+    prepare_home(system.settings)
+    open_vault(replace(system.settings, store=f"sqlite:{system.root / 'none.db'}")).close()
+    system.environment["ES_STORE"] = store
+    resting = [other for other in _UP if other.processes()]
+    for other in resting:
+        other.es("down").ok()
+    _UP.append(system)
+    try:
+        system.arrive()
+        yield
+    finally:
+        _UP.remove(system)
+        system.es("down")
+        for other in resting:
+            other.arrive()
+            other.up()
+
+
+class Vhosts:
+    """Virtual hosts for the systems of a session. They are used again: to make one takes seconds."""
+
+    def __init__(self, server: RabbitMQ, ending: ExitStack) -> None:
+        self._server = server
+        self._ending = ending
+        self._free = [server]
+
+    @contextmanager
+    def one(self) -> Iterator[RabbitMQ]:
+        """A virtual host in which there are no queues."""
+        chosen = self._free.pop() if self._free else self._ending.enter_context(own_vhost(self._server))
+        yield chosen
+        # Its workers are gone: the system is closed before what it was made of.
+        chosen.delete_queues(*[name for role in EVERY_ROLE for name in (queue_of(role), dead_queue_of(role))])
+        self._free.append(chosen)
 
 
 @contextmanager
 def own_vhost(server: RabbitMQ) -> Iterator[RabbitMQ]:
-    """A virtual host of a server that has no queues yet."""
+    """A new virtual host of a server, removed also when the session is killed."""
     name = f"es-test-{uuid4().hex[:12]}"
-    server.ctl("add_vhost", name)
-    try:
+    removal = [*server.control, "--quiet", "delete_vhost", name]
+    with closing(Guarded(afterwards=[removal], environment=server.environment)):
+        server.ctl("add_vhost", name)
         user = urlsplit(server.url).username or "guest"
         server.ctl("set_permissions", "-p", name, user, ".*", ".*", ".*")
-        url = urlsplit(server.url)._replace(path=f"/{name}").geturl()
-        yield RabbitMQ(url, name, server.control, server.environment)
-    finally:
-        server.ctl("delete_vhost", name)
+        yield replace(server, url=urlsplit(server.url)._replace(path=f"/{name}").geturl(), vhost=name)
 
 
 @contextmanager
@@ -483,7 +609,7 @@ def own_schema(database: str) -> Iterator[str]:
 
 @contextmanager
 def own_node() -> Iterator[str]:
-    """The URL of an EventStoreDB test node in a process of its own."""
+    """The URL of an EventStoreDB test node in a process of its own: this one is often too busy to answer."""
     node = subprocess.Popen(
         [sys.executable, "-m", "tests.node", "--port", "0"],
         stdout=subprocess.PIPE,
@@ -501,13 +627,20 @@ def own_node() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def profile(request: pytest.FixtureRequest) -> str:
-    """Which parts the systems run over."""
-    return request.config.getoption("--profile", None) or "embedded"
+def vhosts(rabbitmq: RabbitMQ) -> Iterator[Vhosts]:
+    with ExitStack() as ending:
+        yield Vhosts(rabbitmq, ending)
+
+
+@pytest.fixture(scope="module")
+def profile(request: pytest.FixtureRequest) -> Profile:
+    """Which parts the systems run over. Tests elsewhere, which aren't repeated over each, may use it too."""
+    chosen = request.config.getoption("--profile")
+    return getattr(request, "param", None) or Profile(chosen if chosen in PROFILES else "embedded")
 
 
 @pytest.fixture
-def system(profile: str, request: pytest.FixtureRequest) -> Iterator[System]:
+def system(profile: Profile, request: pytest.FixtureRequest) -> Iterator[System]:
     """A system of the test's own, nothing running yet."""
     with a_system(profile, request) as made:
         yield made
@@ -520,14 +653,14 @@ def running(system: System) -> System:
 
 
 @pytest.fixture(scope="module")
-def shared(profile: str, request: pytest.FixtureRequest) -> Iterator[System]:
+def shared(profile: Profile, request: pytest.FixtureRequest) -> Iterator[System]:
     """A running system for all tests of a module; each uses names of its own."""
     with a_system(profile, request) as made:
         yield made.up()
 
 
 @pytest.fixture
-def systems(profile: str, request: pytest.FixtureRequest) -> Iterator[Callable[[], System]]:
+def systems(profile: Profile, request: pytest.FixtureRequest) -> Iterator[Callable[[], System]]:
     """Makes any number of systems."""
     with ExitStack() as ending:
         yield lambda: ending.enter_context(a_system(profile, request))

@@ -9,16 +9,11 @@ from uuid import uuid4
 import pytest
 
 from adapters.rabbitmq import PERSISTENT, Properties, open_channel, queue_of
-from tests.acceptance.conftest import System, a_system, wait_until
+from tests.acceptance.conftest import EVERY_ROLE, System, wait_until
 
 SECRET = "private.person@example.com"
 
-
-@pytest.fixture(scope="module")
-def shared(request: pytest.FixtureRequest) -> Iterator[System]:
-    """Dead letters are kept in RabbitMQ only, so it runs over that."""
-    with a_system("rabbitmq", request) as made:
-        yield made.up()
+pytestmark = pytest.mark.over("rabbitmq", "distributed", because="dead letters are kept in RabbitMQ")
 
 
 @pytest.fixture
@@ -37,7 +32,7 @@ def dead(shared: System) -> Iterator[list[str]]:
     wait_until(lambda: _count(shared) == 3, "they are dead letters")
     yield message_ids
     if _count(shared):
-        shared.es("dead", "drop", "users", "--all").ok()
+        shared.es("dead", "drop", "users", "--all", "--yes").ok()
 
 
 def _count(system: System) -> int:
@@ -52,7 +47,7 @@ def _shown(system: System) -> list[str]:
 
 def test_list_shows_every_role_with_its_workers_and_dead_letters(shared: System, dead: list[str]) -> None:
     queues = {queue["role"]: queue for queue in shared.es("dead", "list", "--json").ok().objects}
-    assert queues.keys() == {"ids", "users", "projections", "erasures", "relay"}
+    assert queues.keys() == set(EVERY_ROLE)
     assert {role: queue["dead"] for role, queue in queues.items() if queue["dead"]} == {"users": 3}
     assert all(queue["workers"] == 1 for queue in queues.values())
     assert "users" in shared.es("dead", "list").ok().out
@@ -71,10 +66,12 @@ def test_show_names_the_letters_and_prints_no_values_unless_asked(shared: System
 
 
 def test_drop_removes_the_named_letter_alone(shared: System, dead: list[str]) -> None:
-    assert shared.es("dead", "drop", "users", dead[1], "--json").ok().object == {"dropped": 1}
+    shared.es("dead", "drop", "users", dead[1]).failed(2)
+    assert sorted(_shown(shared)) == sorted(dead), "without a yes nothing is removed"
+    assert shared.es("dead", "drop", "users", dead[1], "--yes", "--json").ok().object == {"dropped": 1}
     assert sorted(_shown(shared)) == sorted([dead[0], dead[2]])
-    shared.es("dead", "drop", "users", dead[1]).failed(3)
-    assert shared.es("dead", "drop", "users", "--all", "--json").ok().object == {"dropped": 2}
+    shared.es("dead", "drop", "users", dead[1], "--yes").failed(3)
+    assert shared.es("dead", "drop", "users", "--all", "--yes", "--json").ok().object == {"dropped": 2}
     assert _count(shared) == 0
 
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adapters.codec import JsonCodec
-from adapters.sqlite_store import SqliteStore
+from adapters.wiring import open_store
 from cli.main import app
 from domain import lanes
 from domain.ids import MAX_ID, ceil_id, floor_id, lane_of, time_text
@@ -252,6 +252,7 @@ def test_verify_proves_that_no_two_grants_overlap(invoke: Invoke) -> None:
     assert "problem" not in invoke("verify").stdout
 
 
+@pytest.mark.own_store("it stores a grant that overlaps another")
 def test_verify_ends_with_1_and_names_what_it_found(running: System) -> None:
     overlapping = LaneGranted("nobody", "nowhere", 1, 10, 20)
     about = metadata()
@@ -260,7 +261,7 @@ def test_verify_ends_with_1_and_names_what_it_found(running: System) -> None:
     )
     running.es("ids", "next").ok()
     (lane,) = running.es("ids", "lanes", "--json").ok().objects
-    with closing(SqliteStore(running.home / "events.db")) as store:
+    with closing(open_store(running.settings.store)) as store:
         (result,) = store.append([Append(f"lane-{lane['lane']}", lane["version"], [event])])
     assert isinstance(result, Appended)
 
@@ -293,6 +294,7 @@ def test_a_fence_on_a_terminal_asks_and_no_is_taken_for_an_answer(running: Syste
     running.es("ids", "next").ok()
 
 
+@pytest.mark.own_store("a fence stops the ids of everybody")
 def test_a_fence_stops_ids_until_its_time_and_repeating_it_finds_the_same_floor(running: System) -> None:
     (last,) = running.es("ids", "next").ok().lines
     command_id = str(uuid4())
@@ -309,6 +311,7 @@ def test_a_fence_stops_ids_until_its_time_and_repeating_it_finds_the_same_floor(
     assert running.es("ids", "verify", "--json").ok().object["ok"]
 
 
+@pytest.mark.own_store("a fence stops the ids of everybody")
 def test_with_the_workers_stopped_a_fence_is_over_in_seconds(running: System) -> None:
     before = int(running.es("ids", "next").ok().out)
     floor = int(running.es("ids", "fence", "--yes", "--workers-stopped", "--json").ok().object["floor"])
@@ -337,19 +340,20 @@ def test_a_bulk_of_users_takes_its_ids_in_blocks(running: System) -> None:
     assert runs < count / 20, "they don't follow each other"
 
 
-def _held_lanes(running: System) -> Iterator[dict[str, Any]]:
-    return (lane for lane in running.es("ids", "lanes", "--json").ok().objects if lane["status"] == "held")
+def _lane_of(running: System, user_id: str) -> dict[str, Any]:
+    lanes_ = running.es("ids", "lanes", "--json").ok().objects
+    return next(lane for lane in lanes_ if lane["lane"] == lane_of(int(user_id)))
 
 
 def test_a_stopping_worker_releases_the_rest_of_its_lease(running: System) -> None:
     user_id = running.create()
-    (held,) = _held_lanes(running)
-    assert held["lane"] == lane_of(int(user_id))
+    held = _lane_of(running, user_id)
+    assert held["status"] == "held"
     running.es("down").ok()
     running.up()
 
-    (lane,) = running.es("ids", "lanes", "--json").ok().objects
-    assert (lane["lane"], lane["status"]) == (held["lane"], "free")
+    lane = _lane_of(running, user_id)
+    assert lane["status"] == "free"
     assert lane["until"] < held["until"]
     assert lane["version"] == held["version"] + 1
     beyond = int(user_id) + 10_000 * STEP

@@ -1,4 +1,4 @@
-"""A local request is started in shell loops: it loads none of the heavy parts."""
+"""A request is started in shell loops: it loads none of the heavy parts but, over a broker, what speaks to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from tests.acceptance.conftest import DEADLINE_S, System
 
-HEAVY = ("pika", "esdbclient", "grpc", "psycopg", "cryptography", "apsw", "tenacity", "rich.table", "msgspec")
+HEAVY = ("esdbclient", "grpc", "psycopg", "cryptography", "apsw", "tenacity", "rich.table", "msgspec")
+CLIENT = "pika"
+"""Of the broker."""
 
 _SCRIPT = """
 import sys
@@ -50,4 +52,5 @@ def test_a_local_request_loads_nothing_heavy(shared: System, arguments: tuple[st
     loaded = done.stderr.splitlines()[-1].split()
     assert "typer" in loaded, "the list of modules was printed"
     assert [module for module in loaded if module.startswith(HEAVY)] == []
+    assert (CLIENT in loaded) == (not shared.settings.is_local)
     assert [module for module in loaded if module.split(".")[0] == "workers"] == []

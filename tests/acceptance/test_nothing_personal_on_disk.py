@@ -1,4 +1,7 @@
-"""No name and no address is ever written: not to a database, a journal, a log or beside a socket."""
+"""No name and no address is ever written: not to a database, a journal, a log or beside a socket.
+
+A request under way over a broker does hold them; it is gone from there once it is answered.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,16 @@ import os
 import signal
 import socket
 import struct
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from adapters.rabbitmq import PERSISTENT, Properties, open_channel, queue_of
+from adapters.wiring import open_store
 from tests.acceptance.conftest import ROLES, System, ndjson, wait_until
+from tests.contract.postgres_fixture import execute
 
 NAME = "Canária Ünverwechselbar"
 EMAIL = "canary-fhqwhgads@example.com"
@@ -50,16 +58,51 @@ def encodings(text: str) -> dict[str, bytes]:
 
 def found_in(root: Path, texts: tuple[str, ...]) -> list[str]:
     """Where any form of any text is in a file's content or in a path under `root`."""
+    return _search(_files(root), texts)
+
+
+def _search(places: Iterator[tuple[str, bytes]], texts: tuple[str, ...]) -> list[str]:
     needles = [
         (f"{text!r} as {name}", needle.lower()) for text in texts for name, needle in encodings(text).items()
     ]
     found: list[str] = []
+    for place, content in places:
+        haystack = content.lower()
+        found += [f"{place}: {what}" for what, needle in needles if needle in haystack]
+    return found
+
+
+def _files(root: Path) -> Iterator[tuple[str, bytes]]:
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
             path = Path(folder, name)
             content = path.read_bytes() if path.is_file() else b""
-            haystack = (os.fsencode(path) + b"\n" + content).lower()
-            found += [f"{path}: {what}" for what, needle in needles if needle in haystack]
+            yield str(path), os.fsencode(path) + b"\n" + content
+
+
+def _events(system: System) -> Iterator[tuple[str, bytes]]:
+    """What the store hands out, wherever it is."""
+    with closing(open_store(system.settings.store)) as store:
+        for event in store.read_all(system.came.position, 1_000_000):
+            about = f"{event.stream} {event.type}".encode()
+            yield f"event {event.position}", b"\n".join((about, event.data, event.metadata))
+
+
+def _rows(url: str) -> Iterator[tuple[str, bytes]]:
+    """Every row of the vault and the read models in PostgreSQL, as text."""
+    prefix = url.rpartition("schema=")[2]
+    tables = execute(url, f"SELECT schemaname, tablename FROM pg_tables WHERE schemaname LIKE '{prefix}\\_%'")
+    assert {schema for schema, _ in tables} == {f"{prefix}_vault", f"{prefix}_read_models"}
+    for schema, table in tables:
+        for (row,) in execute(url, f'SELECT t::text FROM "{schema}"."{table}" AS t'):
+            yield f"{schema}.{table}", str(row).encode()
+
+
+def found_in_parts(system: System, texts: tuple[str, ...]) -> list[str]:
+    """Where any form of any text is in what the store and PostgreSQL keep, on whatever machine that is."""
+    found = _search(_events(system), texts)
+    if system.settings.vault.startswith("postgresql:"):
+        found += _search(_rows(system.settings.vault), texts)
     return found
 
 
@@ -86,7 +129,7 @@ def _live_a_life(system: System) -> None:
     system.es("users", "find", "--email", LATER_EMAIL).ok()
     system.es("users", "get", user_id).ok()
     system.es("users", "history", user_id).ok()
-    assert LATER_NAME in system.es("users", "list").ok().out
+    assert LATER_NAME in [user["name"] for user in system.users()]
     # Refusals and bad input of every kind, with the value where it doesn't belong.
     for code, arguments in (
         (1, ("users", "create", "--email", LATER_EMAIL, "--name", NAME)),
@@ -114,37 +157,58 @@ def _live_a_life(system: System) -> None:
     bad += f'{{"email": "{EMAIL}", "name": "{NAME}" broken\n{NAME}\n'.encode()
     bad += ndjson([{"email": EMAIL, "name": NAME, "command_id": WRONG}])
     assert system.es("users", "create", "--from", "-", stdin=bad).without_traceback().code == 2
-    _misuse_sockets(system)
+    _misuse_sockets(system, ("supervisor", *ROLES) if system.settings.is_local else ("supervisor",))
+    if not system.settings.is_local:
+        _misuse_queues(system)
+    for worker in system.status()["workers"]:
+        assert worker["restarts"] == 0, worker
 
 
-def _misuse_sockets(system: System) -> None:
-    """Requests that no client of ours sends, each on a connection of its own."""
-    for role in ("supervisor", *ROLES):
-        for message in (
-            {"id": NAME, "kind": WRONG, "body": {"email": EMAIL}},
-            {
-                "id": 1,
-                "kind": "users.create",
-                "body": {"command_id": WRONG, "actor": 5, "input": {"email": EMAIL}},
-            },
-            {"id": 1, "kind": "users.create", "body": {"input": [NAME, EMAIL]}},
-            {
-                "id": 1,
-                "kind": "users.get",
-                "body": {"user_id": {NAME: EMAIL}, "version": WRONG, "at_us": NAME},
-            },
-            {"id": 1, "kind": "users.get", "body": {"user_id": "5", "version": WRONG}},
-            {"id": 1, "kind": "events.read", "body": {"prefix": [NAME], "after_position": EMAIL}},
-            {"id": 1, "kind": "streams.read", "body": {"stream": NAME, "limit": WRONG}},
-            {"id": 1, "kind": "ids.next", "body": {"count": EMAIL}},
-            {"id": 1, "kind": "erasures.status", "body": {"user_id": EMAIL}},
-            [NAME, EMAIL],
-        ):
+MISUSES: Sequence[dict[str, object]] = (
+    {"kind": WRONG, "body": {"email": EMAIL}},
+    {"kind": "users.create", "body": {"command_id": WRONG, "actor": 5, "input": {"email": EMAIL}}},
+    {"kind": "users.create", "body": {"input": [NAME, EMAIL]}},
+    {"kind": "users.get", "body": {"user_id": {NAME: EMAIL}, "version": WRONG, "at_us": NAME}},
+    {"kind": "users.get", "body": {"user_id": "5", "version": WRONG}},
+    {"kind": "events.read", "body": {"prefix": [NAME], "after_position": EMAIL}},
+    {"kind": "streams.read", "body": {"stream": NAME, "limit": WRONG}},
+    {"kind": "ids.next", "body": {"count": EMAIL}},
+    {"kind": "erasures.status", "body": {"user_id": EMAIL}},
+)
+"""Requests that no client of ours sends."""
+
+
+def _misuse_sockets(system: System, roles: Sequence[str]) -> None:
+    """Send each on a connection of its own."""
+    for role in roles:
+        for message in [*({"id": 1, **misuse} for misuse in MISUSES), {"id": NAME}, [NAME, EMAIL]]:
             raw = json.dumps(message).encode()
             _send(system, role, struct.pack(">I", len(raw)) + raw)
         _send(system, role, EMAIL.encode() * 10)
-    for worker in system.status()["workers"]:
-        assert worker["restarts"] == 0, worker
+
+
+def _misuse_queues(system: System) -> None:
+    """Send all of them in one message, which is answered like any other: nothing is left at the broker.
+
+    What is no message at all becomes a dead letter, which is kept as it came until a person has decided
+    about it (test_dead_letters_cli.py).
+    """
+    with open_channel(system.settings.broker) as channel:
+        for role in system.roles:
+            channel.basic_publish(
+                "",
+                queue_of(role),
+                json.dumps({"requests": MISUSES}).encode(),
+                Properties(message_id=NAME, correlation_id=WRONG, delivery_mode=PERSISTENT),
+                mandatory=True,
+            )
+    wait_until(
+        lambda: (
+            [(queue["waiting"], queue["dead"]) for queue in system.status()["queues"]]
+            == [(0, 0)] * len(system.roles)
+        ),
+        "everything was answered, and nothing is kept",
+    )
 
 
 def _send(system: System, role: str, raw: bytes) -> None:
@@ -163,7 +227,7 @@ def _send(system: System, role: str, raw: bytes) -> None:
 
 def test_nothing_personal_is_in_any_file_while_running_or_stopped(running: System) -> None:
     _live_a_life(running)
-    assert found_in(running.root, CANARIES) == []
+    assert found_in(running.root, CANARIES) + found_in_parts(running, CANARIES) == []
 
     running.es("projections", "rebuild", "users").ok()
     for role in ("users", "projections"):
@@ -173,12 +237,13 @@ def test_nothing_personal_is_in_any_file_while_running_or_stopped(running: Syste
         )
     running.ready()
     user_id = running.es("users", "find", "--email", LATER_EMAIL, "--json").ok().object["user_id"]
-    assert found_in(running.root, CANARIES) == []
+    assert found_in(running.root, CANARIES) + found_in_parts(running, CANARIES) == []
 
+    assert found_in_parts(running, (user_id,)), "the search finds what is there"
     running.es("users", "delete", user_id).ok()
     running.es("gdpr", "erase", user_id, "--yes").ok()
     running.es("down").ok()
-    assert found_in(running.root, CANARIES) == []
+    assert found_in(running.root, CANARIES) + found_in_parts(running, CANARIES) == []
 
 
 def test_nothing_personal_is_in_any_file_after_a_kill_in_the_middle_of_a_bulk(running: System) -> None:
@@ -190,6 +255,6 @@ def test_nothing_personal_is_in_any_file_after_a_kill_in_the_middle_of_a_bulk(ru
     wait_until(lambda: not running.processes(), "everything is dead")
     bulk.process.kill()
 
-    assert found_in(running.home, CANARIES) == []
+    assert found_in(running.home, CANARIES) + found_in_parts(running, CANARIES) == []
     # And of this test's own files the search finds the input.
     assert found_in(running.root, CANARIES)

@@ -19,7 +19,7 @@ from adapters.settings import Settings, load_settings
 from domain.messages import Caller, Server
 from domain.ports import ReadModel, Vault
 from tests.contract.rabbitmq_fixture import rabbit_broker, ready_server
-from tests.contract.scripted import caller, serve_by  # noqa: F401  # fixtures
+from tests.contract.scripted import caller, clock, patience, serve_by  # noqa: F401  # fixtures
 
 VAULT_URLS = ["sqlite:", "postgresql:"]
 READ_MODEL_URLS = ["sqlite:", "postgresql:"]

@@ -8,8 +8,10 @@ which a private server is started in a temporary folder. Without any of them a t
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -21,7 +23,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.servers import missing
+from tests.servers import START_S, Guarded, missing
 
 HOW = "set ES_TEST_PG_URL, or install a PostgreSQL server (apt-get install postgresql)"
 _USERS = (os.environ.get("PGUSER") or os.environ.get("USER") or "postgres", "postgres")
@@ -46,11 +48,17 @@ def postgres_url(postgres_database: str) -> Iterator[str]:
 @contextmanager
 def a_database(server_url: str) -> Iterator[str]:
     name = f"es_test_{uuid4().hex[:12]}"
-    execute(server_url, f"CREATE DATABASE {name}")
-    try:
+    # Before the database is made, so that it is dropped whenever we are killed.
+    drop = [sys.executable, "-c", _DROP, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"]
+    with closing(Guarded(afterwards=[drop], environment={**os.environ, "ES_TEST_PG_URL": server_url})):
+        execute(server_url, f"CREATE DATABASE {name}")
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
-    finally:
-        execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_DROP = """
+import os, sys, psycopg
+psycopg.connect(os.environ["ES_TEST_PG_URL"], autocommit=True).execute(sys.argv[1])
+"""
 
 
 def with_option(url: str, option: str) -> str:
@@ -79,13 +87,15 @@ def _server() -> Iterator[str]:
 
 
 def _on_localhost() -> str | None:
+    """A server on which we may make databases."""
     import psycopg
 
     for user in dict.fromkeys(_USERS):
         url = f"postgresql://{user}@127.0.0.1:5432/postgres"
         with suppress(psycopg.Error):
-            execute(with_option(url, "connect_timeout=2"), "SELECT 1")
-            return url
+            may = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
+            if execute(with_option(url, "connect_timeout=5"), may) == [(True,)]:
+                return url
     return None
 
 
@@ -113,23 +123,44 @@ class Server:
             "autovacuum": "off",
         }
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-        self.run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+        self.run("pg_ctl", "-w", "-t", _START_S, "-l", str(self.folder / "log"), "-o", options, "start")
 
     def stop(self) -> None:
-        self.run("pg_ctl", "-w", "-m", "immediate", "stop")
+        self.run(*_STOP)
 
     def ensure_running(self) -> None:
         if not (self.folder / "data" / "postmaster.pid").exists():
             self.start()
 
     def run(self, program: str, *arguments: str) -> None:
-        command = [str(self.binaries / program), "-D", str(self.folder / "data"), *arguments]
-        # PostgreSQL refuses to run as root. What it says goes to a file: a daemon would keep a pipe open.
-        account = "postgres" if os.geteuid() == 0 else None
+        # What it says goes to a file: a daemon would keep a pipe open.
         with (self.folder / "said").open("w+") as said:
-            done = subprocess.run(command, stdout=said, stderr=said, user=account, cwd="/", check=False)
+            done = subprocess.run(
+                self.command(program, *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                user=_account(),
+                cwd="/",
+                check=False,
+                start_new_session=True,  # Ctrl-C must not stop what a fixture does at its end
+            )
             said.seek(0)
             assert done.returncode == 0, said.read()
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        return [str(self.binaries / program), "-D", str(self.folder / "data"), *arguments]
+
+
+_START_S = f"{START_S:.0f}"
+_STOP = ("pg_ctl", "-w", "-m", "immediate", "stop")
+
+
+def _account() -> str | None:
+    """Whom to run it as: PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    return next((user.pw_name for user in pwd.getpwall() if user.pw_name == "postgres"), "nobody")
 
 
 @contextmanager
@@ -139,16 +170,14 @@ def private_server() -> Iterator[Server]:
         missing("postgres", HOW)
     folder = Path(tempfile.mkdtemp(prefix="es-pg-"))  # a short path: sockets allow some 100 bytes
     server = Server(folder, binaries)
-    try:
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres")
+    stop = ["sh", "-c", 'test ! -e "$0/postmaster.pid" || exec "$@"', str(folder / "data")]
+    stop += server.command(*_STOP)  # unless it is stopped already
+    with closing(Guarded(afterwards=[stop], user=_account(), folder=folder)):
+        if account := _account():
+            shutil.chown(folder, account)
         server.run("initdb", "--username=es", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
         server.start()
         yield server
-    finally:
-        with suppress(AssertionError):  # it may be stopped already
-            server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _binaries() -> Path | None:

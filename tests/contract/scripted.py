@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from adapters.local import LocalCaller
 from adapters.log import open_log
+from adapters.rabbitmq_caller import RabbitCaller
 from domain.errors import EsError
 from domain.messages import Body, Caller, Question, Reply, Request
 from tests.builders import DEADLINE_S
@@ -18,7 +21,27 @@ from workers.runtime import Server, serve
 
 ROLE = "echo"
 SHORT_S = 0.2
-"""A timeout that a test waits out on purpose."""
+"""A timeout that nobody is expected to keep. Where an answer has to come first, it goes by a `Clock`."""
+
+
+class Clock:
+    """The time as askers see it: a hundredth as fast as ours, until a test lets some of it pass.
+
+    What takes a busy machine seconds takes no time here, so a time-out comes where the test wants it.
+    """
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+        self._passed_s = 0.0
+
+    def monotonic(self) -> float:
+        return self._began_s + self._passed_s + (time.monotonic() - self._began_s) / 100
+
+    def sleep(self, duration_s: float) -> None:
+        time.sleep(duration_s)
+
+    def let_pass(self, duration_s: float) -> None:
+        self._passed_s += duration_s
 
 
 class Scripted:
@@ -85,6 +108,24 @@ def serve_by(
     yield start
     for serving in running:
         serving.stop()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in ("adapters.local", "adapters.rabbitmq_caller"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Askers wait long unless a test says otherwise: how busy the machine is, is no part of the contract."""
+    for method in (LocalCaller.ask, LocalCaller.pipeline, RabbitCaller.ask, RabbitCaller.pipeline):
+        defaults: Any = method.__kwdefaults__
+        monkeypatch.setitem(defaults, "timeout_s", DEADLINE_S)
+    monkeypatch.setattr("adapters.rabbitmq_caller._FIRST_CONNECT_S", DEADLINE_S)
+    monkeypatch.setattr("workers.runtime._DRAIN_S", DEADLINE_S / 2)
 
 
 @pytest.fixture

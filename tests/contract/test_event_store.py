@@ -33,6 +33,7 @@ from tests.builders import (
     a_stream,
     an_event,
     append,
+    assert_within,
     before,
     eventually,
     open_store,
@@ -42,6 +43,8 @@ from tests.builders import (
 )
 
 IDLE_CAUGHT_UPS_PER_S = 5
+LONG_S = 5 * DEADLINE_S
+"""For what is much work; a guard, not a measure."""
 """`follow` promises one at least every 0.2 s."""
 
 OpenAgain = Callable[[], EventStore]
@@ -278,7 +281,7 @@ def _batches(draw: st.DrawFn) -> list[list[tuple[int, int, list[int]]]]:
     return draw(st.lists(st.lists(item, max_size=5), max_size=5))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(batches=_batches())
 def test_any_history_of_batches_ends_as_in_a_plain_list(
     store: EventStore, batches: list[list[tuple[int, int, list[int]]]]
@@ -558,24 +561,31 @@ def test_caught_up_is_never_said_before_an_event_that_was_already_committed(stor
 
 
 def test_an_idle_follower_says_caught_up_at_least_every_fifth_of_a_second(store: EventStore) -> None:
-    observed_s = 1.2
+    def observe() -> None:
+        items, done = list[Recorded | CaughtUp](), before(DEADLINE_S)
+        following = store.follow(
+            store.head(),
+            stopped=lambda: len(items) >= IDLE_CAUGHT_UPS_PER_S or done(),
+            prefixes=[a_stream("silent")],
+        )
+        items.extend(following)
+        assert {type(item) for item in items} == {CaughtUp}
 
-    items = list(store.follow(store.head(), stopped=before(observed_s), prefixes=[a_stream("silent")]))
-
-    assert {type(item) for item in items} == {CaughtUp}
-    assert len(items) >= IDLE_CAUGHT_UPS_PER_S
+    assert_within(1.2, observe)
 
 
 def test_an_idle_follower_ends_soon_after_it_is_stopped(store: EventStore) -> None:
-    stop = threading.Event()
-    following = store.follow(store.head(), stopped=stop.is_set, prefixes=[a_stream("silent")])
-    with ThreadPoolExecutor(1) as pool:
-        drained = pool.submit(lambda: sum(1 for _ in following))
-        stopped_at = time.monotonic()
-        stop.set()
-        drained.result(timeout=DEADLINE_S)
+    def stop_it() -> float:
+        stop = threading.Event()
+        following = store.follow(store.head(), stopped=stop.is_set, prefixes=[a_stream("silent")])
+        with ThreadPoolExecutor(1) as pool:
+            drained = pool.submit(lambda: sum(1 for _ in following))
+            stopped_at = time.monotonic()
+            stop.set()
+            drained.result(timeout=DEADLINE_S)
+        return time.monotonic() - stopped_at
 
-    assert time.monotonic() - stopped_at < 1.0
+    assert_within(1.0, stop_it)
 
 
 def test_a_stopped_follower_ends_between_two_events(store: EventStore) -> None:
@@ -625,7 +635,7 @@ def test_of_many_threads_exactly_one_wins_each_version(store: EventStore) -> Non
         return won
 
     with ThreadPoolExecutor(_WRITERS) as pool:
-        won = list(pool.map(race, range(_WRITERS), timeout=DEADLINE_S))
+        won = list(pool.map(race, range(_WRITERS)))
 
     assert sorted(itertools.chain(*won)) == list(range(rounds))
     assert _versions(store.read_stream(stream)) == list(range(rounds * size))
@@ -643,7 +653,7 @@ def test_readers_skip_nothing_while_threads_append(store: EventStore) -> None:
 
     def follow() -> list[int]:
         seen = list[int]()
-        done = before(DEADLINE_S)
+        done = before(LONG_S)
         for item in store.follow(
             head, stopped=lambda: len(seen) == each * _WRITERS or done(), prefixes=[kind]
         ):
@@ -653,8 +663,8 @@ def test_readers_skip_nothing_while_threads_append(store: EventStore) -> None:
 
     with ThreadPoolExecutor(_WRITERS + 1) as pool:
         following = pool.submit(follow)
-        list(pool.map(write, range(_WRITERS), timeout=DEADLINE_S))
-        seen = following.result(timeout=DEADLINE_S)
+        list(pool.map(write, range(_WRITERS)))
+        seen = following.result(timeout=LONG_S)
 
     assert seen == [event.position for event in store.read_all(head, 10_000, prefixes=[kind])]
     assert len(seen) == each * _WRITERS
@@ -732,7 +742,7 @@ def test_readers_never_skip_or_reorder_while_processes_append(
     kind, head = a_stream("kind"), store.head()
     writers = [_start(writing_process, shared_store_url, f"{kind}-{n}", "60") for n in range(3)]
     _start_together(writers)
-    finished = before(DEADLINE_S)
+    finished = before(LONG_S)
     total = 3 * 2 * sum(1 + number % 7 for number in range(60))
 
     followed, polled = list[int](), list[int]()

@@ -184,7 +184,7 @@ _operations = st.one_of(
 )
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(batches=st.lists(st.lists(_operations, max_size=8), max_size=4))
 def test_operations_are_applied_in_order_however_they_are_batched(
     open_read_model: OpenReadModel, batches: list[list[Operation]]

@@ -15,6 +15,8 @@ import pytest
 from tests.acceptance.conftest import ROLES, Bulk, System, confirmed, errors, people, wait_until
 
 BULK = int(os.environ.get("ES_TEST_BULK", "4000"))
+LONG_S = max(180.0, BULK / 20)
+"""For whatever grows with the bulk; a guard, not a measure."""
 SEED = int(os.environ.get("ES_TEST_SEED", random.randrange(1 << 32)))
 
 pytestmark = pytest.mark.slow
@@ -36,7 +38,7 @@ def _kill(system: System, role: str) -> None:
 
 def _repeat_until_settled(system: System, inputs: list[dict[str, str]], bulk: Bulk) -> None:
     """Whatever the first run said, repeating it completes it; nobody is there twice, nobody is missing."""
-    first = bulk.end().without_traceback().objects
+    first = bulk.end(LONG_S).without_traceback().objects
     assert [answer["command_id"] for answer in first] == [person["command_id"] for person in inputs]
     assert set(errors(first)) <= {"unavailable"}, set(errors(first))
     system.ready()
@@ -130,7 +132,7 @@ def test_an_address_of_a_bulk_of_changes_is_neither_lost_nor_taken_twice(running
     for moment in _moments(f"{role} during changes", 2):
         bulk.reached(moment * count // BULK)
         _kill(running, role)
-    bulk.end().without_traceback()
+    bulk.end(LONG_S).without_traceback()
     running.ready()
     running.bulk("change-email", moves).ok()
 

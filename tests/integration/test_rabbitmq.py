@@ -36,7 +36,7 @@ from adapters.rabbitmq_server import SUSPECT_AFTER, RabbitServer, Tags
 from domain.errors import InvalidInput, PartUnavailable
 from domain.messages import Body, Question, Reply, Request
 from tests.builders import DEADLINE_S, eventually, start_python
-from tests.servers import RabbitMQ, free_port, private_rabbitmq, rabbitmq  # noqa: F401  # fixtures
+from tests.servers import RabbitMQ, free_port
 from workers.runtime import serve
 
 OpenServer = Callable[..., RabbitServer]
@@ -80,7 +80,7 @@ Work = Callable[..., Working]
 
 
 @pytest.fixture
-def role(rabbitmq: RabbitMQ) -> Iterator[str]:  # noqa: F811
+def role(rabbitmq: RabbitMQ) -> Iterator[str]:
     """A role that nobody else has."""
     name = f"test-{uuid4().hex[:12]}"
     yield name
@@ -93,7 +93,7 @@ def log_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_server(rabbitmq: RabbitMQ, role: str, log_file: Path) -> Iterator[OpenServer]:  # noqa: F811
+def open_server(rabbitmq: RabbitMQ, role: str, log_file: Path) -> Iterator[OpenServer]:
     """Starts the answering end of the role and waits until requests reach it."""
     with ExitStack() as closing_all:
 
@@ -120,13 +120,13 @@ def work(open_server: OpenServer, log_file: Path) -> Iterator[Work]:
 
 
 @pytest.fixture
-def caller(rabbitmq: RabbitMQ) -> Iterator[RabbitCaller]:  # noqa: F811
+def caller(rabbitmq: RabbitMQ) -> Iterator[RabbitCaller]:
     with closing(RabbitCaller(rabbitmq.url)) as opened:
         yield opened
 
 
 @pytest.fixture
-def dead(rabbitmq: RabbitMQ, role: str) -> DeadLetters:  # noqa: F811
+def dead(rabbitmq: RabbitMQ, role: str) -> DeadLetters:
     return DeadLetters(rabbitmq.url, [role])
 
 
@@ -198,10 +198,11 @@ def test_every_settled_tag_is_acknowledged_once_and_no_other(choices: list[int],
 
 
 def test_an_acknowledgement_of_a_lost_channel_settles_nothing_on_the_next(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
 ) -> None:
+    rabbitmq.need_control()
     server = open_server()
     put(rabbitmq.url, queue_of(role), a_request("first"))
     (stale,) = receive(server, 1)
@@ -218,7 +219,7 @@ def test_an_acknowledgement_of_a_lost_channel_settles_nothing_on_the_next(
 
 
 def test_what_is_answered_is_gone_for_good_and_the_rest_comes_again(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
 ) -> None:
@@ -235,7 +236,7 @@ def test_what_is_answered_is_gone_for_good_and_the_rest_comes_again(
 
 
 def test_a_message_with_many_requests_is_settled_by_the_last_answer(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
 ) -> None:
@@ -258,7 +259,7 @@ def test_a_message_with_many_requests_is_settled_by_the_last_answer(
 
 
 def test_work_that_takes_longer_than_the_heartbeat_is_done_once(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
     caller: RabbitCaller,
@@ -275,11 +276,12 @@ def test_work_that_takes_longer_than_the_heartbeat_is_done_once(
 
 
 def test_a_connection_cut_in_the_middle_of_the_work_costs_nobody_an_answer(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
     caller: RabbitCaller,
 ) -> None:
+    rabbitmq.need_control()
     busy, go_on = threading.Event(), threading.Event()
 
     def answer(request: Request) -> Reply:
@@ -300,10 +302,11 @@ def test_a_connection_cut_in_the_middle_of_the_work_costs_nobody_an_answer(
 
 
 def test_four_callers_get_true_answers_while_connections_are_cut(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
 ) -> None:
+    rabbitmq.need_control()
     workings = [work(), work()]
     over = threading.Event()
 
@@ -332,7 +335,7 @@ def test_four_callers_get_true_answers_while_connections_are_cut(
 
 
 def test_a_queue_deleted_under_its_worker_is_made_again(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
     caller: RabbitCaller,
@@ -348,7 +351,7 @@ def test_a_queue_deleted_under_its_worker_is_made_again(
 
 
 def test_everybody_waits_for_a_broker_that_restarts_and_goes_on_by_himself(
-    private_rabbitmq: RabbitMQ,  # noqa: F811
+    private_rabbitmq: RabbitMQ,
     log_file: Path,
 ) -> None:
     log, name = open_log(f"test-{uuid4()}", log_file), f"test-{uuid4().hex[:12]}"
@@ -407,7 +410,7 @@ def test_a_worker_that_starts_late_is_waited_for(role: str, work: Work, caller: 
 
 
 def test_a_queue_declared_otherwise_ends_the_worker_with_the_reason(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     log_file: Path,
 ) -> None:
@@ -433,7 +436,7 @@ def test_workers_of_a_role_share_its_requests(role: str, work: Work, caller: Rab
 
 
 def test_what_a_killed_worker_had_begun_is_done_by_another(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
     caller: RabbitCaller,
@@ -468,7 +471,7 @@ sys.stdin.read()
 
 
 def test_a_worker_that_stops_finishes_what_was_delivered_and_takes_nothing_new(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
 ) -> None:
@@ -494,7 +497,7 @@ def test_a_worker_that_stops_finishes_what_was_delivered_and_takes_nothing_new(
 
 
 def test_a_worker_that_listens_no_more_leaves_new_requests_to_others(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
 ) -> None:
@@ -513,7 +516,7 @@ def test_a_worker_that_listens_no_more_leaves_new_requests_to_others(
 
 
 def test_requests_of_a_pipeline_that_wait_together_travel_together(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
     caller: RabbitCaller,
@@ -534,7 +537,7 @@ def test_requests_of_a_pipeline_that_wait_together_travel_together(
 
 
 def test_a_plain_message_from_outside_is_answered_under_its_correlation_id(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
 ) -> None:
@@ -556,13 +559,166 @@ def test_a_plain_message_from_outside_is_answered_under_its_correlation_id(
     assert body == {"replies": [[0, {"ok": {"n": 1}}]]}
 
 
+# --- what a request carries ------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_worker(rabbitmq: RabbitMQ, role: str) -> str:
+    """The queue of a role whose workers are all away."""
+    with open_channel(rabbitmq.url) as channel:
+        declare_queues(channel, role)
+    return queue_of(role)
+
+
+def peek(url: str, queue: str) -> list[Any]:
+    """The properties of what waits in a queue; all of it stays."""
+    with open_channel(url) as channel:
+        found = []
+        while (got := channel.basic_get(queue))[0] is not None:
+            found.append(got[1])
+        return found
+
+
+def test_a_request_is_persistent_and_keeps_its_message_id_when_it_is_sent_again(
+    rabbitmq: RabbitMQ,
+    role: str,
+    no_worker: str,
+    work: Work,
+    caller: RabbitCaller,
+) -> None:
+    rabbitmq.need_control()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(caller.ask, role, "echo", {"n": 1}, timeout_s=DEADLINE_S * 3)
+        eventually(lambda: depth(rabbitmq.url, no_worker) == 1, "the request is stored")
+
+        # Whether it was stored can't be known after this, so it is sent again.
+        rabbitmq.close_connections()
+        eventually(lambda: depth(rabbitmq.url, no_worker) == 2, "it is sent again")
+
+        first, second = peek(rabbitmq.url, no_worker)
+        work()
+        assert asking.result(DEADLINE_S * 3) == {"n": 1}
+
+    assert first.message_id == second.message_id
+    assert (first.delivery_mode, second.delivery_mode) == (2, 2), "persistent"
+
+
+def test_an_answer_is_handed_out_once_whatever_else_arrives(
+    rabbitmq: RabbitMQ,
+    role: str,
+    no_worker: str,
+    caller: RabbitCaller,
+) -> None:
+    def answer_twice(channel: Any, method: Any, properties: Any, raw: bytes) -> None:
+        """A worker that did the same twice, with noise around it."""
+        (request,) = json.loads(raw)["requests"]
+        mine, another = properties.correlation_id, str(uuid4())
+        good = {"replies": [[0, {"ok": request["body"]}]]}
+        wrong = {"replies": [[0, {"ok": {"n": "somebody else's"}}]]}
+        late = {"replies": [[0, {"ok": {"n": "late"}}]]}
+        beyond = {"replies": [[7, {"ok": {"n": "beyond"}}]]}
+        noise: list[tuple[str, bytes]] = [
+            (another, json.dumps(wrong).encode()),
+            (mine, b"\xff not JSON"),
+            (mine, b'{"replies": 7}'),
+            (mine, json.dumps(beyond).encode()),
+            (mine, json.dumps(good).encode()),
+            (mine, json.dumps(late).encode()),
+        ]
+        for correlation_id, body in noise:
+            channel.basic_publish("", properties.reply_to, body, Properties(correlation_id=correlation_id))
+        channel.basic_ack(method.delivery_tag)
+
+    with open_channel(rabbitmq.url) as channel, ThreadPoolExecutor(1) as pool:
+        channel.basic_consume(no_worker, answer_twice)
+        for number in range(3):
+            asking = pool.submit(caller.ask, role, "echo", {"n": number}, timeout_s=DEADLINE_S)
+            while not asking.done():
+                channel.connection.process_data_events(time_limit=0.05)
+            assert asking.result() == {"n": number}
+
+
+def test_a_request_that_the_broker_refuses_to_store_is_sent_again_until_it_is(
+    rabbitmq: RabbitMQ,
+    role: str,
+    caller: RabbitCaller,
+) -> None:
+    with open_channel(rabbitmq.url) as channel:
+        full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        channel.queue_declare(queue_of(role), durable=True, arguments=full)
+    put(rabbitmq.url, queue_of(role), b"in the way")
+
+    with pytest.raises(PartUnavailable, match=r"no confirmation.*the outcome is unknown"):
+        caller.ask(role, "echo", {"n": 1}, timeout_s=1.0)
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(caller.ask, role, "echo", {"n": 2}, timeout_s=DEADLINE_S)
+        with pytest.raises(TimeoutError):
+            asking.result(0.5)
+        with open_channel(rabbitmq.url) as channel:
+            channel.queue_purge(queue_of(role))
+            method = None
+            deadline = time.monotonic() + DEADLINE_S
+            while method is None:
+                assert time.monotonic() < deadline, "it never came"
+                method, properties, raw = channel.basic_get(queue_of(role), auto_ack=True)
+            assert json.loads(raw)["requests"][0]["body"] == {"n": 2}
+            channel.basic_publish(
+                "",
+                properties.reply_to,
+                b'{"replies":[[0,{"ok":{"n":2}}]]}',
+                Properties(correlation_id=properties.correlation_id),
+            )
+        assert asking.result(DEADLINE_S) == {"n": 2}
+
+
+def test_a_broker_with_a_memory_alarm_is_named_and_everybody_goes_on_when_it_is_over(
+    private_rabbitmq: RabbitMQ,
+    log_file: Path,
+) -> None:
+    name = f"test-{uuid4().hex[:12]}"
+    server = RabbitServer(private_rabbitmq.url, name)
+    assert server.wait_until_ready(DEADLINE_S)
+    working = Working(Remembering(), server, log_file)
+    with closing(RabbitCaller(f"{private_rabbitmq.url}?blocked_connection_timeout=1")) as caller:
+        assert caller.ask(name, "echo", {"n": 0}) == {"n": 0}
+        private_rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1")
+        try:
+            with pytest.raises(PartUnavailable, match=r"RabbitMQ.*no confirmation.*the outcome is unknown"):
+                caller.ask(name, "echo", {"n": 1}, timeout_s=4.0)
+        finally:
+            private_rabbitmq.ctl("set_vm_memory_high_watermark", "0.6")
+        assert caller.ask(name, "echo", {"n": 2}, timeout_s=DEADLINE_S) == {"n": 2}
+    working.stop()
+
+
+def test_queues_are_declared_so_that_every_version_keeps_their_messages(
+    rabbitmq: RabbitMQ,
+    role: str,
+    no_worker: str,
+) -> None:
+    rabbitmq.need_control()
+    told = rabbitmq.ctl(
+        *("list_queues", "-p", rabbitmq.vhost, "name", "type", "durable", "arguments"),
+        *("--quiet", "--formatter", "json"),
+    )
+    queues = {queue["name"]: queue for queue in json.loads(told)}
+
+    for name in (no_worker, dead_queue_of(role)):
+        assert (queues[name]["type"], queues[name]["durable"]) == ("quorum", True)
+        # An explicit limit: it is none in 3.10 and 20 from 4.0 on.
+        assert "x-delivery-limit" in str(queues[name]["arguments"])
+    for needed in ("at-least-once", "reject-publish", dead_queue_of(role)):
+        assert needed in str(queues[no_worker]["arguments"])
+
+
 # --- dead letters ----------------------------------------------------------------------------
 
 MALFORMED = [b"", b"{", b"[]", b"[1]", b"7", b'{"kind":1}', b'{"requests":[]}', b"\xff\xfe", b"[" * 100_000]
 
 
 def test_a_message_that_nobody_can_read_is_a_dead_letter_and_harms_nobody(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
     caller: RabbitCaller,
@@ -586,7 +742,7 @@ def come_back(open_server: OpenServer, count: int, *, times: int, **options: Any
 
 
 def test_a_message_that_comes_back_too_often_is_a_dead_letter(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
     dead: DeadLetters,
@@ -601,7 +757,7 @@ def test_a_message_that_comes_back_too_often_is_a_dead_letter(
 
 
 def test_what_may_be_killing_workers_is_handed_over_alone(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
 ) -> None:
@@ -623,7 +779,7 @@ def test_what_may_be_killing_workers_is_handed_over_alone(
 
 
 def test_looking_at_dead_letters_leaves_them_where_they_are(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
     dead: DeadLetters,
@@ -654,7 +810,7 @@ def test_looking_at_dead_letters_leaves_them_where_they_are(
 
 
 def test_a_dead_letter_that_is_sent_again_is_carried_out(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     work: Work,
     dead: DeadLetters,
@@ -670,7 +826,7 @@ def test_a_dead_letter_that_is_sent_again_is_carried_out(
 
 
 def test_dropping_removes_the_named_and_says_what_is_missing(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
     dead: DeadLetters,
@@ -688,7 +844,7 @@ def test_dropping_removes_the_named_and_says_what_is_missing(
 
 
 def test_a_person_is_removed_from_dead_letters_and_nobody_else(
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     role: str,
     open_server: OpenServer,
     dead: DeadLetters,
@@ -748,3 +904,9 @@ def test_a_url_that_cannot_work_is_refused_without_being_repeated(url: str, reas
         parameters_of(url)
 
     assert "secret" not in str(refused.value)
+
+
+def test_a_connection_has_heartbeats_and_gives_up_on_a_broker_that_blocks_it() -> None:
+    (usual,) = parameters_of("amqp://host/")
+
+    assert (usual.heartbeat, usual.blocked_connection_timeout) == (30, 60)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
 from adapters.log import Log, open_log
 from adapters.memory import MemoryStore
-from adapters.rabbitmq import open_channel
+from adapters.rabbitmq import QueueMismatch, open_channel
 from adapters.rabbitmq_publisher import EXCHANGE, Outgoing, RabbitPublisher
 from adapters.sealing import Keyring
 from adapters.wiring import open_codec
@@ -24,7 +26,7 @@ from domain.events import NO_STREAM, EventData, Position
 from domain.messages import Request
 from domain.users import UserDeleted, UserRegistered
 from tests.builders import DEADLINE_S, a_key, a_sample, append, before, eventually, metadata
-from tests.servers import RabbitMQ, rabbitmq  # noqa: F401  # a fixture
+from tests.servers import RabbitMQ
 from workers.relay import BATCH_LIMIT, RelayProcess, RelayService
 
 SUBJECT = 7
@@ -106,13 +108,13 @@ def checkpoints() -> Checkpoints:
 
 
 @pytest.fixture
-def publisher(rabbitmq: RabbitMQ, log: Log) -> Iterator[RabbitPublisher]:  # noqa: F811
+def publisher(rabbitmq: RabbitMQ, log: Log) -> Iterator[RabbitPublisher]:
     with closing(RabbitPublisher(rabbitmq.url, log=log)) as opened:
         yield opened
 
 
 @pytest.fixture
-def subscriber(rabbitmq: RabbitMQ) -> Iterator[Subscriber]:  # noqa: F811
+def subscriber(rabbitmq: RabbitMQ) -> Iterator[Subscriber]:
     subscribed = Subscriber(rabbitmq.url, "#")
     yield subscribed
     subscribed.delete()
@@ -126,6 +128,12 @@ def process(
 
 
 def a_relay(
+    store: MemoryStore, checkpoints: Checkpoints, publisher: RabbitPublisher, log: Log
+) -> RelayProcess:
+    return a_process(store, checkpoints, publisher, log)
+
+
+def a_process(
     store: MemoryStore, checkpoints: Checkpoints, publisher: RabbitPublisher, log: Log
 ) -> RelayProcess:
     return RelayProcess(
@@ -198,7 +206,7 @@ def test_events_arrive_in_order_whatever_their_number(
 def test_whoever_listens_chooses_by_the_type_of_event(
     store: MemoryStore,
     process: RelayProcess,
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
 ) -> None:
     chosen = Subscriber(rabbitmq.url, "user-deleted.*")
     append(store, "user-7", NO_STREAM, [an_event(), an_event(UserDeleted)])
@@ -258,8 +266,9 @@ def test_a_cut_connection_loses_no_event(
     store: MemoryStore,
     process: RelayProcess,
     subscriber: Subscriber,
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
 ) -> None:
+    rabbitmq.need_control()
     ids = store_events(store, 1)
     relaying = Relaying(process)
     relaying.wait_for(store.head())
@@ -288,6 +297,130 @@ def _goes_on(process: RelayProcess, store: MemoryStore) -> bool:
     return process.reached == store.head()
 
 
+class Muffler:
+    """Stands between a client and the broker, and can keep what the broker says to itself."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._broker = (parts.hostname, parts.port or 5672)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        credentials = parts.netloc.rpartition("@")[0]
+        port = self._listener.getsockname()[1]
+        self.url = parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
+        self._is_muffled = threading.Event()
+        self._ends: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def muffle(self) -> None:
+        """From here on nothing that the broker says gets through, and what the client says still does."""
+        self._is_muffled.set()
+
+    def cut(self) -> None:
+        """Break all connections, and let later ones through."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            _hang_up(end)
+        self._is_muffled.clear()
+
+    def close(self) -> None:
+        _hang_up(self._listener)
+        self._listener.close()
+        self._threads[0].join()
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the listener was closed
+            while True:
+                client, _ = self._listener.accept()
+                broker = socket.create_connection(self._broker)
+                self._ends += [client, broker]
+                for source, target, may_be_muffled in ((client, broker, False), (broker, client, True)):
+                    pump = threading.Thread(target=self._pass_on, args=(source, target, may_be_muffled))
+                    self._threads.append(pump)
+                    pump.start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, may_be_muffled: bool) -> None:
+        with suppress(OSError):
+            while said := source.recv(1 << 16):
+                if not (may_be_muffled and self._is_muffled.is_set()):
+                    target.sendall(said)
+        _hang_up(target)
+
+
+def _hang_up(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_checkpoint_waits_for_the_confirmation_of_what_the_broker_already_has(
+    store: MemoryStore,
+    checkpoints: Checkpoints,
+    rabbitmq: RabbitMQ,
+    subscriber: Subscriber,
+    log: Log,
+) -> None:
+    with (
+        closing(Muffler(rabbitmq.url)) as between,
+        closing(RabbitPublisher(between.url, log=log)) as publisher,
+    ):
+        process = a_process(store, checkpoints, publisher, log)
+        ids = store_events(store, 1)
+        relaying = Relaying(process)
+        relaying.wait_for(store.head())
+        eventually(lambda: checkpoints.position == 1, "the first is confirmed, and the checkpoint saved")
+
+        between.muffle()
+        ids += store_events(store, 5)
+        arrived: list[str] = []
+
+        def all_arrived() -> bool:
+            arrived.extend(subscriber.ids())
+            return arrived == ids
+
+        eventually(all_arrived, "the broker has all")
+
+        # They are stored, but the relay can't know: whoever listens must be told again rather than never.
+        assert (process.reached, checkpoints.position) == (1, 1)
+        between.cut()
+        with pytest.raises(PartUnavailable):
+            relaying.stop()
+        assert (process.reached, checkpoints.position) == (1, 1)
+
+        eventually(lambda: _goes_on(process, store), "it goes on once the broker is back")
+
+    assert subscriber.ids()[-5:] == ids[1:], "the same again, under the same ids"
+    assert checkpoints.position == store.head()
+
+
+def test_the_checkpoint_stays_before_events_that_the_broker_refuses_to_store(
+    store: MemoryStore,
+    checkpoints: Checkpoints,
+    process: RelayProcess,
+    subscriber: Subscriber,
+    rabbitmq: RabbitMQ,
+) -> None:
+    ids = store_events(store, 50)
+    full = f"test-full-{uuid4().hex[:12]}"
+    with open_channel(rabbitmq.url) as channel:
+        refusing = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        channel.queue_declare(full, durable=True, arguments=refusing)
+        channel.queue_bind(full, EXCHANGE, "#")
+
+    with pytest.raises(PartUnavailable, match="refused"):
+        process.run(before(DEADLINE_S))
+    assert (process.reached, checkpoints.position) == (0, 0)
+
+    rabbitmq.delete_queues(full)
+    relaying = Relaying(process)
+    relaying.wait_for(store.head())
+    relaying.stop()
+    assert subscriber.ids()[-50:] == ids
+    assert checkpoints.position == store.head()
+
+
 class Unreachable:
     """A publisher whose broker is down."""
 
@@ -311,7 +444,7 @@ def test_the_checkpoint_stays_where_it_is_while_nothing_can_be_published(
 
 def test_events_that_the_broker_does_not_store_are_not_published(
     publisher: RabbitPublisher,
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
 ) -> None:
     full = f"test-full-{uuid4().hex[:12]}"
     publisher.publish([Outgoing("before.v1", "0", b"{}")])  # the exchange is there from here on
@@ -327,9 +460,30 @@ def test_events_that_the_broker_does_not_store_are_not_published(
     publisher.publish([Outgoing("full.v1", "51", b"{}")])
 
 
+def test_an_exchange_that_somebody_declared_otherwise_is_a_clear_refusal(
+    publisher: RabbitPublisher,
+    rabbitmq: RabbitMQ,
+) -> None:
+    if not rabbitmq.control:
+        pytest.skip("it takes the exchange away, so it needs a virtual host that nobody else uses")
+    publisher.close()
+    with open_channel(rabbitmq.url) as channel:
+        channel.exchange_delete(EXCHANGE)
+        channel.exchange_declare(EXCHANGE, exchange_type="fanout", durable=True)
+    try:
+        with (
+            closing(RabbitPublisher(rabbitmq.url)) as another,
+            pytest.raises(QueueMismatch, match=r"es\.events"),
+        ):
+            another.publish([Outgoing("thing-happened.v1", "1", b"{}")], timeout_s=DEADLINE_S)
+    finally:
+        with open_channel(rabbitmq.url) as channel:
+            channel.exchange_delete(EXCHANGE)
+
+
 def test_one_relay_publishes_at_a_time_and_another_takes_over(
     publisher: RabbitPublisher,
-    rabbitmq: RabbitMQ,  # noqa: F811
+    rabbitmq: RabbitMQ,
     subscriber: Subscriber,
 ) -> None:
     publisher.publish([Outgoing("thing-happened.v1", "1", b"{}")])

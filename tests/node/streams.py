@@ -220,8 +220,9 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     def _with_faults(self, stream: str, write: Callable[[], Any], context: grpc.ServicerContext) -> Any:
         fault = self._node.plan(Point.BEFORE_COMMIT, stream)
         if fault is Fault.LATE:
-            self._node.late.append(threading.Timer(self._node.late_s, write))
-            self._node.late[-1].start()
+            timer = threading.Timer(self._node.late_s, write)
+            timer.start()  # before anybody sees it, and may join it
+            self._node.late.append(timer)
             return None
         if fault is None:
             response = write()

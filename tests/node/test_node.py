@@ -22,7 +22,7 @@ from esdbclient.exceptions import (
 from tests.builders import ROOT
 from tests.node import Cluster, Fault, Node, Point, once, seeded
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 60.0
 NO_STREAM = StreamState.NO_STREAM
 
 

@@ -53,9 +53,10 @@ def heard(supervisor: socket.socket) -> Any:
     [
         (Control.ready, {"state": "ready"}),
         (lambda control: control.waits(DOWN), {"error": DOWN.to_wire()}),
+        (lambda control: control.away(DOWN), {"state": "waiting", "error": DOWN.to_wire()}),
         (lambda control: control.fails(DOWN), {"state": "failing", "error": DOWN.to_wire()}),
     ],
-    ids=["ready", "waits", "fails"],
+    ids=["ready", "waits", "away", "fails"],
 )
 def test_the_supervisor_hears_how_its_worker_is(
     supervisor: socket.socket, control: Control, say: Callable[[Control], None], expected: dict[str, Any]

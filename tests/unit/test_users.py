@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import unicodedata
 from collections.abc import Sequence
 from uuid import UUID, uuid4
@@ -57,6 +56,7 @@ from domain.users import (
     stream_of,
     user_id_of,
 )
+from tests.builders import assert_within
 from tests.spec import Aggregate
 
 users = Aggregate(INITIAL, evolve, decide)
@@ -495,18 +495,18 @@ def test_a_character_that_cannot_be_printed_is_refused_wherever_it_stands(
 
 @pytest.mark.parametrize("parse", _PARSERS)
 def test_a_text_of_two_megabytes_is_refused_at_once(parse: object) -> None:
-    started = time.perf_counter()
-    for huge in (
-        "a" * 2_000_000,
-        "\u0344" * 2_000_000,
-        " " * 2_000_000,
-        "a@" * 1_000_000,
-        "\ud800" * 2_000_000,
-    ):
-        with pytest.raises(InvalidInput):
-            parse(huge)  # type: ignore[operator]
+    def refuse() -> None:
+        for huge in (
+            "a" * 2_000_000,
+            "\u0344" * 2_000_000,
+            " " * 2_000_000,
+            "a@" * 1_000_000,
+            "\ud800" * 2_000_000,
+        ):
+            with pytest.raises(InvalidInput):
+                parse(huge)  # type: ignore[operator]
 
-    assert time.perf_counter() - started < 0.5
+    assert_within(0.5, refuse)
 
 
 @pytest.mark.parametrize("parse", _PARSERS)
@@ -662,12 +662,12 @@ def test_the_whole_address_has_a_limit() -> None:
 
 
 def test_an_address_that_looks_costly_to_match_is_answered_at_once() -> None:
-    started = time.perf_counter()
-    for nasty in ("a." * 120 + "@", "a@" + "b." * 120, "a@" + "-." * 120 + "@", "@" * 250, "." * 250):
-        with pytest.raises(InvalidInput):
-            parse_email(nasty)
+    def refuse() -> None:
+        for nasty in ("a." * 120 + "@", "a@" + "b." * 120, "a@" + "-." * 120 + "@", "@" * 250, "." * 250):
+            with pytest.raises(InvalidInput):
+                parse_email(nasty)
 
-    assert time.perf_counter() - started < 0.5
+    assert_within(0.5, refuse)
 
 
 # --- the spec itself -------------------------------------------------------------------------
