@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from adapters.local import LocalServer, is_served, listen, socket_path
 from adapters.log import Log
@@ -61,22 +61,22 @@ class Worker:
         return self.role if self.instance == 1 else f"{self.role}-{self.instance}"
 
 
-def take_lock(settings: Settings) -> TextIO:
-    """The home's supervisor lock, held until the returned file is closed or the process ends.
+def take_lock(settings: Settings) -> None:
+    """Take the home's supervisor lock. The kernel frees it when this process has ended, and not a moment before.
 
     Raises AlreadyRunning when a supervisor that isn't stopping has it.
     """
-    file = open(settings.run / "supervisor.lock", "a")  # noqa: SIM115  # held for life
+    file = os.open(settings.run / "supervisor.lock", os.O_WRONLY | os.O_CREAT, 0o600)
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
+            return
         except BlockingIOError:
             # One that is stopping has closed its socket and will let go of the lock soon; one that is just
             # starting has not opened it yet.
             if is_served(socket_path(settings.run, SUPERVISOR)) or time.monotonic() > deadline:
-                file.close()
+                os.close(file)
                 raise AlreadyRunning from None
             time.sleep(_TICK_S / 2)
 
@@ -88,8 +88,7 @@ class Supervisor:
         self._log = log
         self._stopping = False
         self._started_at_s = time.time()
-        # Never closed, so that the lock is free only when this process has ended, and not a moment before.
-        os.dup(take_lock(settings).fileno())
+        take_lock(settings)
         # Over a broker the workers need no sockets of ours.
         self._sockets = (
             {role: listen(socket_path(settings.run, role)) for role in instances} if settings.is_local else {}
