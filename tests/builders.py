@@ -7,11 +7,13 @@ anything; checks live where a test can be read from top to bottom.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -89,6 +91,15 @@ def start_python(code: str, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def open_sockets() -> int:
+    """How many sockets this process has open; another thread may close one between the listing and the look."""
+    found = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found += "socket" in os.readlink(f"/proc/self/fd/{fd}")
+    return found
 
 
 def eventually(condition: Callable[[], bool], what: str, *, within_s: float = DEADLINE_S) -> None:
