@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from domain.ports import EventStore
 from tests.builders import PROFILES, open_store
 from tests.contract.postgres_fixture import postgres_database, postgres_url  # noqa: F401  # fixtures
-from tests.servers import find_eventstoredb, private_rabbitmq, rabbitmq, write_summary  # noqa: F401  # fixtures
+from tests.servers import find_eventstoredb, fold_skips, private_rabbitmq, rabbitmq  # noqa: F401  # fixtures
 
 # No deadline per example, and no health check of their speed: the machine may be busy, and slow isn't wrong.
 # The same examples every time, so that a run tells about what was changed; `--hypothesis-profile=thorough` digs.
@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    write_summary(terminalreporter)
+    fold_skips(terminalreporter)
 
 
 @pytest.fixture
