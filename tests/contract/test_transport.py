@@ -309,13 +309,22 @@ def test_a_question_that_is_too_large_is_an_error_in_its_place(serve_by: Serve, 
 def test_a_question_without_an_answer_is_unavailable_in_its_place(
     serve_by: Serve, caller: Caller, clock: Clock
 ) -> None:
-    # All are with the worker before the first is answered: who has its answer may not be asked for more just yet.
-    serving = serve_by(lambda r: echo(r) if all_here(serving, 4) and r.body["n"] != 1 else LATER)
+    is_read_on = threading.Event()
+
+    def all_but_one(request: Request) -> Reply:
+        if request.body["n"] != 1:
+            # All are with the worker before any is answered: a caller sends nothing while nobody reads on.
+            return echo(request) if all_here(serving, 4) else LATER
+        if is_read_on.is_set():
+            clock.let_pass(SHORT_S)
+        return LATER
+
+    serving = serve_by(all_but_one)
     replies = caller.pipeline(ROLE, questions(4), timeout_s=SHORT_S)
 
     first = next(replies)
     await_what_was_answered(caller)
-    clock.let_pass(SHORT_S)
+    is_read_on.set()
 
     assert numbers([first, *replies]) == [0, "PartUnavailable", 2, 3]
 
