@@ -27,13 +27,19 @@ except ImportError as error:
         "PostgreSQL", "its driver psycopg is not installed", "Install it: pip install 'es[postgres]'."
     ) from error
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 Name = str | tuple[str, ...]
 """An identifier, or one within another: `("excluded", "size")`."""
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 5
-LOCK_TIMEOUT_MS = 10_000
+# Whoever asks is told what is away before its own patience ends (8 s): a first command may use up the answer's
+# time, and the next, which waited behind it, the connection's.
+CONNECT_TIMEOUT_S = 3
+ANSWER_TIMEOUT_S = 4.0
+"""How long a server may say nothing while a command waits for it. Nothing else notices one that hangs: its
+kernel goes on acknowledging packets and keepalives."""
+WORK_TIMEOUT_S = 120.0
+"""The same for what nobody waits for, and may be long: migrations, rebuilds, rewriting a table."""
+LOCK_TIMEOUT_MS = 3_000
 TRIES = 10
 
 # What the URL doesn't say. A peer that vanished without a word is noticed after some 15 s.
@@ -50,6 +56,21 @@ _DEFAULTS: dict[str, str | int] = {
 _DURABLE = "SET LOCAL synchronous_commit = on"
 _URL = "the URL of PostgreSQL"
 _PREFIX_OPTION = "schema="  # `?schema=NAME` keeps several systems apart in one database
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that is given up when the server doesn't answer."""
+
+    answer_timeout_s = ANSWER_TIMEOUT_S
+    went_silent = False
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, self.answer_timeout_s if timeout is None else timeout)
+        except errors._WaitTimeout:
+            self.went_silent = True
+            self.close()  # or the rollback would wait as long again
+            raise
 
 
 class Raced(Exception):
@@ -82,7 +103,7 @@ class Database:
             retry=retry_if_exception(self._may_repeat),
             reraise=True,
         )
-        self._run(lambda connection: self._migrate(connection, migrations))
+        self._run(lambda connection: self._migrate(connection, migrations), timeout_s=WORK_TIMEOUT_S)
 
     def sql(self, template: str, **names: Name | list[Name]) -> str:
         """A statement with its identifiers quoted; several stand in a list between commas."""
@@ -111,17 +132,26 @@ class Database:
                     connection.execute(_DURABLE)
                 return work(connection)
 
-        return self._run(transaction)
+        # What is derived is written by projectors, in batches of any size.
+        return self._run(transaction, timeout_s=WORK_TIMEOUT_S if self._derived else ANSWER_TIMEOUT_S)
 
-    def _run(self, work: Callable[[Connection], T]) -> T:
+    def _run(self, work: Callable[[Connection], T], *, timeout_s: float = ANSWER_TIMEOUT_S) -> T:
         try:
-            result: T = self._again(self._once, work)
+            result: T = self._again(self._once, work, timeout_s)
         except (psycopg.Error, Raced) as error:
             raise self._translate(error) from error
         return result
 
-    def _once(self, work: Callable[[Connection], T]) -> T:
-        return work(self._connection())
+    def _once(self, work: Callable[[Connection], T], timeout_s: float) -> T:
+        connection = self._connection()
+        connection.answer_timeout_s = timeout_s
+        try:
+            return work(connection)
+        except psycopg.Error as error:
+            if not connection.went_silent:
+                raise
+            # Not again: whoever waits has no time left for another try.
+            raise PartUnavailable(self.part, f"{self._where()}: no answer within {timeout_s:g} s") from error
 
     def _may_repeat(self, error: BaseException) -> bool:
         if isinstance(error, Raced | errors.SerializationFailure | errors.DeadlockDetected):
@@ -155,7 +185,7 @@ class Database:
             # Without the right to do it VACUUM only warns.
             return bool(one(connection, filenode, name) != before)
 
-        return self._run(vacuum)
+        return self._run(vacuum, timeout_s=WORK_TIMEOUT_S)
 
     # --- connections ---------------------------------------------------------------------------
 
@@ -175,7 +205,7 @@ class Database:
 
     def _connect(self) -> Connection:
         try:
-            connection = psycopg.Connection.connect(autocommit=True, **self._parameters)
+            connection = Connection.connect(autocommit=True, **self._parameters)
         except psycopg.Error as error:
             raise PartUnavailable(self.part, f"{self._where()}: {self._why(error)}") from None
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED

@@ -35,7 +35,7 @@ PATIENCE_HEADER = "es-patience-ms"
 
 _HEARTBEAT_S = 30
 _BLOCKED_TIMEOUT_S = 60
-_CONNECT_TIMEOUT_S = 5
+_CONNECT_TIMEOUT_S = 3
 _RETRY_S = (0.1, 5.0)  # the first wait and the longest
 _CLOSE_TIMEOUT_S = 5.0
 _NOT_FOUND = 404

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from adapters.settings import Settings
     from domain.messages import Body, Caller, Question
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 8.0
+"""How long a command waits for its answer: with its start and its end it takes less than ten seconds."""
 
 
 class NotConfirmed(EsError):

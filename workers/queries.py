@@ -41,7 +41,7 @@ from domain.users import (
 )
 from workers.projections import Projector, Rebuilds
 
-PATIENCE_S = 9.0
+PATIENCE_S = 6.0
 """How long a query waits for the projection before it answers that it is behind."""
 LIST_LIMIT = 1000
 _FOREVER = (1 << 63) - 1

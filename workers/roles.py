@@ -33,7 +33,7 @@ from workers.control import Control
 from workers.followers import Follower
 from workers.runtime import serve
 
-ID_TIMEOUT_S = 8.0
+ID_TIMEOUT_S = 5.0
 """How long a block of ids is waited for: less than whoever asked waits, so that the answer says what is away."""
 
 

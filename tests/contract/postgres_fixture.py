@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,21 @@ class Server:
 
     def stop(self) -> None:
         self.run(*_STOP)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Have it hang: connections stay, new ones are made by the kernel, and nobody answers."""
+        backends = execute(self.url, "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        pids = [self.pid, *(int(str(pid)) for (pid,) in backends)]
+        for pid in pids:  # the one that starts others first
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def ensure_running(self) -> None:
         if not (self.folder / "data" / "postmaster.pid").exists():

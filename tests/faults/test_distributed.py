@@ -270,6 +270,19 @@ def test_without_postgresql_commands_say_so_and_workers_come_back_when_it_does(
     assert on_postgres.get(there)["name"] == "Ada Lovelace"
 
 
+def test_a_postgresql_that_hangs_is_named_like_one_that_is_down(
+    on_postgres: System, postgres: Server
+) -> None:
+    there = on_postgres.create()
+    supervisor = on_postgres.pid_of("supervisor")
+    with postgres.hanging():
+        command_id = _refused(on_postgres, "PostgreSQL")
+        got = on_postgres.es("users", "get", there, deadline_s=DOWN_S + SLACK_S).failed(4)
+        assert "PostgreSQL" in got.err, got
+    _came_back(on_postgres, supervisor, command_id)
+    assert on_postgres.get(there)["name"] == "Ada Lovelace"
+
+
 def test_a_bulk_waits_for_postgresql_and_repeating_it_makes_it_whole(
     on_postgres: System, postgres: Server
 ) -> None:
