@@ -248,8 +248,8 @@ def lose_answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     original = Database._once
     armed: list[bool] = []
 
-    def once(self: Database, work: Callable[[Connection], Any]) -> Any:
-        answer = original(self, work)
+    def once(self: Database, work: Callable[[Connection], Any], timeout_s: float) -> Any:
+        answer = original(self, work, timeout_s)
         if armed:
             armed.clear()
             self._connection().close()
