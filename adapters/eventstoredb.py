@@ -44,6 +44,7 @@ from domain.errors import (
     InvalidInput,
     InvalidSetting,
     PartUnavailable,
+    StoreBehind,
     VersionConflict,
 )
 from domain.events import BEGINNING, NO_STREAM, Position, Recorded
@@ -688,11 +689,7 @@ class _Subscription:
         """
         head = _head(client, timeout_s=_PROBE_TIMEOUT_S)
         if head < self._seen:
-            raise PartUnavailable(
-                PART,
-                f"it ends at position {head}, but a reader has already seen {self._seen}: it went back in time",
-                "An older copy was restored. Restore the matching read models too, or remove them to rebuild.",
-            )
+            raise StoreBehind(head, self._seen)
         if head > max(self._seen, self._reached or BEGINNING):
             start = max(self._scanned, self._reached or BEGINNING)
             wanted = _read_all(client, start, self._prefixes, size=2, timeout_s=_PROBE_TIMEOUT_S)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
-from domain.errors import DuplicateEventId, VersionConflict
+from domain.errors import DuplicateEventId, StoreBehind, VersionConflict
 from domain.events import NO_STREAM, Position, Recorded
 from domain.ports import Append, Appended, AppendResult, CaughtUp
 
@@ -82,6 +82,8 @@ class MemoryStore:
     ) -> Iterator[Recorded | CaughtUp]:
         while not stopped():
             head = self.head()
+            if head < after:
+                raise StoreBehind(head, after)
             for event in self.read_all(after, head - after, prefixes=prefixes):
                 if event.position > head:
                     break

@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import pika  # type: ignore[import-untyped]
 import pika.exceptions  # type: ignore[import-untyped]
 from pika.adapters.select_connection import IOLoop  # type: ignore[import-untyped]
+from pika.adapters.utils.connection_workflow import AMQPConnectorException  # type: ignore[import-untyped]
 
 from domain.errors import EsError, InvalidSetting, PartUnavailable
 
@@ -260,7 +261,7 @@ def open_channel(url: str) -> Iterator[Any]:
                 connection.close()
     except pika.exceptions.UnroutableError as error:
         raise PartUnavailable(PART, "the queue of this role does not exist") from error
-    except (pika.exceptions.AMQPError, OSError) as error:
+    except (pika.exceptions.AMQPError, AMQPConnectorException, OSError) as error:
         raise translated(error, parameters[0], declaring=True) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from adapters.sqlite import SCHEMA_VERSION, Connection, Database
-from domain.errors import DuplicateEventId, PartUnavailable, VersionConflict
+from domain.errors import DuplicateEventId, StoreBehind, VersionConflict
 from domain.events import NO_STREAM, Position, Recorded
 from domain.ports import Append, Appended, AppendResult, CaughtUp
 
@@ -139,11 +139,7 @@ class SqliteStore:
         while not stopped():
             head = self.head()
             if head < after:
-                raise PartUnavailable(
-                    "event store",
-                    f"it ends at position {head}, but a reader has already seen {after}: it went back in time",
-                    "An older copy was restored. Restore the matching read models too, or remove them to rebuild.",
-                )
+                raise StoreBehind(head, after)
             if head > after:
                 pause_s = shortest_s
                 for event in self.read_all(after, head - after, prefixes=prefixes):

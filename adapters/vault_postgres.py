@@ -322,6 +322,10 @@ class PostgresVault:
     def save_checkpoint(self, process: str, position: Position) -> None:
         self._write(_SAVE_CHECKPOINT, (process, position))
 
+    def rewind_checkpoint(self, process: str, position: Position) -> None:
+        rewind = "UPDATE {schema}.checkpoints SET position = least(position, %s) WHERE process = %s"
+        self._write(rewind, (position, process))
+
     def close(self) -> None:
         self._database.close()
 

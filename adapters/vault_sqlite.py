@@ -201,6 +201,12 @@ class SqliteVault:
         with self._database.writing() as connection:
             _save_checkpoint(connection, process, position)
 
+    def rewind_checkpoint(self, process: str, position: Position) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE checkpoints SET position = min(position, ?) WHERE process = ?", (position, process)
+            )
+
     def close(self) -> None:
         self._database.close()
 

@@ -22,7 +22,7 @@ _READY_WAIT_S = 30.0
 _DOWN_WAIT_S = 60.0
 _POLL_S = 0.05
 _PROGRESS_WAIT_S = 2.0
-_DAMAGE = {"damaged", "tampered", "unknown-event-type"}
+_DAMAGE = {"damaged", "tampered", "unknown-event-type", "store-behind"}
 
 
 def start_supervisor(settings: Settings, *, roles: list[str] | None = None) -> bool:

@@ -308,6 +308,22 @@ class Damaged(EsError):
         return f"{self.part} is damaged: {self.reason}"
 
 
+class StoreBehind(EsError):
+    """The event store ends before a position that was read from it: an older copy of it was restored."""
+
+    head: int
+    seen: int
+    code = "store-behind"
+    kind = Kind.DAMAGED
+    hint = (
+        "Lift the ids first (`es ids fence`), then build the read models anew (`es projections rebuild NAME`); "
+        'see "Restoring" in docs/operations.md.'
+    )
+
+    def __str__(self) -> str:
+        return f"the event store ends at position {self.head}, but {self.seen} was seen: it went back in time"
+
+
 class UnknownEventType(EsError):
     """The store holds an event that this version of the program does not know."""
 

@@ -93,6 +93,7 @@ class EventStore(Protocol):
 
         Ends only when `stopped()` is true (looked at between events and at least every 0.2 s), or by raising.
         While idle it yields `CaughtUp` again at least every 0.2 s, so that its consumer can do timed work.
+        Raises `StoreBehind` when the store ends before `after`.
         """
         ...
 
@@ -253,6 +254,10 @@ class Vault(Protocol):
 
     def save_checkpoint(self, process: str, position: Position) -> None:
         """Move a process's checkpoint, never backwards."""
+        ...
+
+    def rewind_checkpoint(self, process: str, position: Position) -> None:
+        """Move a process's checkpoint back, never forwards, because the event store itself went back."""
         ...
 
     def close(self) -> None:

@@ -10,12 +10,17 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from importlib.metadata import version as installed_version
 
 from adapters import wiring
 from adapters.settings import Settings, without_password
-from domain.errors import EsError
+from domain.errors import EsError, StoreBehind
 from domain.messages import Body
+from domain.ports import GenerationState
+from domain.projections import PROJECTIONS
+from workers import erasures
 
 FREE_DISK_WARNING_BYTES = 512 << 20
 CLOCK_WARNING_US = 500_000
@@ -37,23 +42,30 @@ def examine(settings: Settings) -> list[Body]:
     `{"part", "state", "version", "licence", "schema_version", "clock_offset_s", "detail", "next", "code"}`
     """
     checks: list[tuple[str, Callable[[Settings], Iterator[Body]]]] = [
-        ("es", _program),
-        ("home", _home),
         ("broker", _broker),
         ("event store", _store),
         ("vault", _vault),
         ("read models", _read_models),
+        ("history", _history),
     ]
-    findings: list[Body] = []
-    for part, check in checks:
-        try:
-            findings += check(settings)
-        except EsError as error:
-            findings.append(_finding(part, _FAILED, detail=str(error), next=error.hint, code=error.code))
-        except OSError as error:  # of one part; the others are examined all the same
-            why = error.strerror or type(error).__name__
-            findings.append(_finding(part, _FAILED, detail=why, next="Mend that first.", code="unavailable"))
-    return findings
+    # The home first, which the others need; then side by side, so that silent ones are waited for together.
+    findings = [*_examined(settings, "es", _program), *_examined(settings, "home", _home)]
+    with ThreadPoolExecutor(len(checks)) as pool:
+        found = pool.map(lambda check: _examined(settings, *check), checks)
+        return [*findings, *(finding for part in found for finding in part)]
+
+
+def _examined(settings: Settings, part: str, check: Callable[[Settings], Iterator[Body]]) -> list[Body]:
+    try:
+        return list(check(settings))
+    except EsError as error:
+        return [_finding(part, _FAILED, detail=str(error), next=error.hint, code=error.code)]
+    except OSError as error:  # of one part; the others are examined all the same
+        why = error.strerror or type(error).__name__
+        return [_finding(part, _FAILED, detail=why, next="Mend that first.", code="unavailable")]
+    except Exception as error:
+        detail, next_ = f"examining it failed with {type(error).__name__}", "Report this: it is a bug."
+        return [_finding(part, _FAILED, detail=detail, next=next_, code="internal")]
 
 
 def _finding(part: str, state: str = _OK, **known: object) -> Body:
@@ -117,6 +129,22 @@ def _read_models(settings: Settings) -> Iterator[Body]:
     detail = without_password(settings.database)
     found = wiring.database_version(settings.database)
     yield _versioned("read models", found, detail, wiring.schema_version(read_model))
+
+
+def _history(settings: Settings) -> Iterator[Body]:
+    """Whether the vault or a read model has seen more than the event store holds."""
+    with suppress(EsError), ExitStack() as opened:  # what can't be opened has a finding of its own
+        store = opened.enter_context(closing(wiring.open_store(settings.store)))
+        vault = opened.enter_context(closing(wiring.open_vault(settings)))
+        read_model = opened.enter_context(closing(wiring.open_read_model(settings)))
+        seen = [vault.checkpoint(erasures.COMPLETING)]
+        for projection in PROJECTIONS:
+            generations = read_model.generations(projection)
+            seen += [each.checkpoint for each in generations if each.state is GenerationState.CURRENT]
+        head = store.head()  # after what was seen of it: workers may be writing
+        if head < max(seen):
+            behind = StoreBehind(head, max(seen))
+            yield _finding("history", _FAILED, detail=str(behind), next=behind.hint, code=behind.code)
 
 
 def _versioned(part: str, found: wiring.Version, detail: str, schema_version: int | None) -> Body:

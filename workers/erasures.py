@@ -34,7 +34,7 @@ from domain.users import (
     user_id_of,
 )
 from workers.claims import Claims
-from workers.followers import progress
+from workers.followers import progress, start_of
 
 ACTOR = "process:erasures"
 DESTROYING = "erasures"
@@ -69,7 +69,7 @@ class ErasureProcess:
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
-        saved = self._vault.checkpoint(COMPLETING)
+        saved = start_of(COMPLETING, store=self._store, checkpoints=self._vault, log=self._log)
         self._log.info("following", process=DESTROYING, position=saved)
         self.reached, saved_at_s, swept_at_s = saved, self._monotonic_s(), 0.0
         for item in self._store.follow(saved, stopped=stopped, prefixes=[STREAM_PREFIX]):

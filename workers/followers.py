@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
@@ -58,6 +59,28 @@ class Follower:
 
     def join(self) -> None:
         self._thread.join()
+
+
+class Checkpoints(Protocol):
+    """The vault's part that followers use: it is as durable as the store."""
+
+    def checkpoint(self, process: str) -> Position: ...
+    def save_checkpoint(self, process: str, position: Position) -> None: ...
+    def rewind_checkpoint(self, process: str, position: Position) -> None: ...
+
+
+def start_of(process: str, *, store: EventStore, checkpoints: Checkpoints, log: Log) -> Position:
+    """Where a follower goes on: its checkpoint, or the end of a store that was restored from an older copy.
+
+    What is left of such a store was seen before, and new events take the positions of those that are lost: who
+    waited until the store has grown up to the checkpoint would pass them over.
+    """
+    saved, head = checkpoints.checkpoint(process), store.head()
+    if head >= saved:
+        return saved
+    log.warning("store-went-back", process=process, seen=saved, head=head)
+    checkpoints.rewind_checkpoint(process, head)
+    return head
 
 
 def progress(store: EventStore, reached: Position) -> Body:

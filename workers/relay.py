@@ -14,12 +14,12 @@ from typing import Protocol
 
 from adapters.log import Log
 from adapters.rabbitmq_publisher import Outgoing
-from domain.errors import UnknownRequest
+from domain.errors import Damaged, UnknownRequest
 from domain.events import Position, Recorded
 from domain.ids import time_text
 from domain.messages import Reply, Request
 from domain.ports import CaughtUp, Codec, EventStore
-from workers.followers import progress
+from workers.followers import Checkpoints, progress, start_of
 
 PROCESS = "relay"
 """Name of the checkpoint."""
@@ -34,13 +34,6 @@ class Publisher(Protocol):
     def publish(self, batch: Sequence[Outgoing]) -> None:
         """Publish in order; return when all is confirmed, raise `PartUnavailable` when that isn't sure."""
         ...
-
-
-class Checkpoints(Protocol):
-    """The vault's part that the relay uses. It must be as durable as the store."""
-
-    def checkpoint(self, process: str) -> Position: ...
-    def save_checkpoint(self, process: str, position: Position) -> None: ...
 
 
 class RelayProcess:
@@ -69,7 +62,9 @@ class RelayProcess:
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
-        self._reached = saved = self._checkpoints.checkpoint(PROCESS)
+        self._reached = saved = start_of(
+            PROCESS, store=self._store, checkpoints=self._checkpoints, log=self._log
+        )
         saved_at_s = self._monotonic_s()
         self._log.info("following", process=PROCESS, position=saved)
         batch: list[Recorded] = []
@@ -89,12 +84,19 @@ class RelayProcess:
             self._checkpoints.save_checkpoint(PROCESS, self._reached)
 
     def _publish(self, batch: Sequence[Recorded]) -> None:
+        if messages := [message for each in batch if (message := self._message(each))]:
+            self._publisher.publish(messages)
         if batch:
-            self._publisher.publish([self._message(recorded) for recorded in batch])
             self._reached = batch[-1].position
 
-    def _message(self, recorded: Recorded) -> Outgoing:
-        metadata = self._codec.metadata(recorded)
+    def _message(self, recorded: Recorded) -> Outgoing | None:
+        """None for an event that isn't ours or is damaged: it must not hold up all that follow it."""
+        try:
+            metadata = self._codec.metadata(recorded)
+            stored = self._codec.stored(recorded)
+        except Damaged as error:
+            self._log.error("event-passed-over", error, position=recorded.position)
+            return None
         body = {
             "position": recorded.position,
             "stream": recorded.stream,
@@ -107,7 +109,7 @@ class RelayProcess:
             "correlation_id": str(metadata.correlation_id),
             "causation_id": str(metadata.causation_id),
             "actor": metadata.actor,
-            "data": self._codec.stored(recorded),
+            "data": stored,
         }
         return Outgoing(recorded.type, str(recorded.event_id), _dump(body).encode("utf-8", "surrogatepass"))
 

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain.errors import DuplicateEventId, PartUnavailable, VersionConflict
+from domain.errors import DuplicateEventId, PartUnavailable, StoreBehind, VersionConflict
 from domain.events import NO_STREAM, EventData, Recorded
 from domain.ports import Append, Appended, CaughtUp, EventStore
 from tests.builders import (
@@ -572,6 +572,16 @@ def test_an_idle_follower_says_caught_up_at_least_every_fifth_of_a_second(store:
         assert {type(item) for item in items} == {CaughtUp}
 
     assert_within(1.2, observe)
+
+
+def test_a_follower_is_told_of_a_store_that_went_back_in_time(store: EventStore) -> None:
+    append(store, a_stream(), NO_STREAM, some_events(1))
+    end = store.head()
+
+    with pytest.raises(StoreBehind) as told:
+        list(store.follow(end + 1000, stopped=before(DEADLINE_S)))
+
+    assert told.value.seen == end + 1000
 
 
 def test_an_idle_follower_ends_soon_after_it_is_stopped(store: EventStore) -> None:

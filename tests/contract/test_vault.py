@@ -581,6 +581,15 @@ def test_a_checkpoint_never_moves_backwards(vault: Vault, by: str) -> None:
     assert vault.checkpoint(PROCESS) == 42
 
 
+def test_a_checkpoint_is_rewound_but_never_forwards(open_vault: OpenVault, vault: Vault) -> None:
+    vault.save_checkpoint(PROCESS, 42)
+    vault.rewind_checkpoint(PROCESS, 50)
+    assert vault.checkpoint(PROCESS) == 42
+
+    vault.rewind_checkpoint(PROCESS, 7)
+    assert open_vault().checkpoint(PROCESS) == 7
+
+
 # --- outages ---------------------------------------------------------------------------------
 
 _EVERY_METHOD: list[Callable[[Vault], object]] = [
@@ -595,6 +604,7 @@ _EVERY_METHOD: list[Callable[[Vault], object]] = [
     lambda vault: vault.destroy_key(1, process=PROCESS, position=1),
     lambda vault: vault.checkpoint(PROCESS),
     lambda vault: vault.save_checkpoint(PROCESS, 1),
+    lambda vault: vault.rewind_checkpoint(PROCESS, 1),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from domain.messages import ROLES, Body
 from tests.contract.rabbitmq_fixture import rabbit_broker, ready_server
 from tests.servers import RabbitMQ, free_port
 from workers import doctor
+from workers.erasures import COMPLETING
 
 Examine = Callable[..., dict[str, Body]]
 
@@ -94,6 +96,45 @@ def test_a_server_that_is_down_is_named_with_the_next_step_and_the_others_are_ex
     assert str(port) in found[part]["detail"]
     assert found[part]["next"]
     assert "s3cret" not in json.dumps(found)
+
+
+def test_a_server_that_accepts_and_says_nothing_is_named_and_the_others_are_examined(
+    examine: Examine,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        found = examine(ES_BROKER=f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}/")
+
+    assert {name for name, each in found.items() if each["state"] != "ok"} == {"broker"}
+    assert (found["broker"]["state"], found["broker"]["code"]) == ("failed", "unavailable")
+    assert "too slow to answer" in found["broker"]["detail"]
+
+
+def test_a_check_that_crashes_is_a_finding_and_the_others_are_examined(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(_: Settings) -> None:
+        raise LookupError("nobody thought of this")
+
+    monkeypatch.setattr(wiring, "store_version", crash)
+
+    found = examine()
+
+    assert {name for name, each in found.items() if each["state"] != "ok"} == {"event store"}
+    assert "LookupError" in found["event store"]["detail"]
+    assert "nobody" not in json.dumps(found)
+
+
+def test_an_event_store_behind_what_was_seen_of_it_is_found(
+    examine: Examine, settings_of: Callable[..., Settings]
+) -> None:
+    assert "history" not in examine()
+    with closing(wiring.open_vault(settings_of())) as vault:
+        vault.save_checkpoint(COMPLETING, 41)
+
+    found = examine()["history"]
+
+    assert (found["state"], found["code"]) == ("failed", "store-behind")
+    assert "es ids fence" in found["next"]
 
 
 def test_a_vault_whose_key_does_not_fit_is_found(examine: Examine, tmp_path: Path) -> None:

@@ -108,6 +108,24 @@ def completions(people: People, user_id: int) -> int:
     return people.types(user_id).count(ErasureCompleted.type)
 
 
+# --- a store that was restored ---------------------------------------------------------------
+
+
+def test_an_erasure_after_older_events_were_restored_is_carried_out(people: People, log: Log) -> None:
+    user_id = people.a_user(ADA)
+    run(people, log)
+    lost = people.store.head() + 5000  # the vault has seen so much that isn't there any more
+    people.vault.save_checkpoint(COMPLETING, lost)
+
+    run(people, log)
+    people.done(erase(user_id))
+    run(people, log)
+
+    assert is_erased(people, user_id)
+    assert completions(people, user_id) == 1
+    assert people.vault.checkpoint(COMPLETING) < lost
+
+
 # --- erasing ---------------------------------------------------------------------------------
 
 

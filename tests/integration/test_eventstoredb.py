@@ -697,13 +697,6 @@ def test_a_follower_is_stopped_in_time_while_the_network_is_silent(node: Node) -
     assert_within(0.2 + SLACK_S, stop_in_silence)
 
 
-def test_a_follower_of_a_store_that_went_back_in_time_is_told(store: EventStore) -> None:
-    append(store, a_stream(), NO_STREAM, some_events(1))
-
-    with pytest.raises(PartUnavailable, match="went back in time"):
-        list(store.follow(store.head() + 1000, stopped=before(DEADLINE_S)))
-
-
 def test_a_slow_follower_holds_a_bounded_number_of_events(store: EventStore, node: Node) -> None:
     for _ in range(3):
         append(store, a_stream(), NO_STREAM, some_events(1500))

@@ -25,7 +25,7 @@ from domain.errors import PartUnavailable
 from domain.events import NO_STREAM, EventData, Position
 from domain.messages import Request
 from domain.users import UserDeleted, UserRegistered
-from tests.builders import DEADLINE_S, a_key, a_sample, append, before, eventually, metadata
+from tests.builders import DEADLINE_S, a_key, a_sample, append, before, eventually, metadata, some_events
 from tests.servers import RabbitMQ
 from workers.relay import BATCH_LIMIT, RelayProcess, RelayService
 
@@ -43,6 +43,9 @@ class Checkpoints:
 
     def save_checkpoint(self, process: str, position: Position) -> None:
         self.position = max(self.position, position)
+
+    def rewind_checkpoint(self, process: str, position: Position) -> None:
+        self.position = min(self.position, position)
 
 
 class Subscriber:
@@ -524,3 +527,31 @@ def test_the_relay_tells_how_far_it_is(
     # One that stands by has published nothing itself.
     standby = RelayService(store=store, process=a_relay(store, checkpoints, publisher, log))
     assert standby.handle([Request("relay.progress", {})]) == [after]
+
+
+def test_what_comes_after_older_events_were_restored_is_published(
+    store: MemoryStore, checkpoints: Checkpoints, process: RelayProcess, subscriber: Subscriber
+) -> None:
+    store_events(store, 1)
+    checkpoints.position = Position(5000)  # it published so much that isn't there any more
+    relaying = Relaying(process)
+    eventually(lambda: checkpoints.position == 1 or relaying.ended.done(), "the relay starts at the new end")
+
+    new = store_events(store, 1)
+    relaying.wait_for(store.head())
+    relaying.stop()
+
+    assert subscriber.ids() == new
+
+
+def test_an_event_of_another_program_is_passed_over(
+    store: MemoryStore, process: RelayProcess, subscriber: Subscriber
+) -> None:
+    append(store, "elsewhere-1", NO_STREAM, some_events(1))  # with metadata that isn't ours
+    ours = store_events(store, 1)
+
+    relaying = Relaying(process)
+    relaying.wait_for(store.head())
+    relaying.stop()
+
+    assert subscriber.ids() == ours

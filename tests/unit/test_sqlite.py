@@ -509,16 +509,7 @@ def _release(processes: list[subprocess.Popen[str]]) -> None:
         process.stdin.flush()
 
 
-# --- going back in time ----------------------------------------------------------------------
-
-
-def test_a_follower_refuses_a_store_that_went_back_in_time(store: SqliteStore) -> None:
-    append(store, "user-1", NO_STREAM, some_events(2))
-
-    with pytest.raises(PartUnavailable, match="went back in time") as refused:
-        list(store.follow(5, stopped=before(DEADLINE_S)))
-
-    assert "older copy" in refused.value.hint
+# --- time ---------------------------------------------------------------------------------------
 
 
 def test_the_time_of_an_event_is_the_stores_clock(path: Path) -> None:
