@@ -31,6 +31,9 @@ from domain.errors import EsError, InvalidSetting, PartUnavailable
 PART = "RabbitMQ"
 Properties = pika.BasicProperties
 PERSISTENT = 2
+REPLY_QUEUE = "amq.rabbitmq.reply-to"
+ROLL_CALL = "es.workers"
+"""A fanout exchange: what is published to it reaches every worker of every role, wherever it runs."""
 PATIENCE_HEADER = "es-patience-ms"
 """How long whoever asked waits for the answer. A duration, because clocks of machines differ."""
 
@@ -114,6 +117,10 @@ def declare_queues(channel: Any, role: str, *, delivery_limit: int = DELIVERY_LI
             "x-overflow": "reject-publish",
         },
     )
+
+
+def declare_roll_call(channel: Any) -> None:
+    channel.exchange_declare(ROLL_CALL, exchange_type="fanout", durable=True)
 
 
 # --- URLs ------------------------------------------------------------------------------------

@@ -20,7 +20,17 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from adapters.rabbitmq import PART, PATIENCE_HEADER, PERSISTENT, Link, Log, Properties, Silence, queue_of
+from adapters.rabbitmq import (
+    PART,
+    PATIENCE_HEADER,
+    PERSISTENT,
+    REPLY_QUEUE,
+    Link,
+    Log,
+    Properties,
+    Silence,
+    queue_of,
+)
 from domain.errors import AnsweredError, EsError, MessageTooLarge, PartUnavailable
 from domain.messages import Body, Question
 
@@ -29,7 +39,6 @@ MAX_REQUEST_BYTES = 1 << 20
 CHUNK_LIMIT = 128
 """Requests in one message: enough to pay for it many times over, few enough to share among workers."""
 _CHUNK_BYTES = 1 << 18
-_REPLY_QUEUE = "amq.rabbitmq.reply-to"
 _AGAIN_S = 0.1  # until a message that found no queue, or was refused, is sent again
 _QUEUE_PATIENCE_S = 3.0
 """How long a role whose queue nobody has made yet is waited for: its workers may just be starting."""
@@ -296,7 +305,7 @@ class _Wire:
         channel.confirm_delivery(self._on_confirm)
         channel.add_on_return_callback(self._on_return)
         channel.basic_consume(
-            _REPLY_QUEUE, self._on_reply, auto_ack=True, callback=lambda _: self._set_up(channel)
+            REPLY_QUEUE, self._on_reply, auto_ack=True, callback=lambda _: self._set_up(channel)
         )
 
     def _set_up(self, channel: Any) -> None:
@@ -337,7 +346,7 @@ class _Wire:
             Properties(
                 message_id=message.id,
                 correlation_id=message.id,
-                reply_to=_REPLY_QUEUE,
+                reply_to=REPLY_QUEUE,
                 delivery_mode=PERSISTENT,
                 content_type="application/json",
                 headers={PATIENCE_HEADER: round(message.run.timeout_s * 1000)},

@@ -20,20 +20,23 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from adapters.rabbitmq import (
     DELIVERY_LIMIT,
     PATIENCE_HEADER,
+    ROLL_CALL,
     Link,
     Log,
     Properties,
     Silence,
     declare_queues,
+    declare_roll_call,
     queue_of,
 )
 from domain.errors import EsError, MessageTooLarge
-from domain.messages import Later, Reply, Request
+from domain.messages import Body, Later, Reply, Request
 
 PREFETCH_COUNT = 512
 """Messages that a worker holds unacknowledged: a whole batch, the next one, and requests that have to wait."""
@@ -143,13 +146,18 @@ class RabbitServer:
         log: Log | None = None,
         on_serving: Callable[[], None] = lambda: None,
         on_away: Callable[[EsError], None] = lambda _: None,
+        describe: Callable[[], Body] | None = None,
         prefetch_count: int = PREFETCH_COUNT,
         delivery_limit: int = DELIVERY_LIMIT,
     ) -> None:
-        """`on_serving` and `on_away` are told, in the I/O thread, each time the broker is there or lost."""
+        """`on_serving` and `on_away` are told, in the I/O thread, each time the broker is there or lost.
+
+        `describe` tells, in the I/O thread too, how this worker is; without it nobody hears of it in a roll call.
+        """
         self._role = role
         self._on_serving = on_serving
         self._on_away = on_away
+        self._describe = describe
         self._prefetch_count = prefetch_count
         self._delivery_limit = delivery_limit
         # From the I/O thread to the worker; None wakes it to look at the link.
@@ -281,6 +289,18 @@ class RabbitServer:
         self._channel, self._tags = channel, Tags()
         declare_queues(channel, self._role, delivery_limit=self._delivery_limit)
         channel.basic_qos(prefetch_count=self._prefetch_count)
+        if self._describe is None:
+            self._consume(channel)
+        else:  # the roll call first: whoever is counted as a consumer answers it
+            declare_roll_call(channel)
+            channel.queue_declare("", exclusive=True, callback=partial(self._join_roll_call, channel))
+
+    def _join_roll_call(self, channel: Any, declared: Any) -> None:
+        channel.queue_bind(declared.method.queue, ROLL_CALL)
+        channel.basic_consume(declared.method.queue, self._on_roll_call, auto_ack=True)
+        self._consume(channel)
+
+    def _consume(self, channel: Any) -> None:
         if self._listening:
             self._consumer = channel.basic_consume(
                 queue_of(self._role), self._on_message, callback=self._on_consuming
@@ -299,6 +319,10 @@ class RabbitServer:
         self._link.settled()
         self._consuming.set()
         self._on_serving()
+
+    def _on_roll_call(self, channel: Any, method: Any, properties: Any, raw: bytes) -> None:
+        if self._describe is not None and properties.reply_to:
+            channel.basic_publish("", properties.reply_to, _dump(self._describe()).encode())
 
     def _on_message(self, channel: Any, method: Any, properties: Any, raw: bytes) -> None:
         self._tags.add(method.delivery_tag)

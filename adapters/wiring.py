@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from adapters.rabbitmq_publisher import RabbitPublisher
     from adapters.sealing import AllErased, Keyring
     from domain.errors import EsError
-    from domain.messages import Caller, Server
+    from domain.messages import Body, Caller, Server
     from domain.ports import Codec, EventStore, ReadModel, Vault
 
 
@@ -63,15 +63,19 @@ def open_server(
     log: Log,
     on_serving: Callable[[], None],
     on_away: Callable[[EsError], None],
+    describe: Callable[[], Body],
 ) -> Server:
     """The answering end of the transport, for one role. `listen_fd` is the supervisor's socket, if there is one.
 
     Once it is received from, `on_serving` and `on_away` are told whether requests can come; a socket is always there.
+    `describe` is what a roll call over a broker answers; on this machine the supervisor knows.
     """
     if not settings.is_local:
         from adapters.rabbitmq_server import RabbitServer
 
-        return RabbitServer(settings.broker, role, log=log, on_serving=on_serving, on_away=on_away)
+        return RabbitServer(
+            settings.broker, role, log=log, on_serving=on_serving, on_away=on_away, describe=describe
+        )
     import socket
 
     from adapters.local import LocalServer, is_served, listen, socket_path
@@ -102,6 +106,13 @@ def open_dead_letters(settings: Settings, roles: Sequence[str]) -> DeadLetters:
     from adapters.rabbitmq_dead import DeadLetters
 
     return DeadLetters(settings.broker, roles)
+
+
+def workers_everywhere(settings: Settings, *, expected: int, wait_s: float) -> list[Body]:
+    """What the workers behind the broker say of themselves, see `rabbitmq_roll_call`."""
+    from adapters.rabbitmq_roll_call import roll_call
+
+    return roll_call(settings.broker, expected=expected, wait_s=wait_s)
 
 
 def _need_broker(settings: Settings, what: str) -> None:

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from adapters.settings import Settings
+from adapters.wiring import open_dead_letters, usual_roles, workers_everywhere
 from cli import render, session
 from domain.errors import EXIT_CODES, AnsweredError, EsError, InvalidInput, Kind, PartUnavailable
 from domain.messages import ROLES, Body
@@ -22,6 +24,7 @@ _READY_WAIT_S = 30.0
 _DOWN_WAIT_S = 60.0
 _POLL_S = 0.05
 _PROGRESS_WAIT_S = 2.0
+_ROLL_CALL_WAIT_S = 1.0
 _DAMAGE = {"damaged", "tampered", "unknown-event-type", "store-behind"}
 
 
@@ -182,40 +185,65 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until Ctrl-C.")] = False,
     as_json: render.Json = False,
 ) -> None:
-    """Show the workers and how far the projections are."""
+    """Show every worker, what waits, and how far projections, erasures and relay are."""
     while True:
-        _show_status(as_json)
+        found = _status()
+        # Drawn once all is known: a screen that is cleared earlier stays empty meanwhile.
+        if watch and sys.stdout is not None and sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[2J")
+        render.answer(found, as_json=as_json, human=partial(_show_status, found))
         if not watch:
             return
         time.sleep(1.0)
-        if sys.stdout.isatty():
-            sys.stdout.write("\x1b[H\x1b[2J")
 
 
-def _show_status(as_json: bool) -> None:
-    found = _supervisor("supervisor.status")
-    try:
-        queues = _queues()
-    except PartUnavailable as error:
-        session.note(str(error))  # the workers here may be shown all the same
-        queues = []
-    if found is None and not any(queue["workers"] for queue in queues):
-        value: Body = {
-            "home": str(session.settings().home),
-            "running": False,
-            "workers": [],
-            "queues": queues,
-        }
-        render.answer(
-            value, as_json=as_json, human=lambda: render.line("no workers are running; `es up` starts them")
-        )
-        return
-    # Over a broker the workers may run anywhere; the supervisor here knows only its own.
-    found = {"workers": [], **(found or {}), "running": True, "queues": queues}
-    found["projections"] = _progress("projections", "projections.status").get("projections", [])
-    followers = [("erasures", "erasures.progress"), ("relay", "relay.progress")][: 2 if queues else 1]
-    found["followers"] = [{"role": role, **_progress(role, kind)} for role, kind in followers]
-    render.answer(found, as_json=as_json, human=lambda: _show_status_tables(found))
+def _status() -> Body:
+    """`{"home", "running", "workers", "silent", "queues", "projections", "followers", …}`. Raises PartUnavailable.
+
+    The supervisor knows the workers of this home; over a broker others may run anywhere, and are asked. `silent`
+    is how many of them didn't answer.
+    """
+    settings = session.settings()
+    supervised = _supervisor("supervisor.status")
+    found: Body = {
+        "home": str(settings.home),
+        "running": supervised is not None,
+        "workers": [],
+        "silent": 0,
+        "queues": [],
+        "projections": [],
+        "followers": [],
+        **(supervised or {}),
+    }
+    if not settings.is_local:
+        try:
+            _add_everybody(found)
+        except PartUnavailable as error:
+            if supervised is None:
+                raise  # whether any workers run isn't known then
+            session.note(str(error))  # the workers here may be shown all the same
+    if found["running"]:
+        found["projections"] = _progress("projections", "projections.status").get("projections", [])
+        roles = [role for role in usual_roles(settings) if role in ("erasures", "relay")]
+        found["followers"] = [{"role": role, **_progress(role, f"{role}.progress")} for role in roles]
+    return found
+
+
+def _add_everybody(found: Body) -> None:
+    """Add what waits at the broker, who takes it, and the workers that aren't this home's."""
+    settings = session.settings()
+    counts = open_dead_letters(settings, usual_roles(settings)).counts()
+    found["queues"] = [
+        {"role": q.role, "waiting": q.waiting, "workers": q.workers, "dead": q.dead} for q in counts
+    ]
+    expected = sum(queue.workers for queue in counts)
+    answers = workers_everywhere(settings, expected=expected, wait_s=_ROLL_CALL_WAIT_S) if expected else []
+    ours = {(worker["host"], worker["pid"]) for worker in found["workers"]}
+    others = [worker for worker in answers if (worker["host"], worker["pid"]) not in ours]
+    others.sort(key=lambda worker: (ROLES.index(worker["role"]), worker["host"], worker["pid"]))
+    found["workers"] += [{**worker, "restarts": None} for worker in others]
+    found["silent"] = max(expected - len(answers), 0)
+    found["running"] = found["running"] or expected > 0
 
 
 def _progress(role: str, kind: str) -> Body:
@@ -228,53 +256,55 @@ def _progress(role: str, kind: str) -> Body:
         return {}
 
 
-def _queues() -> list[Body]:
-    """What waits at the broker for each role, and who takes it; nothing with the local transport."""
-    settings = session.settings()
-    if settings.is_local:
-        return []
-    from adapters.wiring import open_dead_letters, usual_roles
-
-    counts = open_dead_letters(settings, usual_roles(settings)).counts()
-    return [{"role": q.role, "waiting": q.waiting, "workers": q.workers, "dead": q.dead} for q in counts]
-
-
-def _show_status_tables(found: Body) -> None:
+def _show_status(found: Body) -> None:
+    if not found["running"]:
+        render.line("no workers are running; `es up` starts them")
     if found["workers"]:
         _show_workers(found)
+    if found["silent"]:
+        render.line(f"{found['silent']} workers take requests from the broker, but don't say how they are")
     if found["queues"]:
         columns = ["role", "waiting", "workers", "dead"]
         render.table(columns, [[queue[column] for column in columns] for queue in found["queues"]])
+    if not found["running"]:
+        return
+    if not found["projections"]:
+        render.line("projections: no answer")
     for state in found["projections"]:
         if state["state"] != "retired":
             render.line(
                 f"projection {state['projection']} (generation {state['generation']}, {state['state']}): "
-                f"position {state['position']} of {state['head']}, {state['parked']} parked"
+                f"lag {state['lag']} (position {state['position']} of {state['head']}), {state['parked']} parked"
             )
     for follower in found["followers"]:
         reached = (
-            f"position {follower['position']} of {follower['head']}" if "lag" in follower else "no answer"
+            f"lag {follower['lag']} (position {follower['position']} of {follower['head']})"
+            if "lag" in follower
+            else "no answer"
         )
         render.line(f"{follower['role']}: {reached}")
 
 
 def _show_workers(status: Body) -> None:
-    render.line(f"supervisor {status['pid']} in {status['home']}")
-    render.table(
-        ["role", "pid", "state", "up (s)", "restarts", "last error"],
-        [
-            [
-                _name_of(worker),
-                worker["pid"],
-                worker["state"],
-                worker["uptime_s"],
-                worker["restarts"],
-                worker["last_error"]
-                and f"{worker['last_error']['at'][:19]}Z {worker['last_error']['message']}",
-            ]
-            for worker in status["workers"]
-        ],
-    )
+    if "pid" in status:
+        render.line(f"supervisor {status['pid']} in {status['home']}")
+    # On one machine there is nothing to tell apart by its name.
+    hosts = {} if session.settings().is_local else {"host": [worker["host"] for worker in status["workers"]]}
+    columns = {
+        "role": [_name_of(worker) for worker in status["workers"]],
+        **hosts,
+        "pid": [worker["pid"] for worker in status["workers"]],
+        "state": [worker["state"] for worker in status["workers"]],
+        "up (s)": [worker["uptime_s"] for worker in status["workers"]],
+        "restarts": [worker["restarts"] for worker in status["workers"]],
+        "last error": [_shown_error(worker) for worker in status["workers"]],
+    }
+    render.table([*columns], zip(*columns.values(), strict=True))
+
+
+def _shown_error(worker: Body) -> str:
+    error = worker["last_error"]
+    return f"{error['at'][:19]}Z {error['message']}" if error else ""
 
 
 @app.command()

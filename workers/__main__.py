@@ -113,7 +113,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     role, instance = arguments.role, arguments.instance
     name = role if instance == 1 else f"{role}-{instance}"
     log = open_log(name, settings.log / f"{name}.log" if supervised else None)
-    control = Control(arguments.control_fd)
+    control = Control(arguments.control_fd, role=role, instance=instance)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -1,19 +1,45 @@
-"""A worker's line to its supervisor: it says how it is, and notices when the supervisor is gone."""
+"""How a worker is: it tells its supervisor and whoever asks, and notices when the supervisor is gone."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
+import time
 from contextlib import suppress
 from typing import Any
 
 from domain.errors import EsError
+from domain.ids import time_text
+from domain.messages import Body
+
+_REPEAT_S = 1.0
+"""The same trouble is told again only after so long: a worker may meet it with every request."""
 
 
 class Control:
-    def __init__(self, fd: int | None) -> None:
+    def __init__(self, fd: int | None, *, role: str, instance: int) -> None:
         """`fd` is the supervisor's socket; None in the foreground, where nobody listens."""
         self._socket = None if fd is None else socket.socket(fileno=fd)
+        self._identity = {
+            "role": role,
+            "instance": instance,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        self._started_s = time.monotonic()
+        self._state = "starting"
+        self._last_error: Body | None = None
+        self._told: tuple[float, Body] = (0.0, {})
+
+    def describe(self) -> Body:
+        """`{"role", "instance", "host", "pid", "state", "uptime_s", "last_error"}`. From any thread."""
+        return {
+            **self._identity,
+            "state": self._state,
+            "uptime_s": round(time.monotonic() - self._started_s, 1),
+            "last_error": self._last_error,
+        }
 
     def ready(self) -> None:
         self._say({"state": "ready"})
@@ -24,7 +50,11 @@ class Control:
 
     def waits(self, error: EsError) -> None:
         """A part is down; the worker goes on by itself when it is back."""
-        self._say({"error": error.to_wire()})
+        message, now_s = {"error": error.to_wire()}, time.monotonic()
+        told_s, told = self._told
+        if told != message or now_s - told_s > _REPEAT_S:
+            self._told = (now_s, message)
+            self._say(message)
 
     def fails(self, error: EsError | Exception) -> None:
         """The worker is about to end. Of a bug only the name is told: its text may quote anything."""
@@ -48,6 +78,9 @@ class Control:
             self._socket.close()
 
     def _say(self, message: dict[str, Any]) -> None:
+        self._state = message.get("state", self._state)
+        if "error" in message:
+            self._last_error = {**message["error"], "at": time_text(time.time_ns() // 1000)}
         if self._socket is not None:
             with suppress(OSError):  # without a supervisor there is nobody to tell
                 self._socket.sendall(json.dumps(message).encode() + b"\n")

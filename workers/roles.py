@@ -76,7 +76,13 @@ def run_role(
     """Serve a role until `stopping` is set, the supervisor is gone, or a follower crashed (then it raises)."""
     prepare_home(settings)
     server = open_server(
-        settings, role, listen_fd=listen_fd, log=log, on_serving=control.ready, on_away=control.away
+        settings,
+        role,
+        listen_fd=listen_fd,
+        log=log,
+        on_serving=control.ready,
+        on_away=control.away,
+        describe=control.describe,
     )
     worker = _Worker(settings, stopping, control, log)
 
@@ -89,7 +95,7 @@ def run_role(
         log.info("ready", role=role, store=without_password(settings.store))
         if settings.is_local:
             control.ready()
-        serve(service, server, stopping=has_to_stop, log=log)
+        serve(service, server, stopping=has_to_stop, on_trouble=control.waits, log=log)
         crashed = worker.crashed
         service.close()
     finally:

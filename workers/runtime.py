@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from adapters.log import Log
-from domain.errors import EsError
+from domain.errors import EsError, KeyUnavailable, PartUnavailable
 from domain.messages import Delivery, Later, Reply, Request, Server, Service
 
 BATCH_LIMIT = 256
@@ -26,12 +26,22 @@ class InternalError(EsError):
     code = "internal"
 
 
-def serve(service: Service, server: Server, *, stopping: Callable[[], bool], log: Log) -> None:
-    """Serve until `stopping()`; then answer what is here, for at most 5 s, and return."""
+def serve(
+    service: Service,
+    server: Server,
+    *,
+    stopping: Callable[[], bool],
+    log: Log,
+    on_trouble: Callable[[EsError], None] = lambda _: None,
+) -> None:
+    """Serve until `stopping()`; then answer what is here, for at most 5 s, and return.
+
+    `on_trouble` is told of every answer that says that a part is down.
+    """
     waiting: list[Delivery] = []
     while not stopping():
         fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S if waiting else _IDLE_WAIT_S))
-        waiting = _turn(service, server, [*waiting, *fresh], log)
+        waiting = _turn(service, server, [*waiting, *fresh], on_trouble, log)
     # In this order: first nobody new, then everybody who is here, then the connections.
     server.stop_listening()
     deadline = time.monotonic() + _DRAIN_S
@@ -39,16 +49,21 @@ def serve(service: Service, server: Server, *, stopping: Callable[[], bool], log
         fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S))
         if not waiting and not fresh:
             break
-        waiting = _turn(service, server, [*waiting, *fresh], log)
+        waiting = _turn(service, server, [*waiting, *fresh], on_trouble, log)
     server.close()
 
 
-def _turn(service: Service, server: Server, batch: list[Delivery], log: Log) -> list[Delivery]:
+def _turn(
+    service: Service, server: Server, batch: list[Delivery], on_trouble: Callable[[EsError], None], log: Log
+) -> list[Delivery]:
     """Handle and answer one batch; return what is to be handed over again."""
     batch = [delivery for delivery in batch if not server.is_gone(delivery)]
     if not batch:
         return []
     replies = _handle(service, [delivery.request for delivery in batch], log)
+    for reply in replies:
+        if isinstance(reply, PartUnavailable | KeyUnavailable):
+            on_trouble(reply)
     pairs = list(zip(batch, replies, strict=True))
     server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
     return [delivery for delivery, reply in pairs if isinstance(reply, Later)]

@@ -132,6 +132,7 @@ class Supervisor:
                 {
                     "role": worker.role,
                     "instance": worker.instance,
+                    "host": socket.gethostname(),
                     "pid": worker.process.pid if worker.process else None,
                     "state": worker.state,
                     "uptime_s": round(now_s - worker.started_at_s, 1) if worker.process else 0.0,

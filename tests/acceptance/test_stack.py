@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ from tests.acceptance.conftest import (
     people,
     wait_until,
 )
+from tests.servers import free_port
 
 NO_AUTOSTART = {"ES_AUTOSTART": "0"}
 
@@ -131,6 +134,40 @@ def test_status_shows_every_worker_ready_and_doctor_has_no_complaint(running: Sy
 
 
 # --- side by side --------------------------------------------------------------------------------------
+
+
+@pytest.mark.over("rabbitmq", "distributed", because="the workers of an embedded system are all in one home")
+def test_status_from_elsewhere_shows_every_worker_and_its_last_error(running: System) -> None:
+    workers = {worker["role"]: worker for worker in running.status()["workers"]}
+    elsewhere = {"ES_HOME": str(running.root / "elsewhere")}
+
+    def status() -> dict[str, Any]:
+        return running.es("status", "--json", environment=elsewhere).ok().object
+
+    found = status()
+    assert found["silent"] == 0
+    assert {worker["role"]: worker["pid"] for worker in found["workers"]} == {
+        role: worker["pid"] for role, worker in workers.items()
+    }
+    assert {(worker["host"], worker["state"]) for worker in found["workers"]} == {
+        (socket.gethostname(), "ready")
+    }
+
+    os.kill(workers["ids"]["pid"], signal.SIGSTOP)
+    try:
+        assert status()["silent"] == 1
+        running.es("users", "create", "--email", "late@example.com", "--name", "Late").failed(4)
+        errors = {worker["role"]: worker["last_error"] for worker in status()["workers"]}
+        assert "ids worker" in errors["users"]["message"]
+    finally:
+        os.kill(workers["ids"]["pid"], signal.SIGCONT)
+
+
+@pytest.mark.over("rabbitmq", "distributed", because="an embedded system needs no broker")
+def test_status_does_not_call_workers_absent_when_it_cannot_know(system: System) -> None:
+    nowhere = {"ES_BROKER": f"amqp://guest:guest@127.0.0.1:{free_port()}/"}
+
+    assert "RabbitMQ" in system.es("status", environment=nowhere).failed(4).err
 
 
 @pytest.mark.own_store("its systems are up at the same time")

@@ -32,6 +32,7 @@ from adapters.rabbitmq import (
 )
 from adapters.rabbitmq_caller import RabbitCaller
 from adapters.rabbitmq_dead import DeadLetterNotFound, DeadLetters
+from adapters.rabbitmq_roll_call import roll_call
 from adapters.rabbitmq_server import SUSPECT_AFTER, RabbitServer, Tags
 from domain.errors import InvalidInput, PartUnavailable
 from domain.messages import Body, Question, Reply, Request
@@ -910,3 +911,54 @@ def test_a_connection_has_heartbeats_and_gives_up_on_a_broker_that_blocks_it() -
     (usual,) = parameters_of("amqp://host/")
 
     assert (usual.heartbeat, usual.blocked_connection_timeout) == (30, 60)
+
+
+# --- roll call -------------------------------------------------------------------------------
+
+
+def test_a_roll_call_reaches_every_worker_also_busy_ones(
+    rabbitmq: RabbitMQ, work: Work, caller: RabbitCaller, role: str
+) -> None:
+    busy, done = threading.Event(), threading.Event()
+
+    def work_long(request: Request) -> Reply:
+        busy.set()
+        assert done.wait(DEADLINE_S)
+        return {}
+
+    work(work_long, describe=lambda: {"pid": 1, "state": "busy"})
+    work(work_long, describe=lambda: {"pid": 2, "state": "busy"})
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(caller.ask, role, "work", {}, timeout_s=DEADLINE_S)
+        assert busy.wait(DEADLINE_S)
+        answers = _all_who_answer(rabbitmq.url, 2)
+        done.set()
+        asked.result(DEADLINE_S)
+
+    assert answers == [{"pid": 1, "state": "busy"}, {"pid": 2, "state": "busy"}]
+
+
+def test_a_worker_answers_roll_calls_again_after_its_connection_was_lost(
+    rabbitmq: RabbitMQ, work: Work
+) -> None:
+    rabbitmq.need_control()
+    work(describe=lambda: {"pid": 1})
+    rabbitmq.close_connections()
+
+    assert _all_who_answer(rabbitmq.url, 1) == [{"pid": 1}]
+
+
+def test_a_roll_call_waits_for_nobody_beyond_its_time(rabbitmq: RabbitMQ) -> None:
+    assert roll_call(rabbitmq.url, expected=1, wait_s=0.05) == []
+
+
+def _all_who_answer(url: str, count: int) -> list[Any]:
+    """A worker whose connection was lost joins when it is back, so they are asked until all have answered."""
+    found: list[Any] = []
+
+    def complete() -> bool:
+        found[:] = sorted(roll_call(url, expected=count, wait_s=0.2), key=lambda answer: answer["pid"])
+        return len(found) == count
+
+    eventually(complete, f"{count} workers answer")
+    return found

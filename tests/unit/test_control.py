@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ Line = tuple[socket.socket, Control]
 def line() -> Iterator[Line]:
     ours, theirs = socket.socketpair()
     ours.settimeout(DEADLINE_S)
-    control = Control(theirs.detach())
+    control = Control(theirs.detach(), role="users", instance=2)
     with ours:
         yield ours, control
     control.close()
@@ -82,7 +83,7 @@ def test_a_worker_notices_that_its_supervisor_is_gone(supervisor: socket.socket,
 
 
 def test_in_the_foreground_nobody_is_told_and_nobody_is_missed() -> None:
-    control = Control(None)
+    control = Control(None, role="users", instance=1)
 
     control.ready()
     control.fails(EmailTaken())
@@ -103,3 +104,31 @@ def test_a_follower_tells_what_it_waits_for_and_goes_on_when_it_is_back(tmp_path
 
     assert waited_for == [DOWN, DOWN]
     assert outcomes == []
+
+
+# --- how it is, for whoever asks -------------------------------------------------------------
+
+
+def test_it_tells_who_it_is_and_how_it_is(control: Control) -> None:
+    before = control.describe()
+    control.ready()
+    control.waits(DOWN)
+    after = control.describe()
+
+    identity = {"role": "users", "instance": 2, "host": socket.gethostname(), "pid": os.getpid()}
+    assert before.items() >= {**identity, "state": "starting", "last_error": None}.items()
+    assert after.items() >= {**identity, "state": "ready"}.items()
+    assert after["last_error"].items() >= DOWN.to_wire().items()
+    assert after["last_error"]["at"] >= "2026"
+
+
+def test_the_same_trouble_is_not_told_with_every_request(supervisor: socket.socket, control: Control) -> None:
+    other = PartUnavailable("event store", "it is down")
+    for _ in range(1000):
+        control.waits(DOWN)
+    control.waits(other)
+
+    heard_of = [json.loads(line)["error"] for line in supervisor.recv(1 << 20).splitlines()]
+    assert heard_of[0] == DOWN.to_wire()
+    assert heard_of[-1] == other.to_wire()
+    assert len(heard_of) < 20

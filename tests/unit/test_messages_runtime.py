@@ -187,10 +187,23 @@ def test_a_part_that_is_down_is_everybodys_answer_and_is_not_tried_one_by_one(lo
 
     server, service = MadeUpServer(deliveries(1, 2, 3)), MadeUpService(refuse)
 
-    serve(service, server, stopping=until(server), log=log)
+    troubles: list[EsError] = []
+    serve(service, server, stopping=until(server), log=log, on_trouble=troubles.append)
 
     assert server.answers == {1: down, 2: down, 3: down}
     assert len(service.batches) == 1
+    assert set(troubles) == {down}
+
+
+def test_a_part_that_is_down_for_one_request_is_told_and_a_refusal_is_not(log: Log) -> None:
+    down = PartUnavailable("vault", "it is down")
+    server = MadeUpServer(deliveries(1, 2, 3))
+    service = MadeUpService(lambda request: [EmailTaken(), down, {}][request.body["n"] - 1])
+
+    troubles: list[EsError] = []
+    serve(service, server, stopping=until(server), log=log, on_trouble=troubles.append)
+
+    assert troubles == [down]
 
 
 def test_a_service_that_forgets_a_reply_is_a_bug_that_is_not_hidden(log: Log) -> None:
