@@ -24,15 +24,16 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
 import grpc  # type: ignore[import-untyped]
 from esdbclient import EventStoreDBClient, NewEvent, RecordedEvent, StreamState
 from esdbclient import exceptions as failures
 from esdbclient.common import handle_rpc_error
-from esdbclient.connection_spec import ConnectionSpec
+from esdbclient.connection_spec import ConnectionOptions, ConnectionSpec
 from esdbclient.protos.Grpc import shared_pb2, streams_pb2
 from esdbclient.streams import StreamsService
 from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
@@ -65,6 +66,8 @@ _KNOWN_IDS = 200_000
 _LARGEST_APPEND = 15 * 1024 * 1024  # a larger message ends the call, and with it its neighbours
 _KEEPALIVE_MS = 2000
 _URL_DEFAULTS = {"MaxDiscoverAttempts": 1, "GossipTimeout": 2}  # the client's would wait for up to 50 s
+_NOWHERE = 1 << 63
+"""Not a position from here on: 24.2 to 24.10.4 send a checkpoint at 2^64-1 when nothing has matched so far."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SYSTEM_STREAMS = (r"\$[\s\S]*",)
 
@@ -73,7 +76,7 @@ T = TypeVar("T")
 
 class EventStoreDbStore:
     def __init__(
-        self, url: str, *, call_timeout_s: float = 3.0, settle_s: float = 5.0, listing_s: float = 5.0
+        self, url: str, *, call_timeout_s: float = 3.0, settle_s: float = 5.0, listing_s: float = 2.5
     ) -> None:
         """`url` as in the EventStoreDB manual: `esdb://host:2113?tls=false`, several hosts, `esdb+discover://`.
 
@@ -100,9 +103,9 @@ class EventStoreDbStore:
                 raise ValueError("an append needs events and an expected version of at least -1")
         rounds = _Rounds(batch)
 
-        def attempt(client: _Client, timeout_s: float) -> None:
+        def attempt(client: _Client, deadline: _Deadline) -> None:
             while due := rounds.due():
-                self._append_round(rounds, due, client, timeout_s)
+                self._append_round(rounds, due, client, deadline)
 
         try:
             self._settled(attempt)
@@ -114,21 +117,21 @@ class EventStoreDbStore:
         return [rounds.answers[index] for index in range(len(batch))]
 
     def _append_round(
-        self, rounds: _Rounds, due: Mapping[int, Append], client: _Client, timeout_s: float
+        self, rounds: _Rounds, due: Mapping[int, Append], client: _Client, deadline: _Deadline
     ) -> None:
         """One call for the next item of every stream. Raises when the outcome of any of them is unknown."""
         to_send: dict[int, Append] = {}
         for index, item in due.items():
-            refused = self._refused(item, client, timeout_s)
+            refused = self._refused(item, client, deadline)
             if refused is None:
                 to_send[index] = item
             else:
                 rounds.answer(index, refused)
         unknown: Exception | None = None
-        for index, response in client.batch_append(to_send, timeout_s=timeout_s):
+        for index, response in client.batch_append(to_send, timeout_s=deadline.left_s()):
             item = to_send[index]
             try:
-                answer = self._answer(item, response, client, timeout_s)
+                answer = self._answer(item, response, client, deadline)
             except failures.EventStoreDBClientException as error:
                 fault = _fault(error, client.is_cluster)
                 if fault.again:
@@ -143,39 +146,39 @@ class EventStoreDbStore:
         if unknown is not None:
             raise unknown
 
-    def _refused(self, item: Append, client: _Client, timeout_s: float) -> AppendResult | None:
+    def _refused(self, item: Append, client: _Client, deadline: _Deadline) -> AppendResult | None:
         """Why an item can't be sent: EventStoreDB would store an event id twice in a stream without a word."""
         ids = [event.event_id for event in item.events]
-        if len(set(ids)) == len(ids) and not self._stored_before(item, ids, client, timeout_s):
+        if len(set(ids)) == len(ids) and not self._stored_before(item, ids, client, deadline):
             size = sum(len(event.data) + len(event.metadata) + len(event.type) for event in item.events)
             return None if size <= _LARGEST_APPEND else _too_large()
-        last = _read_stream(client, item.stream, None, backwards=True, size=1, timeout_s=timeout_s)
+        last = _read_stream(client, item.stream, None, backwards=True, size=1, timeout_s=deadline.left_s())
         actual = last[0].stream_position if last else NO_STREAM
         if actual == item.expected_version:
             return DuplicateEventId(item.stream)
         return VersionConflict(item.stream, item.expected_version, actual)
 
-    def _stored_before(self, item: Append, ids: Sequence[UUID], client: _Client, timeout_s: float) -> bool:
+    def _stored_before(self, item: Append, ids: Sequence[UUID], client: _Client, deadline: _Deadline) -> bool:
         """Whether the stream holds one of these ids at or below the expected version.
 
         Exact without a lock: up to the expected version a stream doesn't change any more.
         """
         while (version := self._known.reach(item.stream)) <= item.expected_version:
             size = min(item.expected_version - version + 1, _PAGE)
-            page = _read_stream(client, item.stream, version, size=size, timeout_s=timeout_s)
+            page = _read_stream(client, item.stream, version, size=size, timeout_s=deadline.left_s())
             if not self._known.learn(item.stream, version, _ids_without_gap(page, version)):
                 break  # the stream ends here, or it was truncated: the server will say what it thinks of that
         return self._known.any_of(item.stream, ids, up_to=item.expected_version)
 
     def _answer(
-        self, item: Append, response: streams_pb2.BatchAppendResp, client: _Client, timeout_s: float
+        self, item: Append, response: streams_pb2.BatchAppendResp, client: _Client, deadline: _Deadline
     ) -> AppendResult:
         if response.WhichOneof("result") == "success":
             version = int(response.success.current_revision)
             if response.success.WhichOneof("position_option") == "position":
                 return Appended(version, int(response.success.position.commit_position))
             # A server may not remember where it put a repeated item.
-            stored = _read_stream(client, item.stream, version, size=1, timeout_s=timeout_s)
+            stored = _read_stream(client, item.stream, version, size=1, timeout_s=deadline.left_s())
             if not stored:
                 raise failures.EventStoreDBClientException("what was just stored can't be read")
             return Appended(version, _recorded(stored[0]).position)
@@ -184,6 +187,8 @@ class EventStoreDbStore:
             exists = conflict.WhichOneof("current_stream_revision_option") == "current_stream_revision"
             actual = int(conflict.current_stream_revision) if exists else NO_STREAM
             return VersionConflict(item.stream, item.expected_version, actual)
+        if response.error.details.type_url.endswith("MaximumAppendEventSizeExceeded"):
+            return _too_large()  # of 24.10.4 and later; esdbclient doesn't know it
         StreamsService._convert_batch_append_resp(response, item.stream, item.expected_version)  # raises
         raise AssertionError("not an error")
 
@@ -234,8 +239,9 @@ class EventStoreDbStore:
     def _stream_page(
         self, stream: str, start: int | None, *, backwards: bool = False, size: int
     ) -> list[RecordedEvent]:
-        def page(client: _Client, timeout_s: float) -> list[RecordedEvent]:
-            return _read_stream(client, stream, start, backwards=backwards, size=size, timeout_s=timeout_s)
+        def page(client: _Client, deadline: _Deadline) -> list[RecordedEvent]:
+            left_s = deadline.left_s()
+            return _read_stream(client, stream, start, backwards=backwards, size=size, timeout_s=left_s)
 
         return self._settled(page)
 
@@ -257,13 +263,13 @@ class EventStoreDbStore:
     def _all_page(self, start: Position, size: int, prefixes: Sequence[str] | None) -> list[Recorded]:
         """Events from a position on; that position is included, unlike everywhere else."""
 
-        def page(client: _Client, timeout_s: float) -> list[RecordedEvent]:
-            return _read_all(client, start, prefixes, size=size, timeout_s=timeout_s)
+        def page(client: _Client, deadline: _Deadline) -> list[RecordedEvent]:
+            return _read_all(client, start, prefixes, size=size, timeout_s=deadline.left_s())
 
         return [_recorded(event) for event in self._settled(page, call_timeout_s=self._settle_s)]
 
     def head(self) -> Position:
-        return self._settled(lambda client, timeout_s: _head(client, timeout_s=timeout_s))
+        return self._settled(lambda client, deadline: _head(client, timeout_s=deadline.left_s()))
 
     def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:
         """By reading all events of the prefix: for people who look around, not for code that has to be quick.
@@ -306,7 +312,7 @@ class EventStoreDbStore:
 
     # --- connection --------------------------------------------------------------------------
 
-    def _settled(self, call: Callable[[_Client, float], T], *, call_timeout_s: float | None = None) -> T:
+    def _settled(self, call: Callable[[_Client, _Deadline], T], *, call_timeout_s: float | None = None) -> T:
         """Repeat a call until its answer is definite. Raises PartUnavailable when the time is up.
 
         Once that happened, the calls right after it fail at once: a worker that asks for many streams, one by
@@ -314,7 +320,7 @@ class EventStoreDbStore:
         """
         if self._away is not None and time.monotonic() - self._away[0] < _AWAY_S:
             raise PartUnavailable(PART, self._away[1].reason, self._away[1].hint)
-        end = time.monotonic() + self._settle_s
+        deadline = _Deadline(time.monotonic() + self._settle_s, call_timeout_s or self._call_timeout_s)
         retrying = Retrying(
             retry=retry_if_exception_type(_UnknownOutcome),
             wait=wait_random_exponential(multiplier=0.02, max=1.0),
@@ -323,19 +329,20 @@ class EventStoreDbStore:
             reraise=True,
         )
         try:
-            answer: T = retrying(self._once, call, end, call_timeout_s or self._call_timeout_s)
+            answer: T = retrying(self._once, call, deadline)
             self._away = None
             return answer
         except _UnknownOutcome as unknown:
-            self._away = time.monotonic(), unknown.error
+            # Not after an answer that was about one item: others may fare better.
+            if isinstance(unknown.__cause__, _SILENCE):
+                self._away = time.monotonic(), unknown.error
             raise unknown.error from unknown.__cause__
 
-    def _once(self, call: Callable[[_Client, float], T], end: float, call_timeout_s: float) -> T:
+    def _once(self, call: Callable[[_Client, _Deadline], T], deadline: _Deadline) -> T:
         client: _Client | None = None
         try:
             client = self._connected()
-            timeout_s = min(call_timeout_s, end - time.monotonic())
-            answer = call(client, max(timeout_s, _SHORTEST_TIMEOUT_S))
+            answer = call(client, deadline)
         except _FAILURES as error:
             fault = _fault(error, client is not None and client.is_cluster)
             if fault.anew:
@@ -360,6 +367,7 @@ class EventStoreDbStore:
 
     def _new_client(self) -> _Client:
         self._check_usable()
+        _check_files(ConnectionSpec(self._url).options)
         self._connected_in = os.getpid()
         return _Client(self._url)
 
@@ -412,6 +420,10 @@ class _Client(EventStoreDBClient):
             ("grpc.use_local_subchannel_pool", 1),  # else a new client inherits the old one's back-off
         )
         return super()._construct_grpc_channel(grpc_target, (*grpc_options, *working))
+
+    def construct_call_credentials(self, username: str | None, password: str | None) -> Any:
+        """esdbclient takes them as the URL spells them, and a URL has to spell some characters as %40."""
+        return super().construct_call_credentials(unquote(username or ""), unquote(password or ""))
 
     @property
     def is_cluster(self) -> bool:
@@ -540,6 +552,21 @@ def _recorded(event: RecordedEvent) -> Recorded:
 # --- one batch, one stream's ids -------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    """The time that all calls of a method have together, and the most that one of them gets."""
+
+    end_s: float
+    call_timeout_s: float
+
+    def left_s(self) -> float:
+        """For the next call. Raises DeadlineExceeded when it need not begin any more."""
+        left_s = min(self.call_timeout_s, self.end_s - time.monotonic())
+        if left_s <= 0:
+            raise failures.DeadlineExceeded("no time is left")
+        return max(left_s, _SHORTEST_TIMEOUT_S)
+
+
 class _Rounds:
     """A batch on its way: in every round the first unanswered item of each stream, so that order is kept."""
 
@@ -652,7 +679,8 @@ class _Subscription:
         self._pause_s = _NEXT_S
         self._silent_since = time.monotonic()
         position = item.commit_position or 0
-        self._scanned = max(self._scanned, position)
+        if position < _NOWHERE:
+            self._scanned = max(self._scanned, position)
         if item.is_checkpoint or position <= self._seen:
             return None
         self._seen = position
@@ -745,6 +773,15 @@ _FAILURES = (failures.EventStoreDBClientException, grpc.RpcError, ValueError, OS
 """What the client raises; ValueError for a closed channel, OSError for a certificate that can't be read."""
 
 
+_SILENCE = (
+    failures.ServiceUnavailable,
+    failures.GrpcDeadlineExceeded,
+    failures.DiscoveryFailed,
+    grpc.RpcError,
+)
+"""Failures after which the next call would most likely be in vain too."""
+
+
 class _UnknownOutcome(Exception):
     """An attempt ended without a definite answer; `error` is for the caller if none ever comes."""
 
@@ -784,6 +821,10 @@ def _fault(error: Exception, cluster: bool) -> _Fault:
             return _Fault(_refused(type(error).__name__))
         case failures.DeadlineExceeded():
             return _Fault(PartUnavailable(PART, "it did not answer in time"), again=True)
+        case failures.DiscoveryFailed() if isinstance(error.__cause__, failures.SSLError):
+            return _fault(error.__cause__, cluster)
+        case failures.DiscoveryFailed() if error.__cause__ and _status(error.__cause__) in _FINAL:
+            return _Fault(_refused(_status(error.__cause__)))
         case failures.DiscoveryFailed():
             return _Fault(PartUnavailable(PART, "no leader was found"), again=True, anew=True)
         case failures.ServiceUnavailable():
@@ -796,7 +837,7 @@ def _fault(error: Exception, cluster: bool) -> _Fault:
 _FINAL = ("PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED")
 
 
-def _status(error: Exception) -> str:
+def _status(error: BaseException) -> str:
     """The name of the gRPC status behind a failure, or nothing."""
     cause = error.args[0] if error.args else None
     return str(cause.code().name) if isinstance(cause, grpc.Call) else ""
@@ -817,20 +858,42 @@ def _too_large() -> InvalidInput:
 
 def _checked(url: str) -> str:
     """The URL with our defaults for what it leaves out. Errors don't repeat it: it may hold a password."""
+    if (
+        urlsplit(url).netloc.count("@") > 1
+    ):  # the rest of the password would pass for a host, which errors show
+        raise InvalidSetting("store", "has a second @; percent-encode special characters")
     try:
         options = ConnectionSpec(url).options
-    except (ValueError, AssertionError):
-        raise InvalidSetting(
-            "store", "is not an EventStoreDB URL, such as esdb://localhost:2113?tls=false"
-        ) from None
+    except (ValueError, AssertionError) as error:
+        if "password are required" in str(error):
+            reason = "needs a user and a password when it uses TLS (esdb://user:password@host), or tls=false"
+        else:
+            reason = "is not an EventStoreDB URL, such as esdb://localhost:2113?tls=false"
+        raise InvalidSetting("store", reason) from None
     if options.NodePreference != "leader":
         raise InvalidSetting("store", "must not ask for another node than the leader: others lag behind")
     if not options.TlsVerifyCert:
         raise InvalidSetting("store", "says tlsVerifyCert=false, which has no effect; use tlsCaFile=…")
-    query = urlsplit(url).query
+    if bool(options.UserCertFile) != bool(options.UserKeyFile):
+        raise InvalidSetting("store", "names one of userCertFile and userKeyFile, and needs both or neither")
+    if "#" in url or not (options.ConnectionName or "").isascii():
+        raise InvalidSetting("store", "has a character that has to be percent-encoded or left out")
+    limits = options.KeepAliveInterval, options.KeepAliveTimeout, options.MaxDiscoverAttempts
+    if any(limit is not None and not 0 < limit < 1 << 31 for limit in limits):
+        raise InvalidSetting("store", "has a number that is out of range")
+    address, _, query = url.partition("?")
     given = query.lower()
     added = [f"{name}={value}" for name, value in _URL_DEFAULTS.items() if f"{name.lower()}=" not in given]
-    return url + ("&" if query else "?") + "&".join(added) if added else url
+    return f"{address}?{'&'.join([*filter(None, [query]), *added])}"
+
+
+def _check_files(options: ConnectionOptions) -> None:
+    """Before gRPC sees them: it ends the process when a file is empty. Raises OSError for one that can't be read."""
+    for name in ("TlsCaFile", "UserCertFile", "UserKeyFile"):
+        path = getattr(options, name)
+        if path and b"-----BEGIN" not in Path(path).read_bytes():
+            reason = f"the file that the URL names as {name[0].lower()}{name[1:]} holds no certificate or key"
+            raise PartUnavailable(PART, reason, "Mend the file, or the path in the URL.")
 
 
 def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[tuple[int, ...] | None, int]:
@@ -847,9 +910,9 @@ def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[tuple[int, ...
 
     spec = ConnectionSpec(_checked(url))
     scheme = "https" if spec.options.Tls else "http"
-    context = ssl.create_default_context(cafile=spec.options.TlsCaFile) if spec.options.Tls else None
     before_us = now_us()
     try:
+        context = ssl.create_default_context(cafile=spec.options.TlsCaFile) if spec.options.Tls else None
         page = f"{scheme}://{spec.targets[0]}/info"
         with urllib.request.urlopen(page, timeout=2.0, context=context) as response:  # noqa: S310  # scheme is ours
             said = json.load(response)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import itertools
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -494,6 +496,30 @@ def test_a_server_that_comes_back_is_found_again(store: EventStore, node: Node) 
     proxy.close()
 
 
+def test_all_that_an_append_has_to_ask_is_asked_within_its_time(node: Node) -> None:
+    """Of forty streams that nobody has read, each read takes a good part of the time that the append has in all."""
+
+    def slowly(at: Point, of: str) -> Fault | None:
+        if at is Point.READ:
+            time.sleep(0.4)
+        return None
+
+    node.plan = slowly
+    with closing(opened(node.url, settle_s=1.0, call_timeout_s=DEADLINE_S)) as store:
+        with pytest.raises(PartUnavailable):
+            store.append([Append(f"thing-{n}", 0, some_events(1)) for n in range(40)])
+
+    assert node.calls["Read"] <= 4
+
+
+def test_an_item_that_the_server_does_not_get_done_is_no_reason_to_refuse_others(node: Node) -> None:
+    node.plan = lambda at, of: Fault.TIMED_OUT if (at, of) == (Point.BEFORE_COMMIT, "sick-1") else None
+    with closing(opened(node.url, settle_s=1.0, call_timeout_s=DEADLINE_S)) as store:
+        with pytest.raises(PartUnavailable):
+            append(store, "sick-1", NO_STREAM, some_events(1))
+        assert isinstance(append(store, "well-1", NO_STREAM, some_events(1)), Appended)
+
+
 def test_many_calls_to_a_silent_server_do_not_wait_one_after_the_other(node: Node) -> None:
     node.plan = always(Fault.BLACK_HOLE, Point.READ)
     with closing(opened(node.url, settle_s=0.6, call_timeout_s=0.2)) as store:
@@ -697,6 +723,39 @@ def test_a_follower_is_stopped_in_time_while_the_network_is_silent(node: Node) -
     assert_within(0.2 + SLACK_S, stop_in_silence)
 
 
+def test_a_checkpoint_at_no_position_is_not_taken_for_having_looked_everywhere(node: Node) -> None:
+    node.forgets_its_place = True
+    said, gate = itertools.count(), threading.Event()
+
+    def hold_events_back(at: Point, of: str) -> Fault | None:
+        # A subscription says first: confirmed, a checkpoint, caught up.
+        if at is Point.SUBSCRIBED and next(said) >= 3:
+            gate.wait(DEADLINE_S)
+        return None
+
+    node.plan = hold_events_back
+    with closing(opened(node.url)) as store, ThreadPoolExecutor(1) as pool:
+        items: list[Recorded | CaughtUp] = []
+
+        def follow() -> None:
+            for item in store.follow(BEGINNING, stopped=before(DEADLINE_S)):
+                items.append(item)
+                if isinstance(item, Recorded):
+                    return
+
+        following = pool.submit(follow)
+        eventually(lambda: items, "it has caught up with nothing")
+        stored = append(store, a_stream(), NO_STREAM, some_events(1))
+        assert isinstance(stored, Appended)
+        looked = node.calls["Read"]
+        eventually(lambda: node.calls["Read"] >= looked + 6, "it has looked several times")
+        gate.set()
+        following.result(DEADLINE_S)
+
+    assert all(item.position < stored.position for item in items[:-1])
+    assert items[-1].position == stored.position
+
+
 def test_a_slow_follower_holds_a_bounded_number_of_events(store: EventStore, node: Node) -> None:
     for _ in range(3):
         append(store, a_stream(), NO_STREAM, some_events(1500))
@@ -875,6 +934,13 @@ def test_a_single_host_that_is_not_the_leader_is_refused_with_advice(cluster: Cl
         "esdb://s3cret@localhost:2113",
         "esdb://admin:s3cret@localhost:2113?nodePreference=follower",
         "esdb://admin:s3cret@localhost:2113?tlsVerifyCert=false",  # Trap: would be without effect
+        "esdb://admin:p@s3cret@localhost:2113",
+        "esdb://admin:s3cret@localhost:2113?userCertFile=client.pem",  # gRPC would end the process
+        "esdb://admin:s3cret@localhost:2113?userKeyFile=client.key",
+        "esdb://admin:s3cret@localhost:2113?connectionName=caf\u00e9",
+        "esdb://admin:s3cret@localhost:2113#s3cret",
+        "esdb+discover://admin:s3cret@localhost:2113?maxDiscoverAttempts=0",
+        "esdb://admin:s3cret@localhost:2113?keepAliveInterval=99999999999",
     ],
 )
 def test_a_url_that_cannot_work_is_refused_without_repeating_it(url: str) -> None:
@@ -954,6 +1020,41 @@ def test_tls_with_a_client_certificate_and_a_user_passes_through(
         assert len(_until_caught_up(store.follow(BEGINNING, stopped=before(DEADLINE_S)))) == 1
 
 
+def test_a_user_and_password_may_hold_any_character(certificates: Path) -> None:
+    key, certificate = ((certificates / name).read_bytes() for name in ("server.key", "server.pem"))
+    node = Node(tls=Tls(key, certificate), user="ad min:p@ss/w?rd#%")
+    url = f"esdb://ad%20min:p%40ss%2Fw%3Frd%23%25@127.0.0.1:{node.port}?tlsCaFile={certificates / 'ca.pem'}"
+    try:
+        with closing(opened(url)) as store:
+            assert store.head() == BEGINNING
+    finally:
+        node.stop()
+
+
+def test_a_url_that_only_lacks_a_user_says_so() -> None:
+    with pytest.raises(InvalidInput, match="needs a user and a password"):
+        EventStoreDbStore("esdb://a,b,c:2113")
+
+
+@pytest.mark.parametrize("name", ["tlsCaFile", "userCertFile"])
+def test_an_empty_certificate_file_is_told_before_grpc_ends_the_process(
+    secure_node: Node, certificates: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "empty.pem").touch()
+    url = _secure_url(secure_node, certificates)
+    broken = re.sub(rf"{name}=[^&]*", f"{name}={tmp_path / 'empty.pem'}", url)
+    with closing(opened(broken)) as store, pytest.raises(PartUnavailable, match=name):
+        store.head()
+
+
+def test_with_several_hosts_a_wrong_password_is_told_and_not_taken_for_a_missing_leader(
+    secure_node: Node, certificates: Path
+) -> None:
+    url = _secure_url(secure_node, certificates, password="wr0ng").replace("esdb:", "esdb+discover:")
+    with closing(opened(url)) as store, pytest.raises(PartUnavailable, match="UNAUTHENTICATED"):
+        store.head()
+
+
 @pytest.mark.parametrize(
     ("ca", "password", "reason"),
     [
@@ -991,4 +1092,8 @@ def test_the_client_keeps_to_the_streams_and_gossip_services(cluster: Cluster) -
         store.streams()
         _until_caught_up(store.follow(BEGINNING, stopped=before(DEADLINE_S)))
 
-    assert set().union(*(node.calls for node in cluster.nodes)) == {"BatchAppend", "Read", "Gossip"}
+    assert set().union(*(node.methods for node in cluster.nodes)) == {
+        "streams.Streams/BatchAppend",
+        "streams.Streams/Read",
+        "gossip.Gossip/Read",
+    }

@@ -57,11 +57,18 @@ class Node:
         self.is_running = True
         self.calls = Counter[str]()
         """How many calls came in, by the name of the RPC, admitted or not."""
+        self.methods: set[str] = set()
+        """Every RPC that was called, also one that isn't served here, such as `streams.Streams/Read`."""
+        self.forgets_its_place = False
+        """A filtered subscription that goes live before anything has matched sends a checkpoint at 2^64-1, as the
+        server does from 24.2 to 24.10.4."""
         self.late_s = 0.3
         self.late: list[threading.Timer] = []
         """Commits that were, or will be, made after their caller gave up."""
         self._user = user
-        server = grpc.server(ThreadPoolExecutor(_CALLS_AT_ONCE), options=_OPTIONS)
+        server = grpc.server(
+            ThreadPoolExecutor(_CALLS_AT_ONCE), options=_OPTIONS, interceptors=[_Noting(self.methods)]
+        )
         streams_pb2_grpc.add_StreamsServicer_to_server(Streams(self), server)
         gossip_pb2_grpc.add_GossipServicer_to_server(_Gossip(self), server)
         address = f"{HOST}:{port}"
@@ -86,16 +93,20 @@ class Node:
         self.is_running = False
         self._server.stop(0).wait()
 
-    def admit(self, rpc: str, context: grpc.ServicerContext) -> None:
-        """Turn away who isn't allowed in, and who needs the leader when this node isn't."""
+    def let_in(self, rpc: str, context: grpc.ServicerContext) -> None:
+        """Turn away who isn't allowed in."""
         self.calls[rpc] += 1
         if self.is_down:
             context.abort(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses")
-        metadata = dict(context.invocation_metadata())
         if self._user is not None:
             expected = b"Basic " + base64.b64encode(self._user.encode())
-            if metadata.get("authorization") not in (expected, expected.decode()):
+            if dict(context.invocation_metadata()).get("authorization") not in (expected, expected.decode()):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Unauthenticated")
+
+    def admit(self, rpc: str, context: grpc.ServicerContext) -> None:
+        """Turn away who isn't allowed in, and who needs the leader when this node isn't."""
+        self.let_in(rpc, context)
+        metadata = dict(context.invocation_metadata())
         if self.cluster is None or self.cluster.leader is self or metadata.get("requires-leader") != "true":
             return
         leader = self.cluster.leader
@@ -131,14 +142,21 @@ class Cluster:
             node.stop()
 
 
+class _Noting(grpc.ServerInterceptor):
+    def __init__(self, methods: set[str]) -> None:
+        self._methods = methods
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        self._methods.add(details.method.removeprefix("/event_store.client."))
+        return continuation(details)
+
+
 class _Gossip(gossip_pb2_grpc.GossipServicer):
     def __init__(self, node: Node) -> None:
         self._node = node
 
     def Read(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self._node.calls["Gossip"] += 1
-        if self._node.is_down:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses")
+        self._node.let_in("Gossip", context)
         cluster = self._node.cluster
         nodes: Sequence[Node] = [self._node] if cluster is None else cluster.nodes
         leader = self._node if cluster is None else cluster.leader

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_APPEND_SIZE = 1024 * 1024  # the server's default
 _WAKE_S = 0.1
+_NOWHERE = (1 << 64) - 1
 
 Read = streams_pb2.ReadReq.Options
 ReadResp = streams_pb2.ReadResp
@@ -116,19 +117,21 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             position = options.all.position.commit_position
         elif options.all.WhichOneof("all_option") == "end":
             position = self._log.end()
-        looked_at, live = 0, False
+        looked_at, matched, live = 0, False, False
         while context.is_active():
             for record in self._log.after_position(position):
                 position = record.position
                 looked_at += 1
                 if wanted(record):
+                    matched = True
                     yield _event(record, options)
                 if filtered and looked_at % interval == 0:
                     yield _checkpoint(position)
             if not live:
                 live = True
                 if filtered:
-                    yield _checkpoint(position)
+                    nowhere = self._node.forgets_its_place and not matched
+                    yield _checkpoint(_NOWHERE if nowhere else position)
                 yield ReadResp(caught_up=ReadResp.CaughtUp())
             with self._log.changed:
                 if self._log.end() == position:
