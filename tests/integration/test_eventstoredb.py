@@ -505,9 +505,9 @@ def test_all_that_an_append_has_to_ask_is_asked_within_its_time(node: Node) -> N
         return None
 
     node.plan = slowly
-    with closing(opened(node.url, settle_s=1.0, call_timeout_s=DEADLINE_S)) as store:
-        with pytest.raises(PartUnavailable):
-            store.append([Append(f"thing-{n}", 0, some_events(1)) for n in range(40)])
+    hasty = closing(opened(node.url, settle_s=1.0, call_timeout_s=DEADLINE_S))
+    with hasty as store, pytest.raises(PartUnavailable):
+        store.append([Append(f"thing-{n}", 0, some_events(1)) for n in range(40)])
 
     assert node.calls["Read"] <= 4
 
