@@ -307,8 +307,14 @@ class Tenant(Protocol):
 class Link:
     """One connection with one channel, opened again whenever it is lost, until it is closed."""
 
-    def __init__(self, url: str, tenant: Tenant, *, log: Log, name: str) -> None:
+    def __init__(
+        self, url: str, tenant: Tenant, *, log: Log, name: str, waits_while_blocked: bool = False
+    ) -> None:
+        """`waits_while_blocked`: keep the connection for as long as an alarm of the broker keeps it from publishing."""
         self._parameters = parameters_of(url)
+        if waits_while_blocked:
+            for parameters in self._parameters:
+                parameters.blocked_connection_timeout = None
         self._tenant = tenant
         self._log = log
         self._loop = IOLoop()

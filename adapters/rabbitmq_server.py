@@ -174,7 +174,9 @@ class RabbitServer:
         self._consumer = ""
         self._listening = True
         self._consuming = threading.Event()
-        self._link = Link(url, self, log=log or Silence(), name=f"rabbitmq-{role}")
+        # Under a memory alarm neither replies nor acknowledgements get through. Connecting anew wouldn't help, and
+        # would count as a delivery each time, until sound requests were dead letters.
+        self._link = Link(url, self, log=log or Silence(), name=f"rabbitmq-{role}", waits_while_blocked=True)
         self._is_started = False
 
     # --- for the worker ------------------------------------------------------------------------

@@ -15,6 +15,8 @@ app = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection, for example users.")]
 _POLL_S = 0.1
 _PLAIN_S = 5.0
+_STALLED_S = 5.0
+"""How long a rebuild may stand still before it is asked for again."""
 _COLUMNS = ["projection", "generation", "state", "position", "head", "lag", "events", "parked"]
 
 
@@ -74,7 +76,8 @@ def rebuild(
 
 def _watch(name: str, begun: Body) -> Body:
     """Show progress until the generation is current; its final state."""
-    started_s = shown_s = time.monotonic()
+    started_s = shown_s = moved_s = time.monotonic()
+    position = 0
     terminal = sys.stderr.isatty()
     while True:
         found = [s for s in _states(name) if s["generation"] == begun["generation"]]
@@ -90,6 +93,12 @@ def _watch(name: str, begun: Body) -> Body:
                 f"rebuilt {name} from {state['events']} events, {rate:.0f}/s; generation {state['generation']}"
             )
             return state
+        if state["position"] != position:
+            position, moved_s = state["position"], now_s
+        elif now_s - moved_s > _STALLED_S:
+            # Its worker may have ended for good. Whoever gets this goes on where that one was.
+            session.ask("projections", "projections.rebuild", {"name": name})
+            moved_s = now_s
         if now_s - shown_s > (_POLL_S if terminal else _PLAIN_S):
             shown_s = now_s
             _print_progress(state, now_s - started_s, terminal)
@@ -99,8 +108,9 @@ def _watch(name: str, begun: Body) -> Body:
 def _print_progress(state: dict[str, Any], elapsed_s: float, terminal: bool) -> None:
     share = state["position"] / max(state["head"], 1)
     rate = state["events"] / elapsed_s
-    left_s = elapsed_s * (1 - share) / share if share else float("inf")
-    text = f"{share:6.1%}  {state['events']} events  {rate:.0f}/s  {left_s:.0f} s left"
+    text = f"{share:6.1%}  {state['events']} events  {rate:.0f}/s"
+    if share:
+        text += f"  {elapsed_s * (1 - share) / share:.0f} s left"
     print(
         f"\r\x1b[K{text}" if terminal else f"es: {text}",
         end="" if terminal else "\n",

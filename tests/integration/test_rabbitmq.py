@@ -913,6 +913,16 @@ def test_a_connection_has_heartbeats_and_gives_up_on_a_broker_that_blocks_it() -
     assert (usual.heartbeat, usual.blocked_connection_timeout) == (30, 60)
 
 
+def test_a_worker_keeps_its_connection_while_the_broker_blocks_it_and_a_caller_does_not(
+    rabbitmq: RabbitMQ, role: str
+) -> None:
+    # Each new connection is another delivery of all that a worker holds, and these are limited.
+    worker = RabbitServer(f"{rabbitmq.url}?blocked_connection_timeout=1", role)
+
+    assert [each.blocked_connection_timeout for each in worker._link._parameters] == [None]
+    assert [each.blocked_connection_timeout for each in parameters_of(rabbitmq.url)] == [60]
+
+
 # --- roll call -------------------------------------------------------------------------------
 
 
