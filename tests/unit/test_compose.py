@@ -1,8 +1,12 @@
-"""The compose files hold to the Compose specification and to what the program expects."""
+"""The compose files, alone and laid over each other, hold to the Compose specification and to what the program expects."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,11 +19,43 @@ from domain.messages import ROLES
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docker-compose.yml", "docker-compose.cluster.yml")
+SERVERS = ("rabbitmq", "eventstore", "postgres")
+NODES = {part: (part, f"{part}2", f"{part}3") for part in ("rabbitmq", "eventstore")}
+OURS = (*ROLES, "es")
 
 
 def load(name: str) -> dict[str, Any]:
     loaded: dict[str, Any] = YAML(typ="safe").load(ROOT / name)
     return loaded
+
+
+REPLACED = {"command", "entrypoint", "test"}  # lists that Compose doesn't add up
+
+
+def merged(below: Any, above: Any) -> Any:
+    """`above` laid over `below` as Compose does it, for what is looked at here: mappings by key, lists added up."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {
+            key: value if key in REPLACED else merged(below.get(key), value) for key, value in above.items()
+        }
+    if isinstance(below, list) and isinstance(above, list):
+        return [*below, *above]
+    return above
+
+
+def laid_over() -> dict[str, Any]:
+    """Both files as `docker compose -f … -f …` sees them."""
+    both: dict[str, Any] = merged(*map(load, FILES))
+    return both
+
+
+VARIANTS = {"one host": lambda: load("docker-compose.yml"), "cluster": laid_over}
+
+
+@pytest.fixture(params=VARIANTS)
+def services(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = VARIANTS[request.param]()["services"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -41,43 +77,135 @@ def test_a_misspelt_key_would_be_found(specification: Any) -> None:
         jsonschema.validate(broken, specification)
 
 
-def test_every_role_has_a_service_that_runs_it() -> None:
-    services = load("docker-compose.yml")["services"]
+def test_both_files_laid_over_each_other_hold_to_the_specification(specification: Any) -> None:
+    jsonschema.validate(laid_over(), specification)
 
+
+# --- our services ----------------------------------------------------------------------------
+
+
+def test_every_role_has_a_service_that_runs_it(services: dict[str, Any]) -> None:
     assert {role: services[role]["command"] for role in ROLES} == {
         role: ["workers", "run", role] for role in ROLES
     }
 
 
-def test_workers_start_when_every_part_is_healthy_and_may_be_scaled() -> None:
-    services = load("docker-compose.yml")["services"]
-    for role in ROLES:
-        service = services[role]
-        assert {name: how["condition"] for name, how in service["depends_on"].items()} == dict.fromkeys(
-            ("rabbitmq", "eventstore", "postgres"), "service_healthy"
+def test_exactly_one_service_builds_the_image_and_none_pulls_it(services: dict[str, Any]) -> None:
+    assert [name for name, service in services.items() if "build" in service] == ["ids"]
+    for name in OURS:
+        assert (services[name]["image"], services[name]["pull_policy"]) == ("es:latest", "never")
+
+
+def test_workers_start_when_every_part_is_healthy_and_may_be_scaled(services: dict[str, Any]) -> None:
+    for name in OURS:
+        service = services[name]
+        assert {part: how["condition"] for part, how in service["depends_on"].items()} == dict.fromkeys(
+            SERVERS, "service_healthy"
         )
         assert "container_name" not in service, "a named container can't be scaled"
         assert not service.get("ports"), "two containers can't have one port"
-    assert all("healthcheck" in services[part] for part in ("rabbitmq", "eventstore", "postgres"))
 
 
-def test_the_key_encryption_key_is_a_secret_and_no_password_is_written_down() -> None:
-    compose = load("docker-compose.yml")
+def test_a_worker_that_ends_is_restarted_and_no_check_of_other_parts_makes_it_unhealthy(
+    services: dict[str, Any],
+) -> None:
+    for role in ROLES:
+        assert services[role]["restart"] == "unless-stopped"
+        assert "healthcheck" not in services[role]
 
-    assert compose["services"]["users"]["secrets"] == ["kek"]
-    assert compose["services"]["users"]["environment"]["ES_KEK_FILE"] == "/run/secrets/kek"
+
+def test_every_service_of_ours_has_the_key_and_the_same_urls(services: dict[str, Any]) -> None:
+    for name in OURS:
+        assert services[name]["secrets"] == ["kek"]
+        assert services[name]["environment"] == services["users"]["environment"]
+        assert services[name]["environment"]["ES_KEK_FILE"] == "/run/secrets/kek"
+    for name in services.keys() - OURS:
+        assert "secrets" not in services[name], f"{name} has no business with the key-encryption key"
+
+
+# --- servers ---------------------------------------------------------------------------------
+
+
+def test_every_server_has_a_health_check_and_waits_for_no_other(services: dict[str, Any]) -> None:
+    for name in services.keys() - OURS:
+        assert services[name]["healthcheck"]["test"], name
+        # A new RabbitMQ node isn't healthy before it has found a second one: whoever waited for it would wait for ever.
+        assert "depends_on" not in services[name], name
+
+
+def test_postgresql_is_asked_by_address(services: dict[str, Any]) -> None:
+    # The server that the image starts for itself, to prepare a new database, listens on the socket only.
+    assert "--host 127.0.0.1" in services["postgres"]["healthcheck"]["test"][1]
+
+
+def test_every_eventstoredb_keeps_within_its_memory(services: dict[str, Any]) -> None:
+    chunk_bytes = (256 << 20) + 256  # with header and footer; a smaller cache holds no chunk at all
+    for name, service in services.items():
+        if not name.startswith("eventstore"):
+            continue
+        environment = service["environment"]
+        limit = int(service["mem_limit"].removesuffix("g")) << 30
+        heap = limit * int(environment["DOTNET_GCHeapHardLimitPercent"], 16) // 100  # .NET reads hexadecimal
+        cache = int(environment["EVENTSTORE_CHUNKS_CACHE_SIZE"])
+        assert environment["DOTNET_GCHeapHardLimitPercent"].startswith("0x"), (
+            "others would read it as decimal"
+        )
+        assert cache == 0 or cache >= chunk_bytes
+        assert heap + cache < limit, name
+
+
+def test_no_password_is_written_down() -> None:
     for name in FILES:
         text = (ROOT / name).read_text()
         assert "PASS: es" not in text
         assert "${ES_PASSWORD" in text
 
 
-def test_the_cluster_has_three_nodes_of_each() -> None:
-    services = load("docker-compose.cluster.yml")["services"]
+# --- the cluster -----------------------------------------------------------------------------
 
-    for part in ("rabbitmq", "eventstore"):
-        assert {part, f"{part}2", f"{part}3"} <= set(services)
+
+def test_the_cluster_has_three_nodes_of_each() -> None:
+    services = laid_over()["services"]
+
+    for nodes in NODES.values():
+        assert set(nodes) <= services.keys()
+        assert len({services[node]["image"] for node in nodes}) == 1
+        volumes = [volume.split(":")[0] for node in nodes for volume in services[node]["volumes"]]
+        assert len(volumes) == len(set(volumes)), "two nodes can't have one folder"
     assert services["users"]["environment"]["ES_STORE"].count(":2113") == 3
+
+
+def test_the_nodes_of_rabbitmq_find_each_other_by_their_host_names() -> None:
+    both = laid_over()
+    named = set(re.findall(r"= rabbit@(\w+)", both["configs"]["rabbitmq"]["content"]))
+
+    assert named == {both["services"][node]["hostname"] for node in NODES["rabbitmq"]}
+    for node in NODES["rabbitmq"]:
+        service = both["services"][node]
+        known_as = {node, *service["networks"]["default"]["aliases"]}
+        assert {service["hostname"], "rabbitmq"} <= known_as, (
+            "nodes by host name, clients by one name for all"
+        )
+
+
+def test_the_cookie_of_the_nodes_is_no_password_of_clients() -> None:
+    services = laid_over()["services"]
+
+    for node in NODES["rabbitmq"]:
+        environment = services[node]["environment"]
+        assert environment["RABBITMQ_ERLANG_COOKIE"] == "${ES_RABBITMQ_COOKIE:?set it in .env}"
+        assert "ES_RABBITMQ_COOKIE" not in environment["RABBITMQ_DEFAULT_PASS"]
+
+
+def test_every_node_of_eventstoredb_knows_the_two_others() -> None:
+    services = laid_over()["services"]
+
+    for node in NODES["eventstore"]:
+        environment = services[node]["environment"]
+        others = {f"{other}:2113" for other in NODES["eventstore"] if other != node}
+        assert set(environment["EVENTSTORE_GOSSIP_SEED"].split(",")) == others
+        assert environment["EVENTSTORE_NODE_HOST_ADVERTISE_AS"] == node
+        assert environment["EVENTSTORE_CLUSTER_SIZE"] == "3"
 
 
 def test_the_cluster_overlays_only_services_that_exist_or_are_whole() -> None:
@@ -85,3 +213,72 @@ def test_the_cluster_overlays_only_services_that_exist_or_are_whole() -> None:
 
     for name, service in cluster.items():
         assert name in base or "image" in service, f"{name} is neither an overlay nor a service of its own"
+
+
+# --- the first run and the image -------------------------------------------------------------
+
+
+def first_run() -> str:
+    """The commands at the top of docker-compose.yml."""
+    top = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
+    return "\n".join(line[4:] for line in top.splitlines() if line.startswith("#   "))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_the_first_run_as_it_is_written_makes_key_and_passwords_once(tmp_path: Path) -> None:
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name in ("docker", "sudo"):
+        (bin_ / name).write_text(f'#!/bin/sh\necho "{name} $*"\n')
+        (bin_ / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}"}
+
+    def run() -> str:
+        done = subprocess.run(
+            ["sh", "-c", first_run()],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout
+
+    said = run()
+    made = {name: (tmp_path / name).read_text() for name in ("secrets/kek", ".env")}
+    run()
+
+    assert said.splitlines()[:3] == [
+        "sudo chown 10001 secrets/kek",
+        "docker compose build",
+        "docker compose up --detach --wait --scale users=4",
+    ]
+    assert re.fullmatch(r"[0-9a-f]{64}\n", made["secrets/kek"])
+    assert re.fullmatch(r"ES_PASSWORD=\w{32}\nES_RABBITMQ_COOKIE=\w{32}\n", made[".env"])
+    for name, text in made.items():
+        assert (tmp_path / name).read_text() == text, "a second run overwrote it"
+        assert (tmp_path / name).stat().st_mode & 0o077 == 0
+
+
+def test_the_key_belongs_to_the_user_of_the_image() -> None:
+    [uid] = re.findall(r"useradd .*--uid (\d+)", (ROOT / "Dockerfile").read_text())
+
+    assert f"chown {uid} secrets/kek" in first_run()
+
+
+def test_the_image_is_built_from_what_it_copies_and_from_nothing_else() -> None:
+    copied = {
+        source
+        for sources in re.findall(
+            r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+        )
+        for source in sources.split()
+    }
+    rules = [
+        rule
+        for rule in (ROOT / ".dockerignore").read_text().splitlines()
+        if rule and not rule.startswith("#")
+    ]
+
+    assert rules[0] == "*", "keys, passwords, .git and .venv stay out because everything does"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
