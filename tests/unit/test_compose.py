@@ -1,4 +1,7 @@
-"""The compose files, alone and laid over each other, hold to the Compose specification and to what the program expects."""
+"""What operators run and read: the compose files, the image, and what docs/operations.md tells them to type.
+
+The compose files hold to the Compose specification and to what the program expects, alone and laid over each other.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 from importlib.resources import files
 from pathlib import Path
@@ -14,8 +18,13 @@ from typing import Any
 import jsonschema
 import pytest
 from ruamel.yaml import YAML
+from typer.main import get_command
 
+from adapters import eventstoredb, postgres, rabbitmq
+from adapters.settings import load_settings
+from cli.main import app
 from domain.messages import ROLES
+from workers import supervisor
 
 ROOT = Path(__file__).parents[2]
 FILES = ("docker-compose.yml", "docker-compose.cluster.yml")
@@ -260,6 +269,11 @@ def test_the_first_run_as_it_is_written_makes_key_and_passwords_once(tmp_path: P
         assert (tmp_path / name).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/operations.md"])
+def test_the_first_run_is_the_same_wherever_it_is_told(page: str) -> None:
+    assert f"```sh\n{first_run()}\n```" in (ROOT / page).read_text()
+
+
 def test_the_key_belongs_to_the_user_of_the_image() -> None:
     [uid] = re.findall(r"useradd .*--uid (\d+)", (ROOT / "Dockerfile").read_text())
 
@@ -282,3 +296,176 @@ def test_the_image_is_built_from_what_it_copies_and_from_nothing_else() -> None:
 
     assert rules[0] == "*", "keys, passwords, .git and .venv stay out because everything does"
     assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
+
+
+# --- docs/operations.md ----------------------------------------------------------------------
+
+MANUAL = (ROOT / "docs" / "operations.md").read_text()
+CHECKS = {
+    "amqp": ("ES_BROKER", rabbitmq.parameters_of),
+    "esdb": ("ES_STORE", eventstoredb._checked),
+    "postgresql": ("ES_VAULT", postgres._parse),
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", MANUAL, re.MULTILINE | re.DOTALL)
+
+
+def settings_of_the_table() -> list[tuple[str, str]]:
+    """Every setting and URL of the table under "More than one machine"."""
+    table = MANUAL.partition("## More than one machine\n")[2].partition("\n###")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+    return [
+        (re.findall(r"ES_\w+", row[2])[0], url)
+        for row in rows[2:]
+        for url in re.findall(r"`([a-z+]+://[^`]+)`", row[3])
+    ]
+
+
+@pytest.mark.parametrize(("setting", "url"), settings_of_the_table())
+def test_a_url_of_the_table_is_one_that_the_program_takes(
+    setting: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq, "_tls", lambda files: ssl.create_default_context())  # the files aren't here
+    settings = load_settings(environment={"ES_HOME": str(tmp_path), setting: url})
+    _, check = CHECKS[re.split(r"s?:|\+", url)[0]]
+
+    assert getattr(settings, setting.removeprefix("ES_").lower()) == url
+    check(url)
+
+
+def test_every_other_url_of_the_manual_is_one_that_the_program_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq, "_tls", lambda files: ssl.create_default_context())
+    found = re.findall(r"`((amqp|esdb|postgresql)\S*://[^\s`…]+)`", MANUAL)
+
+    assert {scheme for _, scheme in found} == CHECKS.keys()
+    for url, scheme in found:
+        setting, check = CHECKS[scheme]
+        load_settings(environment={"ES_HOME": str(tmp_path), setting: url})
+        check(url)
+
+
+def test_the_table_has_every_part() -> None:
+    assert {setting for setting, _ in settings_of_the_table()} == {
+        "ES_BROKER",
+        "ES_STORE",
+        "ES_DATABASE",
+        "ES_VAULT",
+    }
+
+
+def test_every_command_of_the_manual_exists_with_its_options() -> None:
+    code = [*blocks("sh"), *re.findall(r"`([^`\n]+)`", MANUAL)]
+    typed = [
+        words
+        for text in code
+        for words in re.findall(
+            r"(?:^|\$\(|run --rm |--no-deps |/opt/es/bin/)es ([a-z][^'|&;#\n)]*)", text, re.MULTILINE
+        )
+    ]
+
+    assert len(typed) > 20
+    for line in typed:
+        command: Any = get_command(app)
+        words = line.split()
+        while words and hasattr(command, "list_commands"):  # a group
+            word = words.pop(0)
+            assert word in command.list_commands(None), f"no such command: es {line}"
+            command = command.get_command(None, word)
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known, f"no such option: es {line}"
+
+
+@pytest.mark.parametrize("script", blocks("sh"))
+def test_what_is_to_be_typed_is_sound_shell(script: str) -> None:
+    subprocess.run(["sh", "-n", "-c", script], check=True)
+
+
+def test_a_copy_of_eventstoredb_can_be_made_and_put_back_as_it_is_written(tmp_path: Path) -> None:
+    scripts = [
+        script for block in blocks("sh") for script in re.findall(r"es:latest -ec '(.*?)'", block, re.DOTALL)
+    ]
+    copy = next(script for script in scripts if "find index" in script)
+    put_back = next(script for script in scripts if "rm -rf" in script)
+    data, backup, restored = (tmp_path / name for name in ("data", "backup", "restored"))
+    for folder in (data / "index" / "stream-existence", backup, restored):
+        folder.mkdir(parents=True)
+    files = (
+        "index/indexmap",
+        "index/stream-existence/filter.chk",
+        "writer.chk",
+        "chaser.chk",
+        "truncate.chk",
+    )
+    for name in (*files, "chunk-000000.000000"):
+        (data / name).write_text(name)
+    (restored / "chunk-000001.000000").write_text("of the lost part")
+
+    def run(script: str, volume: Path) -> None:
+        assert set(re.findall(r"(?<=\s)/\w+", script)) == {"/data", "/backup"}, "it would touch this machine"
+        script = script.replace("/data", str(volume)).replace("/backup", str(backup))
+        subprocess.run(["sh", "-ec", script], check=True)
+
+    run(copy, data)
+    run(put_back, restored)
+
+    found = {
+        str(file.relative_to(restored)): file.read_text() for file in restored.rglob("*") if file.is_file()
+    }
+    assert found == {name: name for name in (*files, "chunk-000000.000000")} | {"truncate.chk": "chaser.chk"}
+
+
+# --- systemd ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", blocks("ini"))
+def test_a_unit_starts_with_the_machine_and_always_again(unit: str) -> None:
+    for line in (
+        "After=network-online.target",
+        "Wants=network-online.target",
+        "StartLimitIntervalSec=0",
+        "Restart=always",
+        "RestartSec=2",
+        "StateDirectory=es",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "WantedBy=multi-user.target",
+    ):
+        assert line in unit.splitlines(), line
+
+
+def test_the_unit_of_one_machine_waits_for_every_role_to_drain() -> None:
+    unit = blocks("ini")[0]
+    roles = re.findall(r"workers run (.+)", unit)[0].split()
+    [wait_s] = re.findall(r"TimeoutStopSec=(\d+)", unit)
+
+    assert roles == [role for role in ROLES if role != "relay"], "the relay needs a broker"
+    assert int(wait_s) > supervisor._STOP_WAIT_S * len(roles)
+
+
+def test_the_key_reaches_a_role_as_a_credential() -> None:
+    unit = blocks("ini")[1].splitlines()
+
+    assert "LoadCredential=kek:/etc/es/kek" in unit
+    assert "Environment=ES_KEK_FILE=%d/kek" in unit
+    assert "EnvironmentFile=/etc/es/es.env" in unit
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    names = ["es.service", "es@.service"]
+    for name, unit in zip(names, blocks("ini"), strict=True):
+        (tmp_path / name).write_text(unit.replace("/opt/es/bin/es", shutil.which("true") or ""))
+
+    for name in (*names[:1], "es@users.service"):
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        ours = [line for line in done.stderr.splitlines() if str(tmp_path) in line or line.startswith("es")]
+        assert (done.returncode, ours) == (0, [])
