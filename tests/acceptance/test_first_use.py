@@ -20,10 +20,13 @@ done
 
 
 @pytest.mark.slow
-def test_a_get_right_after_its_create_never_misses_in_200_rounds(shared: System) -> None:
+def test_a_get_right_after_its_create_never_misses_in_a_loop(shared: System) -> None:
+    # Two hundred rounds of real processes; fewer where each takes three times as long.
+    rounds = 100 if shared.settings.is_local else 30
+
     def loop(number: int) -> list[str]:
         done = subprocess.run(
-            ["sh", "-c", _LOOP, ES, str(number), "100"],
+            ["sh", "-c", _LOOP, ES, str(number), str(rounds)],
             capture_output=True,
             text=True,
             env=shared.environment,
@@ -35,7 +38,7 @@ def test_a_get_right_after_its_create_never_misses_in_200_rounds(shared: System)
     with ThreadPoolExecutor(2) as shells:
         ids = [user_id for made in shells.map(loop, range(2)) for user_id in made]
 
-    assert len(set(ids)) == 200
+    assert len(set(ids)) == 2 * rounds
 
 
 @pytest.mark.slow
