@@ -18,6 +18,8 @@ _IDLE_WAIT_S = 0.1
 """How long an idle worker waits before it looks whether it has to stop."""
 _LATER_WAIT_S = 0.005
 _DRAIN_S = 5.0
+_PART_IS_DOWN = (PartUnavailable.code, KeyUnavailable.code)
+"""By code, because what another worker answered is told on as an `AnsweredError`."""
 
 
 class InternalError(EsError):
@@ -62,7 +64,7 @@ def _turn(
         return []
     replies = _handle(service, [delivery.request for delivery in batch], log)
     for reply in replies:
-        if isinstance(reply, PartUnavailable | KeyUnavailable):
+        if isinstance(reply, EsError) and reply.code in _PART_IS_DOWN:
             on_trouble(reply)
     pairs = list(zip(batch, replies, strict=True))
     server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])

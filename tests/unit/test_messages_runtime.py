@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.log import Log, open_log
-from domain.errors import EmailTaken, EsError, PartUnavailable
+from domain.errors import AnsweredError, EmailTaken, EsError, PartUnavailable
 from domain.messages import LATER, Later, Reply, Request
 from workers.runtime import BATCH_LIMIT, InternalError, serve
 
@@ -195,8 +195,13 @@ def test_a_part_that_is_down_is_everybodys_answer_and_is_not_tried_one_by_one(lo
     assert set(troubles) == {down}
 
 
-def test_a_part_that_is_down_for_one_request_is_told_and_a_refusal_is_not(log: Log) -> None:
-    down = PartUnavailable("vault", "it is down")
+@pytest.mark.parametrize("answered_by_another_worker", [False, True])
+def test_a_part_that_is_down_for_one_request_is_told_and_a_refusal_is_not(
+    log: Log, answered_by_another_worker: bool
+) -> None:
+    down: EsError = PartUnavailable("vault", "it is down")
+    if answered_by_another_worker:
+        down = AnsweredError.from_wire(down.to_wire())
     server = MadeUpServer(deliveries(1, 2, 3))
     service = MadeUpService(lambda request: [EmailTaken(), down, {}][request.body["n"] - 1])
 
