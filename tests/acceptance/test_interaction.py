@@ -160,6 +160,6 @@ def test_the_status_says_since_when_the_supervisor_runs(shared: System) -> None:
 def test_a_fresh_list_holds_all_that_was_stored_before(running: System) -> None:
     created = [running.create(f"fresh{n}@example.com", "Fresh") for n in range(5)]
 
-    listed = running.es("users", "list", "--fresh", "--json").ok().objects
+    listed = running.es("users", "list", "--fresh", "--json", "--after", running.since).ok().objects
 
     assert [user["user_id"] for user in listed] == created
