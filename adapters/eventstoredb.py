@@ -99,7 +99,8 @@ class EventStoreDbStore:
 
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
         for item in batch:
-            if not item.events or item.expected_version < NO_STREAM:
+            # Not an iterator: it would be used up by the first attempt, and a repeat would store nothing.
+            if not isinstance(item.events, Sequence) or not item.events or item.expected_version < NO_STREAM:
                 raise ValueError("an append needs events and an expected version of at least -1")
         rounds = _Rounds(batch)
 
@@ -232,6 +233,8 @@ class EventStoreDbStore:
                     raise Damaged(PART, f"{stream} has no version {below - 1}: it was truncated")
                 below = event.version
                 yield event
+            if len(wanted) < size and below is not None and below > from_version:
+                raise Damaged(PART, f"{stream} has no version {below - 1}: it was deleted or truncated")
             if len(wanted) < size or below == 0:
                 return
             left = left and left - size

@@ -78,7 +78,8 @@ class QueueMismatch(EsError):
     code = "queue-mismatch"
     hint = (
         "Stop the workers, let the queue run empty (`es dead` for dead letters), delete it with "
-        "`rabbitmqctl delete_queue`, and start the workers again: they declare it anew."
+        "`rabbitmqctl delete_queue` (an exchange: in the management page), and start the workers again: they declare "
+        "it anew."
     )
 
     def __str__(self) -> str:

@@ -24,7 +24,7 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _GIVE_BACK_S = 2.0
 _LOOK_S = 0.01
 _REASONS = {
-    "rejected": "no worker can read it",
+    "rejected": "no worker can read it, or a part was down when it was sent again",
     "delivery_limit": "it came back too often; perhaps it makes workers crash",
     "expired": "it waited too long",
     "maxlen": "its queue was full",

@@ -42,8 +42,14 @@ class RabbitPublisher:
         self._error: EsError | None = None
         self._channel: Any = None  # of the I/O thread, once it is set up
         self._published = 0
-        self._link = Link(url, self, log=log or Silence(), name="rabbitmq-publisher")
-        self._link.start()
+        self._url = url
+        self._log = log or Silence()
+        self._link = self._connected()
+
+    def _connected(self) -> Link:
+        link = Link(self._url, self, log=self._log, name="rabbitmq-publisher")
+        link.start()
+        return link
 
     def publish(self, batch: Sequence[Outgoing], *, timeout_s: float = 10.0) -> None:
         """Publish in order and wait until the broker has confirmed all.
@@ -51,6 +57,9 @@ class RabbitPublisher:
         Raises `PartUnavailable` when that isn't sure: publish the same again, whoever listens may see it twice.
         """
         deadline = time.monotonic() + timeout_s
+        if self._link.failure is not None:  # what only a person could mend may have been mended since
+            self._link.close()
+            self._link = self._connected()
         with self._changed:
             self._unsent, self._unconfirmed, self._error = batch, None, None
             self._link.wake()

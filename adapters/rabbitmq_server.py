@@ -35,7 +35,7 @@ from adapters.rabbitmq import (
     declare_roll_call,
     queue_of,
 )
-from domain.errors import EsError, MessageTooLarge
+from domain.errors import EsError, Kind, MessageTooLarge
 from domain.messages import Body, Later, Reply, Request
 
 PREFETCH_COUNT = 512
@@ -52,7 +52,7 @@ _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 class Message:
     """A message that was delivered, and how many of its requests have no answer yet."""
 
-    __slots__ = ("generation", "properties", "raw", "tag", "unanswered", "wanted_until")
+    __slots__ = ("generation", "is_undone", "properties", "raw", "tag", "unanswered", "wanted_until")
 
     def __init__(self, generation: int, tag: int, properties: Any, raw: bytes) -> None:
         self.generation = generation
@@ -60,6 +60,7 @@ class Message:
         self.properties = properties
         self.raw = raw
         self.unanswered = 0
+        self.is_undone = False  # nobody waits for its answer, and a part was down
         patience_ms = self._header(PATIENCE_HEADER)
         self.wanted_until = math.inf if patience_ms is None else time.monotonic() + patience_ms / 1000
 
@@ -244,6 +245,8 @@ class RabbitServer:
         by_message: dict[Message, list[bytes]] = {}
         for delivery, reply in replies:
             assert not isinstance(reply, Later)
+            if isinstance(reply, EsError) and reply.kind is Kind.UNAVAILABLE:
+                delivery.message.is_undone |= not delivery.message.properties.reply_to
             by_message.setdefault(delivery.message, []).append(_encode(delivery.index, reply))
         for message, parts in by_message.items():
             self._answered(message, len(parts), _bodies(parts) if message.properties.reply_to else [])
@@ -251,7 +254,11 @@ class RabbitServer:
 
     def _answered(self, message: Message, count: int, bodies: list[bytes]) -> None:
         message.unanswered -= count
-        self._outgoing.append((message, bodies, message.unanswered == 0))
+        if message.is_undone and message.unanswered == 0:
+            # A retried dead letter, say. Nobody else would ever send it again: it goes back there.
+            self._outgoing.append((message, None, True))
+        else:
+            self._outgoing.append((message, bodies, message.unanswered == 0))
 
     def is_gone(self, delivery: Delivery) -> bool:
         """Whether nobody waits for its answer from here any more.

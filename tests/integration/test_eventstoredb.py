@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -26,7 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from esdbclient import EventStoreDBClient
 
-from adapters.eventstoredb import EventStoreDbStore
+from adapters import eventstoredb
+from adapters.eventstoredb import EventStoreDbStore, _KnownIds, _Subscription
 from domain.errors import Damaged, DuplicateEventId, InvalidInput, PartUnavailable, VersionConflict
 from domain.events import BEGINNING, NO_STREAM, Recorded
 from domain.ports import Append, Appended, AppendResult, CaughtUp, EventStore
@@ -302,6 +304,91 @@ def test_every_append_goes_over_the_batch_rpc_once(store: EventStore, node: Node
     assert (node.calls["BatchAppend"], node.calls["Append"]) == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("rpc", "point", "call"),
+    [
+        (
+            "BatchAppend",
+            Point.BEFORE_COMMIT,
+            lambda store: append(store, "thing-1", NO_STREAM, some_events(1)),
+        ),
+        ("Read", Point.READ, lambda store: list(store.read_stream("thing-1"))),
+        ("Read", Point.READ, lambda store: store.head()),
+    ],
+    ids=["append", "read_stream", "head"],
+)
+@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.BROKEN], ids=str)
+def test_nothing_is_repeated_but_by_ourselves_and_then_after_a_pause(
+    store: EventStore,
+    node: Node,
+    rpc: str,
+    point: Point,
+    call: Callable[[EventStore], object],
+    fault: Fault,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Trap: the client repeats by itself, twice nested.
+    class Pausing(Exception):
+        """The store is about to wait before it repeats."""
+
+    def pause(store: EventStoreDbStore, pause_s: float) -> None:
+        assert pause_s > 0
+        raise Pausing
+
+    monkeypatch.setattr(EventStoreDbStore, "_pause", pause)
+    node.plan = always(fault, point)
+
+    with pytest.raises(Pausing):
+        call(store)
+
+    assert node.calls[rpc] == 1
+
+
+def test_events_that_can_be_read_once_only_are_refused(store: EventStore, node: Node) -> None:
+    # Trap: a repeat would find nothing left to store, and be told of success.
+    once_only = (event for event in some_events(1))
+
+    with pytest.raises(ValueError):
+        store.append([Append(a_stream(), NO_STREAM, once_only)])  # type: ignore[arg-type]
+
+    assert node.calls["BatchAppend"] == 0
+
+
+def test_what_is_remembered_of_streams_is_bounded_and_never_has_a_gap() -> None:
+    known = _KnownIds(10)
+    ids = {f"thing-{n}": [event.event_id for event in some_events(4)] for n in range(5)}
+    for stream, its_ids in ids.items():
+        known.learn(stream, 0, its_ids)
+
+    reached = [known.reach(stream) for stream in ids]
+    assert reached == [0, 0, 0, 4, 4], "the oldest are forgotten as a whole"
+    assert known.any_of("thing-4", ids["thing-4"][3:], up_to=3)
+    assert not known.any_of("thing-0", ids["thing-0"], up_to=3)
+
+
+def test_a_connection_has_a_keepalive_unless_the_url_chooses_another(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Trap: what the client makes of the URL's interval is an option that gRPC doesn't know.
+    seen: list[dict[str, object]] = []
+    original = EventStoreDBClient._construct_grpc_channel
+
+    def construct(self: EventStoreDBClient, target: str, options: Any = ()) -> Any:
+        seen.append(dict(options))
+        return original(self, target, options)
+
+    monkeypatch.setattr(EventStoreDBClient, "_construct_grpc_channel", construct)
+    for chosen in ("", "&keepAliveInterval=7000&keepAliveTimeout=9000"):
+        with closing(opened(node.url + chosen)) as store:
+            store.head()
+
+    names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+    assert [tuple(options[name] for name in names) for options in seen] == [
+        (2000, 2000, 2000),
+        (7000, 9000, 9000),
+    ]
+
+
 def test_the_data_of_a_repeat_is_not_compared(store: EventStore) -> None:
     # Trap: ids are compared, data is not. A repeated command seals anew, so its bytes differ; what counts is what was stored first.
     stream, event = a_stream(), an_event(data=b'{"sealed":1}')
@@ -406,6 +493,9 @@ def test_a_truncated_stream_is_damaged(store: EventStore, admin: EventStoreDBCli
     assert [event.version for event in store.read_stream(stream, 3)] == [3, 4]
     with pytest.raises(Damaged, match="version 0"):
         stored(store, stream)
+    assert [event.version for event in store.read_stream(stream, 3, backwards=True)] == [4, 3]
+    with pytest.raises(Damaged, match="version 2"):
+        list(store.read_stream(stream, backwards=True))
 
 
 def test_a_stream_with_a_tombstone_is_damaged_and_its_neighbours_are_not(
@@ -421,6 +511,8 @@ def test_a_stream_with_a_tombstone_is_damaged_and_its_neighbours_are_not(
     with pytest.raises(Damaged):
         stored(store, gone)
     assert [event.stream for event in store.read_all(BEGINNING, 10)] == [gone, other]
+    followed = _until_caught_up(store.follow(BEGINNING, stopped=before(DEADLINE_S)))
+    assert [event.stream for event in followed] == [gone, other], "and nothing of the tombstone itself"
 
 
 # --- no call without a deadline --------------------------------------------------------------
@@ -596,7 +688,12 @@ def test_prefixes_match_at_the_beginning_only(store: EventStore) -> None:
     found = [event.stream for event in store.read_all(BEGINNING, 10, prefixes=["A", "C"])]
 
     assert found == ["A-1", "AC", "C-1", "A\nC"]
-    assert len(list(store.read_all(BEGINNING, 10))) == 7
+    for name in ("a.b-1", "axb-1", "a(b-1"):  # what a pattern would read otherwise
+        append(store, name, NO_STREAM, some_events(1))
+    assert [event.stream for event in store.read_all(BEGINNING, 10, prefixes=["a.b-"])] == ["a.b-1"]
+    assert [event.stream for event in store.read_all(BEGINNING, 10, prefixes=["a(b-"])] == ["a(b-1"]
+    assert list(store.read_all(BEGINNING, 10, prefixes=["$"])) == []
+    assert len(list(store.read_all(BEGINNING, 20))) == 10
 
 
 def test_a_long_stream_is_read_backwards_without_a_gap(store: EventStore) -> None:
@@ -756,15 +853,21 @@ def test_a_checkpoint_at_no_position_is_not_taken_for_having_looked_everywhere(n
     assert items[-1].position == stored.position
 
 
-def test_a_slow_follower_holds_a_bounded_number_of_events(store: EventStore, node: Node) -> None:
+def test_a_slow_follower_holds_a_bounded_number_of_events(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(3):
         append(store, a_stream(), NO_STREAM, some_events(1500))
+    made: list[_Subscription] = []
+    monkeypatch.setattr(
+        eventstoredb, "_Subscription", lambda *a, **b: made.append(_Subscription(*a, **b)) or made[0]
+    )
 
     following = store.follow(BEGINNING, stopped=before(DEADLINE_S))
     first = next(following)
-    time.sleep(0.5)
 
     assert isinstance(first, Recorded)
+    eventually(lambda: made[0]._queue.full(), "no more is taken in")
     assert len(_until_caught_up(following)) == 4499
 
 

@@ -731,7 +731,9 @@ def test_a_message_that_nobody_can_read_is_a_dead_letter_and_harms_nobody(
 
     assert numbers(caller.pipeline(role, questions(10))) == list(range(10))
     eventually(lambda: dead.counts()[0].dead == len(MALFORMED), "all are dead letters")
-    assert {letter.reason for letter in dead.show(role)} == {"no worker can read it"}
+    assert {letter.reason for letter in dead.show(role)} == {
+        "no worker can read it, or a part was down when it was sent again"
+    }
 
 
 def come_back(open_server: OpenServer, count: int, *, times: int, **options: Any) -> None:
@@ -841,6 +843,29 @@ def test_dropping_removes_the_named_and_says_what_is_missing(
     assert [letter.message_id for letter in dead.show(role)] == ["m-1", "m-3"]
 
     assert dead.drop(role, None) == 2
+    assert dead.counts()[0].dead == 0
+
+
+@pytest.mark.parametrize("error", [PartUnavailable("vault", "it is down"), ZeroDivisionError()])
+def test_a_dead_letter_that_is_sent_again_in_vain_is_a_dead_letter_again(
+    rabbitmq: RabbitMQ, work: Work, dead: DeadLetters, role: str, error: Exception
+) -> None:
+    is_down = True
+
+    def answer(request: Request) -> Reply:
+        if is_down:
+            raise error
+        return {}
+
+    working = work(answer)
+    put(rabbitmq.url, dead_queue_of(role), a_request(1), message_id="m-1")
+    assert dead.retry(role, None) == 1
+    eventually(lambda: working.service.seen and dead.counts()[0].dead == 1, "it is back")
+
+    is_down = False
+    assert dead.retry(role, ["m-1"]) == 1
+    eventually(lambda: working.service.effects == {1}, "it is carried out")
+    eventually(lambda: dead.counts()[0].waiting == 0, "it is done with")
     assert dead.counts()[0].dead == 0
 
 

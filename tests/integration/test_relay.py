@@ -474,11 +474,13 @@ def test_an_exchange_that_somebody_declared_otherwise_is_a_clear_refusal(
         channel.exchange_delete(EXCHANGE)
         channel.exchange_declare(EXCHANGE, exchange_type="fanout", durable=True)
     try:
-        with (
-            closing(RabbitPublisher(rabbitmq.url)) as another,
-            pytest.raises(QueueMismatch, match=r"es\.events"),
-        ):
-            another.publish([Outgoing("thing-happened.v1", "1", b"{}")], timeout_s=DEADLINE_S)
+        with closing(RabbitPublisher(rabbitmq.url)) as another:
+            with pytest.raises(QueueMismatch, match=r"es\.events"):
+                another.publish([Outgoing("thing-happened.v1", "1", b"{}")], timeout_s=DEADLINE_S)
+
+            with open_channel(rabbitmq.url) as channel:
+                channel.exchange_delete(EXCHANGE)
+            eventually(lambda: _publishes(another, "1"), "it is mended, and nobody restarted anything")
     finally:
         with open_channel(rabbitmq.url) as channel:
             channel.exchange_delete(EXCHANGE)
