@@ -304,12 +304,24 @@ class IdBlocks:
         self._monotonic_s = monotonic_s
         self._block: list[int] = []
         self._taken_at_s = 0.0
+        self._away: tuple[float, EsError] | None = None
 
     def take(self, count: int) -> list[int]:
-        """`count` ids, ascending."""
+        """`count` ids, ascending. Raises `EsError` when they can't be had."""
         now_s = self._monotonic_s()
         if len(self._block) < count or now_s - self._taken_at_s > 1.0:
-            self._block = self._ask(max(count, 1024))
-            self._block.reverse()
-            self._taken_at_s = now_s
+            self._fetch(max(count, 1024), now_s)
         return [self._block.pop() for _ in range(count)]
+
+    def _fetch(self, count: int, now_s: float) -> None:
+        # To find out that nobody gives ids takes seconds, in which renames and deletions wait too: not every time.
+        if self._away is not None and now_s - self._away[0] < 1.0:
+            raise self._away[1]
+        try:
+            self._block = self._ask(count)
+        except EsError as error:
+            self._away = self._monotonic_s(), error
+            raise
+        self._away = None
+        self._block.reverse()
+        self._taken_at_s = now_s

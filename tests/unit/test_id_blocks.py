@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -83,19 +82,24 @@ def test_more_than_a_block_is_asked_for_at_once(source: Source) -> None:
     assert source.asked == [5000]
 
 
-def test_without_an_answer_nothing_is_handed_out_and_the_next_try_asks_again() -> None:
-    answers: list[Sequence[int]] = [list(range(1, 1025))]
+def test_without_an_answer_nothing_is_handed_out_and_after_a_second_it_asks_again(source: Source) -> None:
+    tried = 0
 
     def ask(count: int) -> list[int]:
-        if len(answers) == 1:
-            answers.append([])
+        nonlocal tried
+        tried += 1
+        source.now_s += 5.0  # so long it takes to find out
+        if tried == 1:
             raise PartUnavailable("the ids worker", "it is not running")
-        return list(answers[0])
+        return source.ask(count)
 
-    blocks = IdBlocks(ask, monotonic_s=lambda: 0.0)
-    with pytest.raises(PartUnavailable):
-        blocks.take(1)
+    blocks = IdBlocks(ask, monotonic_s=lambda: source.now_s)
+    for _ in range(3):
+        with pytest.raises(PartUnavailable):
+            blocks.take(1)
+    assert tried == 1, "whoever comes right after it doesn't wait as long again"
 
+    source.now_s += 1.0
     assert blocks.take(2) == [1, 2]
 
 
