@@ -76,7 +76,7 @@ T = TypeVar("T")
 
 class EventStoreDbStore:
     def __init__(
-        self, url: str, *, call_timeout_s: float = 3.0, settle_s: float = 5.0, listing_s: float = 2.5
+        self, url: str, *, call_timeout_s: float = 3.0, settle_s: float = 6.0, listing_s: float = 1.5
     ) -> None:
         """`url` as in the EventStoreDB manual: `esdb://host:2113?tls=false`, several hosts, `esdb+discover://`.
 
