@@ -861,11 +861,12 @@ def _too_large() -> InvalidInput:
 
 def _checked(url: str) -> str:
     """The URL with our defaults for what it leaves out. Errors don't repeat it: it may hold a password."""
-    if (
-        urlsplit(url).netloc.count("@") > 1
-    ):  # the rest of the password would pass for a host, which errors show
-        raise InvalidSetting("store", "has a second @; percent-encode special characters")
     try:
+        authority = urlsplit(url).netloc
+        # Whatever follows a / ? # or @ of a password would pass for hosts and options, and errors show hosts.
+        if "@" in url and (url.count("@") > 1 or "@" not in authority):
+            reason = "has a second @, or one in the wrong place; percent-encode special characters"
+            raise InvalidSetting("store", reason)
         options = ConnectionSpec(url).options
     except (ValueError, AssertionError) as error:
         if "password are required" in str(error):
@@ -879,9 +880,17 @@ def _checked(url: str) -> str:
         raise InvalidSetting("store", "says tlsVerifyCert=false, which has no effect; use tlsCaFile=…")
     if bool(options.UserCertFile) != bool(options.UserKeyFile):
         raise InvalidSetting("store", "names one of userCertFile and userKeyFile, and needs both or neither")
-    if "#" in url or not (options.ConnectionName or "").isascii():
-        raise InvalidSetting("store", "has a character that has to be percent-encoded or left out")
-    limits = options.KeepAliveInterval, options.KeepAliveTimeout, options.MaxDiscoverAttempts
+    if "#" in url:
+        raise InvalidSetting("store", "has a #; percent-encode special characters")
+    if not (options.ConnectionName.isascii() and options.ConnectionName.isprintable()):
+        raise InvalidSetting("store", "has a connectionName with other characters than printable ASCII")
+    limits = (
+        options.KeepAliveInterval,
+        options.KeepAliveTimeout,
+        options.MaxDiscoverAttempts,
+        options.DiscoveryInterval,
+        options.GossipTimeout,
+    )
     if any(limit is not None and not 0 < limit < 1 << 31 for limit in limits):
         raise InvalidSetting("store", "has a number that is out of range")
     address, _, query = url.partition("?")

@@ -1040,10 +1040,19 @@ def test_a_single_host_that_is_not_the_leader_is_refused_with_advice(cluster: Cl
         "esdb://admin:p@s3cret@localhost:2113",
         "esdb://admin:s3cret@localhost:2113?userCertFile=client.pem",  # gRPC would end the process
         "esdb://admin:s3cret@localhost:2113?userKeyFile=client.key",
+        "esdb://admin:s3cret@[localhost",
+        "esdb://admin:s3cret\u2100@localhost",
+        "esdb://admin:/s3cret@localhost?tls=false",  # its beginning would pass for a host and port
+        "esdb://admin:s3cret?@localhost&tls=false",
+        "esdb://admin:s3cret@localhost?tlsCaFile=a@b",
         "esdb://admin:s3cret@localhost:2113?connectionName=caf\u00e9",
+        "esdb://admin:s3cret@localhost:2113?connectionName=a%0Ab",
         "esdb://admin:s3cret@localhost:2113#s3cret",
         "esdb+discover://admin:s3cret@localhost:2113?maxDiscoverAttempts=0",
+        "esdb://admin:s3cret@localhost:2113?maxDiscoverAttempts=-1",
         "esdb://admin:s3cret@localhost:2113?keepAliveInterval=99999999999",
+        "esdb://admin:s3cret@localhost:2113?gossipTimeout=-1",
+        "esdb://admin:s3cret@localhost:2113?discoveryInterval=-1",
     ],
 )
 def test_a_url_that_cannot_work_is_refused_without_repeating_it(url: str) -> None:
@@ -1053,6 +1062,14 @@ def test_a_url_that_cannot_work_is_refused_without_repeating_it(url: str) -> Non
     assert raised.value.field == "store"
     assert "s3cret" not in f"{raised.value} {raised.value.hint}"
     assert raised.value.__cause__ is None
+
+
+def test_a_url_may_end_with_an_empty_query() -> None:
+    url = "esdb://admin:s3cret@localhost:1?"
+    with closing(opened(url, settle_s=0.1)) as store, pytest.raises(PartUnavailable) as raised:
+        store.head()
+
+    assert "s3cret" not in f"{raised.value} {raised.value.hint}"
 
 
 @pytest.fixture(scope="module")
@@ -1139,7 +1156,7 @@ def test_a_url_that_only_lacks_a_user_says_so() -> None:
         EventStoreDbStore("esdb://a,b,c:2113")
 
 
-@pytest.mark.parametrize("name", ["tlsCaFile", "userCertFile"])
+@pytest.mark.parametrize("name", ["tlsCaFile", "userCertFile", "userKeyFile"])
 def test_an_empty_certificate_file_is_told_before_grpc_ends_the_process(
     secure_node: Node, certificates: Path, tmp_path: Path, name: str
 ) -> None:
