@@ -251,25 +251,39 @@ class EventStoreDbStore:
     def read_all(
         self, after: Position, limit: int, *, prefixes: Sequence[str] | None = None
     ) -> Iterator[Recorded]:
-        while limit > 0 and (prefixes is None or prefixes):
-            size = min(limit, _PAGE)
-            page = self._all_page(after, size + 1, prefixes)
-            events = [event for event in page if event.position > after][:size]
-            for event in events:
+        at_end = prefixes is not None and not prefixes
+        while limit > 0 and not at_end:
+            page, at_end = self._all_page(after, min(limit, _PAGE), prefixes, settle_s=self._settle_s)
+            for event in page:
+                after = event.position
                 if not event.type.startswith("$"):  # the tombstone of a stream that somebody deleted
                     limit -= 1
                     yield event
-            if len(page) <= size:
-                return
-            after = events[-1].position
 
-    def _all_page(self, start: Position, size: int, prefixes: Sequence[str] | None) -> list[Recorded]:
-        """Events from a position on; that position is included, unlike everywhere else."""
+    def _all_page(
+        self, after: Position, size: int, prefixes: Sequence[str] | None, *, settle_s: float
+    ) -> tuple[list[Recorded], bool]:
+        """At most `size` events after a position, and whether the store ends with them."""
 
-        def page(client: _Client, deadline: _Deadline) -> list[RecordedEvent]:
-            return _read_all(client, start, prefixes, size=size, timeout_s=deadline.left_s())
+        def page(client: _Client, deadline: _Deadline) -> tuple[list[Recorded], bool]:
+            new: list[Recorded] = []
+            count = 0
+            # One more, because here a read includes the event at its position, unlike everywhere else.
+            reading = _read_all(client, after, prefixes, size=size + 1, timeout_s=deadline.left_s())
+            try:
+                for event in map(_recorded, reading):
+                    count += 1
+                    if event.position > after:
+                        new.append(event)
+            except failures.DeadlineExceeded:
+                # Wanted events that are rare take long to find. What came is in order, so it is kept: to start
+                # over would end here again, for ever. Without any the server was busy, which is not silence.
+                if not new:
+                    raise failures.DeadlineExceeded("nothing was found in time") from None
+                return new[:size], False
+            return new[:size], count <= size
 
-        return [_recorded(event) for event in self._settled(page, call_timeout_s=self._settle_s)]
+        return self._settled(page, settle_s=settle_s, call_timeout_s=settle_s)
 
     def head(self) -> Position:
         return self._settled(lambda client, deadline: _head(client, timeout_s=deadline.left_s()))
@@ -279,20 +293,23 @@ class EventStoreDbStore:
 
         Raises PartUnavailable when there is more than can be read in `listing_s`.
         """
-        end = time.monotonic() + self._listing_s
+        end_s = time.monotonic() + self._listing_s
         found: dict[str, int] = {}
-        position = BEGINNING
-        while page := list(self.read_all(position, _PAGE, prefixes=[prefix] if prefix else None)):
-            position = page[-1].position
-            found.update({event.stream: event.version for event in page if event.stream > after})
-            if len(found) > limit + _PAGE:  # what is dropped here has `limit` smaller names before it
-                found = {name: found[name] for name in sorted(found)[:limit]}
-            if time.monotonic() > end:
+        position, at_end = BEGINNING, False
+        while not at_end:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
                 raise PartUnavailable(
                     PART,
                     f"it holds more events than can be read in {self._listing_s:g} s to list streams",
                     "Ask for a longer prefix, or for a stream by its name.",
                 )
+            prefixes, settle_s = [prefix] if prefix else None, min(left_s, self._settle_s)
+            page, at_end = self._all_page(position, _PAGE, prefixes, settle_s=settle_s)
+            position = page[-1].position if page else position
+            found.update({e.stream: e.version for e in page if e.stream > after and e.type[:1] != "$"})
+            if len(found) > limit + _PAGE:  # what is dropped here has `limit` smaller names before it
+                found = {name: found[name] for name in sorted(found)[:limit]}
         return [(name, found[name]) for name in sorted(found)[:limit]]
 
     # --- follow ------------------------------------------------------------------------------
@@ -315,7 +332,13 @@ class EventStoreDbStore:
 
     # --- connection --------------------------------------------------------------------------
 
-    def _settled(self, call: Callable[[_Client, _Deadline], T], *, call_timeout_s: float | None = None) -> T:
+    def _settled(
+        self,
+        call: Callable[[_Client, _Deadline], T],
+        *,
+        settle_s: float | None = None,
+        call_timeout_s: float | None = None,
+    ) -> T:
         """Repeat a call until its answer is definite. Raises PartUnavailable when the time is up.
 
         Once that happened, the calls right after it fail at once: a worker that asks for many streams, one by
@@ -323,11 +346,12 @@ class EventStoreDbStore:
         """
         if self._away is not None and time.monotonic() - self._away[0] < _AWAY_S:
             raise PartUnavailable(PART, self._away[1].reason, self._away[1].hint)
-        deadline = _Deadline(time.monotonic() + self._settle_s, call_timeout_s or self._call_timeout_s)
+        settle_s = settle_s or self._settle_s
+        deadline = _Deadline(time.monotonic() + settle_s, call_timeout_s or self._call_timeout_s)
         retrying = Retrying(
             retry=retry_if_exception_type(_UnknownOutcome),
             wait=wait_random_exponential(multiplier=0.02, max=1.0),
-            stop=stop_before_delay(self._settle_s),
+            stop=stop_before_delay(settle_s),
             sleep=self._pause,
             reraise=True,
         )
@@ -499,16 +523,15 @@ def _read_stream(
 
 def _read_all(
     client: _Client, start: Position, prefixes: Sequence[str] | None, *, size: int, timeout_s: float
-) -> list[RecordedEvent]:
-    return list(
-        client.read_all(
-            commit_position=start or None,
-            filter_by_stream_name=True,
-            limit=size,
-            timeout=timeout_s,
-            **_filter(prefixes),
-        )
+) -> Iterator[RecordedEvent]:
+    events: Iterator[RecordedEvent] = client.read_all(
+        commit_position=start or None,
+        filter_by_stream_name=True,
+        limit=size,
+        timeout=timeout_s,
+        **_filter(prefixes),
     )
+    return events
 
 
 def _head(client: _Client, *, timeout_s: float) -> Position:

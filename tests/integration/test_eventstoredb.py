@@ -716,6 +716,44 @@ def test_listing_streams_gives_up_in_time(node: Node) -> None:
             store.streams()
 
 
+def test_listing_streams_takes_no_longer_than_its_own_limit(node: Node) -> None:
+    node.plan = always(Fault.BLACK_HOLE, Point.READ)
+
+    def list_them() -> None:
+        listing = EventStoreDbStore(node.url, settle_s=GIVE_UP_S, call_timeout_s=GIVE_UP_S, listing_s=0.5)
+        with closing(listing) as store, pytest.raises(PartUnavailable):
+            store.streams()
+
+    assert_within(0.5 + SLACK_S, list_them)
+
+
+def test_rare_events_that_take_longer_to_find_than_a_call_may_take_are_all_read(node: Node) -> None:
+    def slowly(at: Point, of: str) -> Fault | None:
+        if at is Point.FOUND:
+            time.sleep(0.2)
+        return None
+
+    events = some_events(15)
+    with closing(opened(node.url, settle_s=1.0)) as store:
+        append(store, "rare-1", NO_STREAM, events)
+        node.plan = slowly
+
+        found = [event.event_id for event in store.read_all(BEGINNING, 100, prefixes=["rare"])]
+
+    assert found == [event.event_id for event in events]
+    assert node.calls["Read"] >= 3, "one call can't have found them"
+
+
+def test_a_search_that_finds_nothing_in_time_is_no_reason_to_refuse_other_calls(node: Node) -> None:
+    node.plan = always(Fault.BLACK_HOLE, Point.FOUND)
+    with closing(opened(node.url, settle_s=0.5)) as store, closing(opened(node.url)) as writer:
+        append(writer, "rare-1", NO_STREAM, some_events(1))
+        with pytest.raises(PartUnavailable, match="in time"):
+            list(store.read_all(BEGINNING, 100, prefixes=["rare"]))
+
+        assert len(stored(store, "rare-1")) == 1
+
+
 def test_listing_streams_keeps_no_more_than_it_needs_and_forgets_nothing(store: EventStore) -> None:
     names = [f"s-{number:05}" for number in range(1500)]
     random.Random(1).shuffle(names)

@@ -12,6 +12,7 @@ class Point(StrEnum):
     BEFORE_COMMIT = "before-commit"
     AFTER_COMMIT = "after-commit"
     READ = "read"
+    FOUND = "found"  # asked before every event that a read over all streams has found
     SUBSCRIBE = "subscribe"
     SUBSCRIBED = "subscribed"  # asked before every message of a subscription, its confirmation included
 

@@ -54,6 +54,8 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             return
         wanted = filter(_filter(options), self._read_all(options))
         for record in itertools.islice(wanted, options.count):
+            if self._fault(Point.FOUND, record.stream, context):
+                return
             yield _event(record, options)
 
     def _read_stream(self, options: Any, context: grpc.ServicerContext) -> Iterator[Any]:
