@@ -10,6 +10,7 @@ PostgreSQL 14 or newer.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -41,6 +42,9 @@ WORK_TIMEOUT_S = 120.0
 """The same for what nobody waits for, and may be long: migrations, rebuilds, rewriting a table."""
 LOCK_TIMEOUT_MS = 3_000
 TRIES = 10
+
+# Errors come translated. psycopg's own lines would repeat them as the server words them, with values.
+logging.getLogger("psycopg").setLevel(logging.CRITICAL + 1)
 
 # What the URL doesn't say. A peer that vanished without a word is noticed after some 15 s.
 _DEFAULTS: dict[str, str | int] = {

@@ -364,11 +364,11 @@ class Link:
         if self._connection is not None and self._connection.is_open:
             self._connection.close()
 
-    def close(self) -> None:
-        """Say goodbye after everything that was handed over, for at most 5 s, and end the thread."""
+    def close(self, *, wait_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Say goodbye after everything that was handed over, and end the thread; don't wait longer than `wait_s`."""
         self.call(self._shut)
         if self._thread.is_alive():
-            self._thread.join(_CLOSE_TIMEOUT_S)
+            self._thread.join(wait_s)
 
     # --- in the I/O thread ---------------------------------------------------------------------
 

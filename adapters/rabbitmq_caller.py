@@ -39,6 +39,7 @@ MAX_REQUEST_BYTES = 1 << 20
 CHUNK_LIMIT = 128
 """Requests in one message: enough to pay for it many times over, few enough to share among workers."""
 _CHUNK_BYTES = 1 << 18
+_GOODBYE_S = 1.0
 _AGAIN_S = 0.1  # until a message that found no queue, or was refused, is sent again
 _QUEUE_PATIENCE_S = 3.0
 """How long a role whose queue nobody has made yet is waited for: its workers may just be starting."""
@@ -118,7 +119,8 @@ class RabbitCaller:
 
     def close(self) -> None:
         if self._wire is not None:
-            self._wire.link.close()
+            # Nothing is lost by going at once, and a broker with an alarm doesn't even say goodbye.
+            self._wire.link.close(wait_s=_GOODBYE_S)
             self._wire = None
 
 

@@ -121,7 +121,8 @@ def _below(home: Path, value: str) -> str:
 
 def without_password(url: str) -> str:
     """A URL fit for showing."""
-    return re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)  # to the last @: some are in the password
+    shown = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)  # to the last @: some are in the password
+    return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=***", shown)
 
 
 def _home(flag: str | None, environment: Mapping[str, str]) -> Setting:

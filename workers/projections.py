@@ -19,6 +19,8 @@ from domain.projections import Operation, Projection
 
 LIVE_BATCH = 512
 REBUILD_BATCH = 5000
+_REBUILD_PAUSE_S = 1.0
+"""How long a rebuild waits for a part that is down before it looks again."""
 _IDLE_SAVE_S = 1.0
 """How often the checkpoint is stored while only other streams grow: not a durable write per idle moment."""
 
@@ -122,8 +124,9 @@ class Projector(_Filling):
         )
 
     def _replaced(self, generation: Generation) -> bool:
-        """While nothing happens: whether a rebuild has flipped the pointer."""
-        return self._read_model.prepare(self._projection, now_us=0).number != generation.number
+        """While nothing happens: whether a rebuild has flipped the pointer, or the rows lost their last commits."""
+        stored = self._read_model.prepare(self._projection, now_us=0)
+        return stored.number != generation.number or stored.checkpoint < generation.checkpoint
 
 
 def _batches(
@@ -197,10 +200,18 @@ class Rebuilds:
             thread.start()
 
     def _run(self, projection: Projection) -> None:
-        try:
-            self._start(projection).run(self._stopped)
-        except EsError as error:
-            self._log.error("rebuild-stopped", error, projection=projection.name)
+        while not self._stopped():
+            try:
+                self._start(projection).run(self._stopped)
+                return
+            except EsError as error:  # a part is down; what is filled stays, and it goes on from there
+                self._log.error("rebuild-waits", error, projection=projection.name)
+                self._pause()
+
+    def _pause(self) -> None:
+        end_s = time.monotonic() + _REBUILD_PAUSE_S
+        while time.monotonic() < end_s and not self._stopped():
+            time.sleep(0.05)
 
     def join(self) -> None:
         for thread in self._running.values():

@@ -44,6 +44,8 @@ from workers.projections import Projector, Rebuilds
 PATIENCE_S = 6.0
 """How long a query waits for the projection before it answers that it is behind."""
 LIST_LIMIT = 1000
+_BEHIND = "the users projection"
+"""What is unavailable to one request only."""
 _FOREVER = (1 << 63) - 1
 _USERS = Users()
 
@@ -98,7 +100,15 @@ class QueriesService:
         }
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
-        return [self._answer(request) for request in batch]
+        replies: list[Reply] = []
+        away: PartUnavailable | None = None
+        for request in batch:
+            # To find out that a part is away takes seconds; for all of a batch together it would take too long.
+            reply = away or self._answer(request)
+            if isinstance(reply, PartUnavailable) and reply.part != _BEHIND:
+                away = reply
+            replies.append(reply)
+        return replies
 
     def close(self) -> None:
         """Nothing is held between batches."""
@@ -122,7 +132,7 @@ class QueriesService:
         since_s = request.memo.setdefault("since_s", self._monotonic_s())
         if self._monotonic_s() - since_s > PATIENCE_S:
             raise PartUnavailable(
-                "the users projection",
+                _BEHIND,
                 f"it is at position {reached}, not yet at {position}",
                 "Look at `es projections status` and `es logs projections`, then repeat.",
             )

@@ -216,6 +216,8 @@ def test_a_home_that_is_not_there_yet_has_no_file(tmp_path: Path) -> None:
         ("postgresql://es:secret@db/es?sslmode=require", "postgresql://es:***@db/es?sslmode=require"),
         ("esdb://admin:changeit@a:2113,b:2113?tls=true", "esdb://admin:***@a:2113,b:2113?tls=true"),
         ("amqp://:secret@rabbit", "amqp://:***@rabbit"),
+        ("postgresql://h/d?user=u&password=secret", "postgresql://h/d?user=u&password=***"),
+        ("postgresql://h/d?sslpassword=secret&user=u", "postgresql://h/d?sslpassword=***&user=u"),
         ("amqp://es@rabbit", "amqp://es@rabbit"),
         ("amqp://rabbit:5672", "amqp://rabbit:5672"),
         ("sqlite:/home/me@work/es.db", "sqlite:/home/me@work/es.db"),
