@@ -33,6 +33,7 @@ import grpc  # type: ignore[import-untyped]
 from esdbclient import EventStoreDBClient, NewEvent, RecordedEvent, StreamState
 from esdbclient import exceptions as failures
 from esdbclient.common import handle_rpc_error
+from esdbclient.connection import ESDBConnection
 from esdbclient.connection_spec import ConnectionOptions, ConnectionSpec
 from esdbclient.protos.Grpc import shared_pb2, streams_pb2
 from esdbclient.streams import StreamsService
@@ -65,7 +66,6 @@ _AWAY_S = 0.25  # what could not be reached so shortly before is not waited for 
 _KNOWN_IDS = 200_000
 _LARGEST_APPEND = 15 * 1024 * 1024  # a larger message ends the call, and with it its neighbours
 _KEEPALIVE_MS = 2000
-_URL_DEFAULTS = {"MaxDiscoverAttempts": 1, "GossipTimeout": 2}  # the client's would wait for up to 50 s
 _NOWHERE = 1 << 63
 """Not a position from here on: 24.2 to 24.10.4 send a checkpoint at 2^64-1 when nothing has matched so far."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,7 +81,9 @@ class EventStoreDbStore:
         """`url` as in the EventStoreDB manual: `esdb://host:2113?tls=false`, several hosts, `esdb+discover://`.
 
         Nothing is connected yet. `call_timeout_s` is for one call, `settle_s` for a method with all its
-        repeats, `listing_s` for `streams`. Raises InvalidInput when the URL isn't one, without repeating it.
+        repeats, `listing_s` for `streams`. Finding the leader is part of that: gossipTimeout,
+        discoveryInterval and maxDiscoverAttempts of the URL are not needed.
+        Raises InvalidInput when the URL isn't one, without repeating it.
         """
         self._url = _checked(url)
         self._where = ", ".join(ConnectionSpec(self._url).targets)
@@ -320,7 +322,11 @@ class EventStoreDbStore:
         if stopped():
             return
         self._check_usable()
-        live = _Subscription(self._new_client, after, prefixes, patience_s=self._settle_s)
+
+        def connect() -> _Client:
+            return self._new_client(_Deadline(time.monotonic() + self._settle_s, self._settle_s))
+
+        live = _Subscription(connect, after, prefixes, patience_s=self._settle_s)
         try:
             while not stopped():
                 item = live.next()
@@ -368,7 +374,7 @@ class EventStoreDbStore:
     def _once(self, call: Callable[[_Client, _Deadline], T], deadline: _Deadline) -> T:
         client: _Client | None = None
         try:
-            client = self._connected()
+            client = self._connected(deadline)
             answer = call(client, deadline)
         except _FAILURES as error:
             fault = _fault(error, client is not None and client.is_cluster)
@@ -385,18 +391,18 @@ class EventStoreDbStore:
     def _pause(self, pause_s: float) -> None:
         self._closed.wait(pause_s)
 
-    def _connected(self) -> _Client:
+    def _connected(self, deadline: _Deadline) -> _Client:
         with self._lock:
             self._check_usable()
             if self._client is None:
-                self._client = self._new_client()
+                self._client = self._new_client(deadline)  # others wait for it, and their time passes, too
             return self._client
 
-    def _new_client(self) -> _Client:
+    def _new_client(self, deadline: _Deadline) -> _Client:
         self._check_usable()
         _check_files(ConnectionSpec(self._url).options)
         self._connected_in = os.getpid()
-        return _Client(self._url)
+        return _Client(self._url, deadline)
 
     def _check_usable(self) -> None:
         if self._closed.is_set():
@@ -433,6 +439,41 @@ class _Client(EventStoreDBClient):
     Only calls that esdbclient doesn't decorate with retries are used: those would wait twice, reconnect, and
     end the reads and subscriptions of others.
     """
+
+    def __init__(self, url: str, deadline: _Deadline) -> None:
+        """With several hosts this looks for the leader already, until the deadline."""
+        self._deadline = deadline
+        super().__init__(url)
+
+    def _discover_preferred_node(self) -> ESDBConnection:
+        """Ask one host after the other. esdbclient's own asks only the first that answers, even if that one is cut
+        off and knows no leader, and gives each host the same time, however many are silent.
+        """
+        failed: list[Exception] = []
+        targets = self.connection_spec.targets
+        for number, target in enumerate(targets):
+            connection = self._construct_esdb_connection(target, (("grpc.lb_policy_name", "round_robin"),))
+            try:
+                members = connection.gossip.read(
+                    timeout=self._deadline.left_s() / (len(targets) - number),
+                    metadata=self._call_metadata,
+                    credentials=self._call_credentials,
+                )
+                leader = self._select_preferred_member(members)
+            except (failures.EventStoreDBClientException, grpc.RpcError) as error:
+                connection.close()
+                failed.append(error)
+                continue
+            address = f"{leader.address}:{leader.port}"
+            if (
+                len(members) == 1 or address == target
+            ):  # a single node may advertise what only itself can reach
+                return connection
+            connection.close()
+            return self._construct_esdb_connection(address)
+        # A wrong password or CA, for example, tells more than a host that is down.
+        telling = [error for error in failed if not _fault(error, cluster=True).again]
+        raise failures.DiscoveryFailed("no leader was found") from (telling or failed)[0]
 
     def _construct_grpc_channel(self, grpc_target: str, grpc_options: Any = ()) -> Any:
         options = self.connection_spec.options
@@ -847,10 +888,8 @@ def _fault(error: Exception, cluster: bool) -> _Fault:
             return _Fault(_refused(type(error).__name__))
         case failures.DeadlineExceeded():
             return _Fault(PartUnavailable(PART, "it did not answer in time"), again=True)
-        case failures.DiscoveryFailed() if isinstance(error.__cause__, failures.SSLError):
-            return _fault(error.__cause__, cluster)
-        case failures.DiscoveryFailed() if error.__cause__ and _status(error.__cause__) in _FINAL:
-            return _Fault(_refused(_status(error.__cause__)))
+        case failures.DiscoveryFailed(__cause__=Exception() as cause) if not _fault(cause, cluster).again:
+            return _fault(cause, cluster)
         case failures.DiscoveryFailed():
             return _Fault(PartUnavailable(PART, "no leader was found"), again=True, anew=True)
         case failures.ServiceUnavailable():
@@ -883,7 +922,7 @@ def _too_large() -> InvalidInput:
 
 
 def _checked(url: str) -> str:
-    """The URL with our defaults for what it leaves out. Errors don't repeat it: it may hold a password."""
+    """The URL, if it can work. Errors don't repeat it: it may hold a password."""
     try:
         authority = urlsplit(url).netloc
         # Whatever follows a / ? # or @ of a password would pass for hosts and options, and errors show hosts.
@@ -916,10 +955,7 @@ def _checked(url: str) -> str:
     )
     if any(limit is not None and not 0 < limit < 1 << 31 for limit in limits):
         raise InvalidSetting("store", "has a number that is out of range")
-    address, _, query = url.partition("?")
-    given = query.lower()
-    added = [f"{name}={value}" for name, value in _URL_DEFAULTS.items() if f"{name.lower()}=" not in given]
-    return f"{address}?{'&'.join([*filter(None, [query]), *added])}"
+    return url
 
 
 def _check_files(options: ConnectionOptions) -> None:

@@ -1031,6 +1031,40 @@ def test_with_several_hosts_one_may_be_down(cluster: Cluster) -> None:
         assert isinstance(append(store, stream, 0, some_events(1)), Appended)
 
 
+def test_with_several_hosts_one_may_know_no_leader(cluster: Cluster) -> None:
+    cluster.nodes[0].is_cut_off = True
+    cluster.elect(cluster.nodes[2])
+    with closing(opened(cluster.url)) as store:
+        assert isinstance(append(store, a_stream(), NO_STREAM, some_events(1)), Appended)
+
+    assert cluster.nodes[0].calls == {"Gossip": 1}
+
+
+def test_with_several_hosts_all_of_them_are_asked_in_the_time_of_one_call(cluster: Cluster) -> None:
+    proxies = [Proxy(node.port) for node in cluster.nodes]
+    for proxy in proxies:
+        proxy.freeze()
+    url = f"esdb://{','.join(f'127.0.0.1:{proxy.port}' for proxy in proxies)}?tls=false"
+
+    def give_up() -> None:
+        with closing(opened(url, settle_s=0.6)) as store, pytest.raises(PartUnavailable, match="no leader"):
+            store.head()
+
+    assert_within(0.6 + SLACK_S, give_up)
+    for proxy in proxies:
+        proxy.close()
+
+
+def test_a_silent_host_leaves_time_for_the_others(cluster: Cluster) -> None:
+    proxy = Proxy(cluster.nodes[0].port)
+    proxy.freeze()
+    cluster.elect(cluster.nodes[2])
+    url = cluster.url.replace(str(cluster.nodes[0].port), str(proxy.port))
+    with closing(opened(url, settle_s=GIVE_UP_S)) as store:
+        assert isinstance(append(store, a_stream(), NO_STREAM, some_events(1)), Appended)
+    proxy.close()
+
+
 def test_a_cluster_is_discovered_through_any_node(cluster: Cluster) -> None:
     cluster.elect(cluster.nodes[2])
     url = f"esdb+discover://127.0.0.1:{cluster.nodes[1].port}?tls=false"
@@ -1205,11 +1239,22 @@ def test_an_empty_certificate_file_is_told_before_grpc_ends_the_process(
         store.head()
 
 
-def test_with_several_hosts_a_wrong_password_is_told_and_not_taken_for_a_missing_leader(
-    secure_node: Node, certificates: Path
+@pytest.mark.parametrize(
+    ("ca", "password", "reason"),
+    [("ca.pem", "wr0ng", "UNAUTHENTICATED"), ("other.pem", "s3cret", "TLS could not be agreed on")],
+)
+@pytest.mark.parametrize("hosts", ["{node}", "{down},{node}", "{node},{down}"])
+def test_a_wrong_password_or_ca_is_not_taken_for_a_missing_leader(
+    secure_node: Node, certificates: Path, hosts: str, ca: str, password: str, reason: str
 ) -> None:
-    url = _secure_url(secure_node, certificates, password="wr0ng").replace("esdb:", "esdb+discover:")
-    with closing(opened(url)) as store, pytest.raises(PartUnavailable, match="UNAUTHENTICATED"):
+    down = Proxy(secure_node.port)
+    down.close()
+    scheme = "esdb:" if "," in hosts else "esdb+discover:"
+    names = hosts.format(node=f"127.0.0.1:{secure_node.port}", down=f"127.0.0.1:{down.port}")
+    url = _secure_url(secure_node, certificates, ca=ca, password=password).replace("esdb:", scheme)
+    url = url.replace(f"127.0.0.1:{secure_node.port}", names)
+
+    with closing(opened(url)) as store, pytest.raises(PartUnavailable, match=reason):
         store.head()
 
 

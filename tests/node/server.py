@@ -43,7 +43,8 @@ class Tls:
 class Node:
     """Listens until `stop`. Close its clients first: gRPC can't take a server from clients of its own process.
 
-    Set `is_down` to have every call fail as if nobody were there.
+    Set `is_down` to have every call fail as if nobody were there, and `is_cut_off` to have it know no other
+    node of its cluster, and no leader.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Node:
         self.plan: Plan = faults.none
         self.cluster: Cluster | None = None
         self.is_down = False
+        self.is_cut_off = False
         self.is_running = True
         self.calls = Counter[str]()
         """How many calls came in, by the name of the RPC, admitted or not."""
@@ -158,8 +160,9 @@ class _Gossip(gossip_pb2_grpc.GossipServicer):
     def Read(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._node.let_in("Gossip", context)
         cluster = self._node.cluster
-        nodes: Sequence[Node] = [self._node] if cluster is None else cluster.nodes
-        leader = self._node if cluster is None else cluster.leader
+        alone = cluster is None or self._node.is_cut_off
+        nodes: Sequence[Node] = [self._node] if cluster is None or alone else cluster.nodes
+        leader = self._node if cluster is None else None if alone else cluster.leader
         return gossip_pb2.ClusterInfo(
             members=[
                 gossip_pb2.MemberInfo(
