@@ -64,7 +64,7 @@ _PROBE_TIMEOUT_S = 0.2  # `follow` has promised to look at `stopped` that often,
 _SHORTEST_TIMEOUT_S = 0.05
 _AWAY_S = 0.25  # what could not be reached so shortly before is not waited for again
 _KNOWN_IDS = 200_000
-_LARGEST_APPEND = 15 * 1024 * 1024  # a larger message ends the call, and with it its neighbours
+_LARGEST_APPEND = 16 * 1024 * 1024 - 10_000  # a larger message ends the call, and with it its neighbours
 _KEEPALIVE_MS = 2000
 _NOWHERE = 1 << 63
 """Not a position from here on: 24.2 to 24.10.4 send a checkpoint at 2^64-1 when nothing has matched so far."""
@@ -123,16 +123,10 @@ class EventStoreDbStore:
         self, rounds: _Rounds, due: Mapping[int, Append], client: _Client, deadline: _Deadline
     ) -> None:
         """One call for the next item of every stream. Raises when the outcome of any of them is unknown."""
-        to_send: dict[int, Append] = {}
-        for index, item in due.items():
-            refused = self._refused(item, client, deadline)
-            if refused is None:
-                to_send[index] = item
-            else:
-                rounds.answer(index, refused)
+        requests = self._requests(rounds, due, client, deadline)
         unknown: Exception | None = None
-        for index, response in client.batch_append(to_send, timeout_s=deadline.left_s()):
-            item = to_send[index]
+        for index, response in client.batch_append(requests, timeout_s=deadline.left_s()):
+            item = due[index]
             try:
                 answer = self._answer(item, response, client, deadline)
             except failures.EventStoreDBClientException as error:
@@ -149,12 +143,32 @@ class EventStoreDbStore:
         if unknown is not None:
             raise unknown
 
+    def _requests(
+        self, rounds: _Rounds, due: Mapping[int, Append], client: _Client, deadline: _Deadline
+    ) -> dict[int, streams_pb2.BatchAppendReq]:
+        """What can be sent. The rest is answered: a message that is too large would end the call for all."""
+        refused: dict[int, AppendResult | None] = {}
+        for index, item in due.items():
+            try:
+                refused[index] = self._refused(item, client, deadline)
+            except failures.StreamIsDeleted as error:  # for good; no business of the others
+                refused[index] = _fault(error, client.is_cluster).error
+        requests: dict[int, streams_pb2.BatchAppendReq] = {}
+        for index, item in due.items():
+            answer, request = refused[index], _request(item, deadline.left_s())
+            if answer is None and request.ByteSize() > _LARGEST_APPEND:
+                answer = _too_large()
+            if answer is None:
+                requests[index] = request
+            else:
+                rounds.answer(index, answer)
+        return requests
+
     def _refused(self, item: Append, client: _Client, deadline: _Deadline) -> AppendResult | None:
         """Why an item can't be sent: EventStoreDB would store an event id twice in a stream without a word."""
         ids = [event.event_id for event in item.events]
         if len(set(ids)) == len(ids) and not self._stored_before(item, ids, client, deadline):
-            size = sum(len(event.data) + len(event.metadata) + len(event.type) for event in item.events)
-            return None if size <= _LARGEST_APPEND else _too_large()
+            return None
         last = _read_stream(client, item.stream, None, backwards=True, size=1, timeout_s=deadline.left_s())
         actual = last[0].stream_position if last else NO_STREAM
         if actual == item.expected_version:
@@ -499,23 +513,18 @@ class _Client(EventStoreDBClient):
         return self.connection_spec.scheme != "esdb" or len(self.connection_spec.targets) > 1
 
     def batch_append(
-        self, items: Mapping[int, Append], *, timeout_s: float
+        self, requests: Mapping[int, streams_pb2.BatchAppendReq], *, timeout_s: float
     ) -> Iterator[tuple[int, streams_pb2.BatchAppendResp]]:
         """Send all items over one BatchAppend call; their answers, by key, as they come.
 
         The client's own method spends a call and a thread on every item and tells a conflict as text.
         """
-        sent: dict[UUID, int] = {}
-        requests: list[streams_pb2.BatchAppendReq] = []
-        for index, item in items.items():
-            correlation_id = uuid4()
-            sent[correlation_id] = index
-            requests.append(_request(item, correlation_id, timeout_s))
+        sent = {_uuid(request.correlation_id): index for index, request in requests.items()}
         if not requests:
             return
         try:
             for response in self.streams._stub.BatchAppend(
-                iter(requests),
+                iter(requests.values()),
                 timeout=timeout_s,
                 metadata=self.streams._metadata(self._call_metadata, requires_leader=True),
                 credentials=self._call_credentials,
@@ -528,7 +537,7 @@ class _Client(EventStoreDBClient):
         raise failures.EventStoreDBClientException("the call ended before all answers were there")
 
 
-def _request(item: Append, correlation_id: UUID, timeout_s: float) -> streams_pb2.BatchAppendReq:
+def _request(item: Append, timeout_s: float) -> streams_pb2.BatchAppendReq:
     expected = item.expected_version
     return StreamsService._construct_batch_append_req(
         stream_name=item.stream,
@@ -538,7 +547,7 @@ def _request(item: Append, correlation_id: UUID, timeout_s: float) -> streams_pb
             for event in item.events
         ],
         timeout=timeout_s,
-        correlation_id=correlation_id,
+        correlation_id=uuid4(),
     )
 
 

@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 _CALLS_AT_ONCE = 100
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", 17 * 1024 * 1024),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024 - 10_000),  # the server's, TFConsts
     # As the server: pings are welcome at any rate.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1),
     ("grpc.http2.max_ping_strikes", 0),
@@ -64,6 +64,11 @@ class Node:
         self.forgets_its_place = False
         """A filtered subscription that goes live before anything has matched sends a checkpoint at 2^64-1, as the
         server does from 24.2 to 24.10.4."""
+        self.max_append_size = 1024 * 1024  # the server's default
+        self.max_event_size: int | None = None
+        """Of one event; servers know such a limit from 24.10.4 on."""
+        self.deadlines_s: list[float] = []
+        """Within what time the items of batches asked to be done, in the order in which they came."""
         self.late_s = 0.3
         self.late: list[threading.Timer] = []
         """Commits that were, or will be, made after their caller gave up."""

@@ -20,7 +20,6 @@ from tests.node.log import Proposed, Record, StreamDeleted, StreamNotFound, Writ
 if TYPE_CHECKING:
     from tests.node.server import Node
 
-MAX_APPEND_SIZE = 1024 * 1024  # the server's default
 _WAKE_S = 0.1
 _NOWHERE = (1 << 64) - 1
 
@@ -202,12 +201,16 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         """The answer to one item, or None when it gets none."""
         stream = _name(options)
         deadline = options.deadline.seconds + options.deadline.nanos / 1e9
+        self._node.deadlines_s.append(deadline)
         if options.WhichOneof("deadline_option") == "deadline" and deadline <= 0:
             return _error("Timeout", shared_pb2.Timeout())
-        if sum(len(e.data) + len(e.metadata) + 2 * len(e.type) for e in events) > MAX_APPEND_SIZE:
+        sizes = [len(e.data) + len(e.metadata) + 2 * len(e.type) for e in events]
+        if self._node.max_event_size is not None and max(sizes) > self._node.max_event_size:
+            return _error_of_24_10_4("MaximumAppendEventSizeExceeded")
+        if sum(sizes) > self._node.max_append_size:
             return _error(
                 "Maximum Append Size Exceeded",
-                shared_pb2.MaximumAppendSizeExceeded(maxAppendSize=MAX_APPEND_SIZE),
+                shared_pb2.MaximumAppendSizeExceeded(maxAppendSize=self._node.max_append_size),
             )
         expected = _expected(options, "expected_stream_position", "stream_position")
 
@@ -249,9 +252,10 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         self._node.admit("Append", context)
         options = next(requests).options
         events = [_proposed(request.proposed_message) for request in requests]
-        if sum(len(event.data) for event in events) > MAX_APPEND_SIZE:
+        if sum(len(event.data) for event in events) > self._node.max_append_size:
             context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"Maximum Append Size of {MAX_APPEND_SIZE} Exceeded."
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Maximum Append Size of {self._node.max_append_size} Exceeded.",
             )
         expected = _expected(options, "expected_stream_revision", "revision")
 
@@ -402,6 +406,13 @@ def _filter(options: Any) -> Callable[[Record], bool]:
 def _error(message: str, details: Any) -> Any:
     error = status_pb2.Status(code=2, message=message)
     error.details.Pack(details)
+    return BatchResp(error=error)
+
+
+def _error_of_24_10_4(name: str) -> Any:
+    """Details that esdbclient has no message for; only their type tells what they are."""
+    error = status_pb2.Status(code=3, message=name)
+    error.details.type_url = f"type.googleapis.com/event_store.client.{name}"
     return BatchResp(error=error)
 
 
