@@ -60,6 +60,7 @@ _WINDOW = 100  # events that the server looks at between two signs of life of a 
 _IDLE_S = 0.1
 _OWED_S = 0.02
 _NEXT_S = 0.002  # more is probably on its way: don't ask for the end after every event of many
+_INFO_TIMEOUT_S = 2.0
 _PROBE_TIMEOUT_S = 0.2  # `follow` has promised to look at `stopped` that often, even while a node is silent
 _SHORTEST_TIMEOUT_S = 0.05
 _AWAY_S = 0.25  # what could not be reached so shortly before is not waited for again
@@ -990,17 +991,20 @@ def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[tuple[int, ...
 
     spec = ConnectionSpec(_checked(url))
     scheme = "https" if spec.options.Tls else "http"
-    before_us = now_us()
-    try:
-        context = ssl.create_default_context(cafile=spec.options.TlsCaFile) if spec.options.Tls else None
-        page = f"{scheme}://{spec.targets[0]}/info"
-        with urllib.request.urlopen(page, timeout=2.0, context=context) as response:  # noqa: S310  # scheme is ours
-            said = json.load(response)
-            date = email.utils.parsedate_to_datetime(response.headers["Date"])
-        version = said.get("esVersion") or said.get("dbVersion") or ""
-        numbers = tuple(int(part) for part in version.split("-")[0].split("."))
-    except (OSError, http.client.HTTPException, ValueError, TypeError, AttributeError):
-        return None, 0  # not reachable by HTTP, or not a page we know: this is only for showing
-    least_us = int(date.timestamp()) * 1_000_000 - now_us()
-    most_us = least_us + now_us() - before_us + 1_000_000
-    return numbers, max(least_us, 0) or min(most_us, 0)
+    for target in spec.targets:  # any of them will do; this is only for showing
+        before_us = now_us()
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, TypeError, AttributeError):
+            context = ssl.create_default_context(cafile=spec.options.TlsCaFile)
+            handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+            opener = urllib.request.build_opener(*handlers)
+            with opener.open(
+                f"{scheme}://{target}/info", timeout=_INFO_TIMEOUT_S / len(spec.targets)
+            ) as page:
+                said = json.load(page)
+                date = email.utils.parsedate_to_datetime(page.headers["Date"])
+            version = said.get("esVersion") or said.get("dbVersion") or ""
+            numbers = tuple(int(part) for part in version.split("-")[0].split("."))
+            least_us = int(date.timestamp()) * 1_000_000 - now_us()
+            most_us = least_us + now_us() - before_us + 1_000_000
+            return numbers, max(least_us, 0) or min(most_us, 0)
+    return None, 0

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,7 +29,7 @@ from cryptography.x509.oid import NameOID
 from esdbclient import EventStoreDBClient
 
 from adapters import eventstoredb
-from adapters.eventstoredb import EventStoreDbStore, _KnownIds, _Subscription
+from adapters.eventstoredb import EventStoreDbStore, _KnownIds, _Subscription, server_facts
 from domain.errors import Damaged, DuplicateEventId, InvalidInput, PartUnavailable, VersionConflict
 from domain.events import BEGINNING, NO_STREAM, Recorded
 from domain.ports import Append, Appended, AppendResult, CaughtUp, EventStore
@@ -1341,3 +1342,57 @@ def test_the_client_keeps_to_the_streams_and_gossip_services(cluster: Cluster) -
         "streams.Streams/Read",
         "gossip.Gossip/Read",
     }
+
+
+# --- what a server says of itself ------------------------------------------------------------
+
+
+class _Info(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"esVersion":"23.10.7.0"}' if self.path == "/info" else b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def info_port() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Info)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def test_a_server_tells_its_version_without_a_detour_over_a_proxy(
+    info_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+
+    version, ahead_us = server_facts(f"esdb://127.0.0.1:{info_port}?tls=false", now_us=_now_us)
+
+    assert (version, abs(ahead_us) < 1_000_000) == ((23, 10, 7, 0), True)
+
+
+def test_the_next_host_is_asked_for_the_version_when_one_is_silent(info_port: int) -> None:
+    silent = Proxy(info_port)
+    silent.freeze()
+    url = f"esdb://127.0.0.1:{silent.port},127.0.0.1:{info_port}?tls=false"
+
+    assert server_facts(url, now_us=_now_us)[0] == (23, 10, 7, 0)
+    silent.close()
+
+
+@pytest.mark.parametrize("ca", [None, "", "junk"])
+def test_a_ca_that_cannot_be_read_hides_the_version_and_no_more(tmp_path: Path, ca: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if ca is not None:
+        path.write_text(ca)
+
+    assert server_facts(f"esdb://a:b@127.0.0.1:1?tlsCaFile={path}", now_us=_now_us) == (None, 0)
