@@ -418,7 +418,9 @@ def test_a_large_limit_is_kept_exactly_however_the_store_pages(store: EventStore
 
 def test_prefixes_choose_the_streams_whose_name_starts_with_one_of_them(store: EventStore) -> None:
     root, head = a_stream("root"), store.head()
-    names = [f"{root}-{name}" for name in ("a1", "a2", "b1", "ab", "A1", "b%", "b_2", "c☃", "c")]
+    names = [
+        f"{root}-{name}" for name in ("a1", "a2", "b1", "ab", "A1", "b%", "b_2", "c☃", "c", "d.", "dd", "d(")
+    ]
     for name in names:
         append(store, name, NO_STREAM, some_events(1))
 
@@ -430,6 +432,8 @@ def test_prefixes_choose_the_streams_whose_name_starts_with_one_of_them(store: E
     assert found("a", "b1") == ["a1", "a2", "b1", "ab"]
     assert found("b%") == ["b%"], "not a pattern"
     assert found("b_") == ["b_2"], "not a pattern"
+    assert found("d.") == ["d."], "not a pattern"
+    assert found("d(") == ["d("], "not a pattern"
     assert found("c☃") == ["c☃"]
     assert found("z") == []
     assert list(store.read_all(head, 1000, prefixes=[])) == [], "no prefix, no stream"

@@ -438,7 +438,7 @@ _AS_ONE_MESSAGE = 16 * 1024 * 1024 - 10_000
 
 @pytest.mark.parametrize(
     ("count", "size"),
-    [(1, 2_000_000), (1, _AS_ONE_MESSAGE - 100), (150_000, 0)],
+    [(1, 2_000_000), (1, _AS_ONE_MESSAGE - 100), (140_000, 0)],
     ids=["for the server", "for a message", "for a message by what is around its events"],
 )
 def test_an_item_that_is_too_large_is_refused_and_its_neighbours_are_stored(
@@ -720,6 +720,20 @@ def test_system_events_are_nobodys_business(store: EventStore, node: Node) -> No
     seen = _until_caught_up(store.follow(BEGINNING, stopped=before(DEADLINE_S)))
     assert [event.stream for event in seen] == [stream]
     assert store.streams() == [(stream, 0)]
+
+
+@pytest.mark.parametrize("prefix", ["", "$", "$st"])
+def test_system_events_are_not_asked_for_by_a_prefix_either(
+    store: EventStore, node: Node, prefix: str
+) -> None:
+    stream = a_stream()
+    append(store, stream, NO_STREAM, some_events(1))
+    node.log.system_event("$stats-127.0.0.1:2113", "statistics collected")
+
+    read = [event.stream for event in store.read_all(BEGINNING, 10, prefixes=[prefix])]
+    following = store.follow(BEGINNING, stopped=before(DEADLINE_S), prefixes=[prefix])
+
+    assert read == [event.stream for event in _until_caught_up(following)] == [stream] * (prefix == "")
 
 
 def test_prefixes_match_at_the_beginning_only(store: EventStore) -> None:
