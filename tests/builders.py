@@ -46,7 +46,9 @@ def open_store(url: str) -> EventStore:
     if url.startswith("esdb"):
         from adapters.eventstoredb import EventStoreDbStore  # it imports grpc, which most tests don't need
 
-        return EventStoreDbStore(url, call_timeout_s=DEADLINE_S / 2, settle_s=DEADLINE_S)
+        return EventStoreDbStore(
+            url, call_timeout_s=DEADLINE_S / 2, settle_s=DEADLINE_S, listing_s=DEADLINE_S
+        )
     return wiring.open_store(url)
 
 

@@ -29,6 +29,7 @@ class Control:
         }
         self._started_s = time.monotonic()
         self._state = "starting"
+        self._missing = {"requests", "service"}
         self._last_error: Body | None = None
         self._told: tuple[float, Body] = (0.0, {})
 
@@ -41,12 +42,21 @@ class Control:
             "last_error": self._last_error,
         }
 
-    def ready(self) -> None:
-        self._say({"state": "ready"})
+    def serving(self) -> None:
+        """Requests can come. With its service open too the worker is `ready`."""
+        self._has("requests")
 
     def away(self, error: EsError) -> None:
-        """No request can come until the broker is back; then the worker is `ready` again."""
-        self._say({"state": "waiting", "error": error.to_wire()})
+        """No request can come until the broker is back."""
+        self._lacks("requests", error)
+
+    def opened(self) -> None:
+        """The service has all its parts."""
+        self._has("service")
+
+    def cannot_open(self, error: EsError) -> None:
+        """The service can't begin until a part is back; until then that is the answer to every request."""
+        self._lacks("service", error)
 
     def waits(self, error: EsError) -> None:
         """A part is down; the worker goes on by itself when it is back."""
@@ -76,6 +86,15 @@ class Control:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
+
+    def _has(self, what: str) -> None:
+        self._missing.discard(what)
+        if not self._missing:
+            self._say({"state": "ready"})
+
+    def _lacks(self, what: str, error: EsError) -> None:
+        self._missing.add(what)
+        self._say({"state": "waiting", "error": error.to_wire()})
 
     def _say(self, message: dict[str, Any]) -> None:
         self._state = message.get("state", self._state)

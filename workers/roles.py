@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
 from adapters.log import Log
@@ -27,14 +28,21 @@ from adapters.wiring import (
 from domain.errors import PartUnavailable
 from domain.handling import CommandHandler
 from domain.messages import Service
-from domain.ports import EventStore
+from domain.ports import EventStore, Vault
 from domain.projections import PROJECTIONS, Projection
 from workers.control import Control
 from workers.followers import Follower
-from workers.runtime import serve
+from workers.runtime import opened, serve
 
 ID_TIMEOUT_S = 5.0
 """How long a block of ids is waited for: less than whoever asked waits, so that the answer says what is away."""
+
+
+class _Part(Protocol):
+    def close(self) -> None: ...
+
+
+P = TypeVar("P", bound=_Part)
 
 
 class _Worker:
@@ -46,22 +54,50 @@ class _Worker:
         self.control = control
         self.log = log
         self.codec = open_codec()
-        self.followers: list[Follower] = []
         self.closing = ExitStack()
+        self._to_follow: list[tuple[str, Callable[[Callable[[], bool]], None]]] = []
+        self._followers: list[Follower] = []
+
+    def open(self, role: str) -> Service:
+        """Raises PartUnavailable with nothing left open."""
+        self._to_follow = []
+        try:
+            service = _SERVICES[role](self)
+        except BaseException:
+            self.closing.close()
+            raise
+        self.log.info("ready", role=role, store=without_password(self.settings.store))
+        self.control.opened()
+        # Only now, because a thread of a service that could not be opened would have to be ended again.
+        self._followers = [
+            Follower(name, run, stopping=self.stopping, on_wait=self.control.waits, log=self.log)
+            for name, run in self._to_follow
+        ]
+        return service
+
+    def close(self) -> None:
+        self.stopping.set()
+        for follower in self._followers:
+            follower.join()
+        self.closing.close()
 
     def store(self) -> EventStore:
-        store = open_store(self.settings.store)
-        self.closing.callback(store.close)
-        return store
+        return self.keep(open_store(self.settings.store))
+
+    def vault(self) -> Vault:
+        return self.keep(open_vault(self.settings))
+
+    def keep(self, part: P) -> P:
+        """The part, which is closed in its turn."""
+        self.closing.callback(part.close)
+        return part
 
     def follow(self, name: str, run: Callable[[Callable[[], bool]], None]) -> None:
-        self.followers.append(
-            Follower(name, run, stopping=self.stopping, on_wait=self.control.waits, log=self.log)
-        )
+        self._to_follow.append((name, run))
 
     @property
     def crashed(self) -> bool:
-        return any(follower.crashed for follower in self.followers)
+        return any(follower.crashed for follower in self._followers)
 
 
 def run_role(
@@ -80,7 +116,7 @@ def run_role(
         role,
         listen_fd=listen_fd,
         log=log,
-        on_serving=control.ready,
+        on_serving=control.serving,
         on_away=control.away,
         describe=control.describe,
     )
@@ -90,19 +126,21 @@ def run_role(
         # A worker doesn't outlive its supervisor: the next one starts its own.
         return stopping.is_set() or worker.crashed or control.is_gone
 
+    if settings.is_local:
+        control.serving()
     try:
-        service = _SERVICES[role](worker)
-        log.info("ready", role=role, store=without_password(settings.store))
-        if settings.is_local:
-            control.ready()
+        service = opened(
+            lambda: worker.open(role),
+            server,
+            stopping=has_to_stop,
+            log=log,
+            on_missing=control.cannot_open,
+        )
         serve(service, server, stopping=has_to_stop, on_trouble=control.waits, log=log)
         crashed = worker.crashed
         service.close()
     finally:
-        stopping.set()
-        for follower in worker.followers:
-            follower.join()
-        worker.closing.close()
+        worker.close()
     if crashed:
         raise PartUnavailable(f"the {role} worker", "a follower crashed")
     log.info("stopped", role=role)
@@ -130,10 +168,8 @@ def _ids(worker: _Worker) -> Service:
 def _users(worker: _Worker) -> Service:
     from workers.users import IdBlocks, UsersService
 
-    vault = open_vault(worker.settings)
-    worker.closing.callback(vault.close)
-    caller = open_caller(worker.settings)
-    worker.closing.callback(caller.close)
+    vault = worker.vault()
+    caller = worker.keep(open_caller(worker.settings))
 
     def ask(count: int) -> list[int]:
         answer = caller.ask("ids", "ids.next", {"count": count}, timeout_s=ID_TIMEOUT_S)
@@ -161,9 +197,8 @@ def _projections(worker: _Worker) -> Service:
     from workers.projections import Projector, Rebuild, Rebuilds, unfinished
     from workers.queries import QueriesService
 
-    store, vault, read_model = worker.store(), open_vault(worker.settings), open_read_model(worker.settings)
-    worker.closing.callback(vault.close)
-    worker.closing.callback(read_model.close)
+    store, vault = worker.store(), worker.vault()
+    read_model = worker.keep(open_read_model(worker.settings))
     projectors: dict[str, Projector] = {}
     for projection in PROJECTIONS:
         read_model.prepare(projection, now_us=_now_us())
@@ -209,8 +244,7 @@ def _erasures(worker: _Worker) -> Service:
     from workers.erasures import ErasureProcess, ErasuresService
     from workers.users import USER
 
-    store, vault = worker.store(), open_vault(worker.settings)
-    worker.closing.callback(vault.close)
+    store, vault = worker.store(), worker.vault()
     claims = Claims(
         store=store, codec=worker.codec, vault=vault, now_us=_now_us, new_id=uuid4, pause=time.sleep
     )
@@ -227,10 +261,8 @@ def _erasures(worker: _Worker) -> Service:
 def _relay(worker: _Worker) -> Service:
     from workers.relay import RelayProcess, RelayService
 
-    store, vault = worker.store(), open_vault(worker.settings)
-    worker.closing.callback(vault.close)
-    publisher = open_publisher(worker.settings, log=worker.log)
-    worker.closing.callback(publisher.close)
+    store, vault = worker.store(), worker.vault()
+    publisher = worker.keep(open_publisher(worker.settings, log=worker.log))
     # Its checkpoint is in the vault, which is as durable as the store.
     process = RelayProcess(
         store=store, codec=worker.codec, checkpoints=vault, publisher=publisher, log=worker.log

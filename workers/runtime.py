@@ -7,7 +7,7 @@ alone. Refusal: nothing is remembered here; what has to survive is in the stores
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from adapters.log import Log
 from domain.errors import EsError, KeyUnavailable, PartUnavailable
@@ -18,6 +18,7 @@ _IDLE_WAIT_S = 0.1
 """How long an idle worker waits before it looks whether it has to stop."""
 _LATER_WAIT_S = 0.005
 _DRAIN_S = 5.0
+_OPEN_AGAIN_S = 1.0
 _PART_IS_DOWN = (PartUnavailable.code, KeyUnavailable.code)
 """By code, because what another worker answered is told on as an `AnsweredError`."""
 
@@ -26,6 +27,51 @@ class InternalError(EsError):
     """A bug: the request made a worker fail in a way nobody designed. The log has the place."""
 
     code = "internal"
+
+
+class _Unopened:
+    """Stands in for a service that misses a part: that is its answer to everything."""
+
+    role = ""
+
+    def __init__(self, missing: PartUnavailable) -> None:
+        self._missing = missing
+
+    def handle(self, batch: Sequence[Request]) -> list[Reply]:
+        return [self._missing for _ in batch]
+
+    def close(self) -> None:
+        pass
+
+
+def opened(
+    open_service: Callable[[], Service],
+    server: Server,
+    *,
+    stopping: Callable[[], bool],
+    log: Log,
+    on_missing: Callable[[PartUnavailable], None],
+) -> Service:
+    """The service as soon as its parts are there; until then requests are answered with what is missing.
+
+    So nobody who asks has to guess, and nobody has to start the worker again. When `stopping()` comes first,
+    it is a stand-in that goes on answering so.
+    """
+    logged = ""
+    while True:
+        try:
+            return open_service()
+        except PartUnavailable as error:
+            if logged != str(error):  # not every second for as long as an outage lasts
+                log.error("cannot-open", error)
+                logged = str(error)
+            on_missing(error)
+            stand_in = _Unopened(error)
+        again_s = time.monotonic() + _OPEN_AGAIN_S
+        while time.monotonic() < again_s:
+            if stopping():
+                return stand_in
+            _turn(stand_in, server, list(server.receive(BATCH_LIMIT, _IDLE_WAIT_S)), lambda _: None, log)
 
 
 def serve(

@@ -296,6 +296,46 @@ def test_a_postgresql_that_hangs_is_named_like_one_that_is_down(
     assert on_postgres.get(there)["name"] == "Ada Lovelace"
 
 
+def test_workers_that_start_without_postgresql_say_so_and_begin_when_it_is_there(
+    on_postgres: System, postgres: Server
+) -> None:
+    there = on_postgres.create()
+    supervisor = on_postgres.pid_of("supervisor")
+    postgres.stop()
+    killed = {role: on_postgres.pid_of(role) for role in ("users", "projections", "erasures", "relay")}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    for role in killed:
+        wait_until(lambda role=role: on_postgres.worker(role)["state"] == "waiting", f"{role} waits")
+        assert _waits_for(on_postgres, role, "PostgreSQL")
+    started = {role: on_postgres.pid_of(role) for role in killed}
+    command_id = _refused(on_postgres, "PostgreSQL")
+    got = on_postgres.es("users", "get", there, deadline_s=DOWN_S + SLACK_S).failed(4)
+    assert "PostgreSQL" in got.err, got
+    postgres.start()
+    _came_back(on_postgres, supervisor, command_id)
+    assert on_postgres.get(there)["name"] == "Ada Lovelace"
+    assert {role: on_postgres.pid_of(role) for role in killed} == started, "they waited, and were not restarted"
+
+
+def test_the_start_of_a_system_waits_for_postgresql(
+    request: pytest.FixtureRequest, postgres: Server
+) -> None:
+    with a_system("distributed", request, database=postgres.url) as system:
+        postgres.stop()
+        try:
+            up = system.start("up")
+            assert up.stderr is not None
+            said = up.stderr.readline().decode()  # or the end of the command, which waits for 30 s
+        finally:
+            postgres.ensure_running()
+        _, rest = up.communicate(timeout=DEADLINE_S)
+        assert "waits" in said, (said, rest)
+        assert "PostgreSQL" in said, (said, rest)
+        assert up.returncode == 0, (said, rest)
+        assert system.get(system.create())["name"] == "Ada Lovelace"
+
+
 def test_a_bulk_waits_for_postgresql_and_repeating_it_makes_it_whole(
     on_postgres: System, postgres: Server
 ) -> None:

@@ -45,6 +45,11 @@ def control(line: Line) -> Control:
     return line[1]
 
 
+def is_ready(control: Control) -> None:
+    control.serving()
+    control.opened()
+
+
 def heard(supervisor: socket.socket) -> Any:
     return json.loads(supervisor.recv(65536))
 
@@ -52,12 +57,13 @@ def heard(supervisor: socket.socket) -> Any:
 @pytest.mark.parametrize(
     ("say", "expected"),
     [
-        (Control.ready, {"state": "ready"}),
+        (lambda control: is_ready(control), {"state": "ready"}),
         (lambda control: control.waits(DOWN), {"error": DOWN.to_wire()}),
         (lambda control: control.away(DOWN), {"state": "waiting", "error": DOWN.to_wire()}),
+        (lambda control: control.cannot_open(DOWN), {"state": "waiting", "error": DOWN.to_wire()}),
         (lambda control: control.fails(DOWN), {"state": "failing", "error": DOWN.to_wire()}),
     ],
-    ids=["ready", "waits", "away", "fails"],
+    ids=["ready", "waits", "away", "cannot-open", "fails"],
 )
 def test_the_supervisor_hears_how_its_worker_is(
     supervisor: socket.socket, control: Control, say: Callable[[Control], None], expected: dict[str, Any]
@@ -79,13 +85,13 @@ def test_a_worker_notices_that_its_supervisor_is_gone(supervisor: socket.socket,
     supervisor.close()
 
     assert control.is_gone
-    control.ready()  # nobody to tell, and no failure
+    is_ready(control)  # nobody to tell, and no failure
 
 
 def test_in_the_foreground_nobody_is_told_and_nobody_is_missed() -> None:
     control = Control(None, role="users", instance=1)
 
-    control.ready()
+    is_ready(control)
     control.fails(EmailTaken())
 
     assert not control.is_gone
@@ -106,12 +112,31 @@ def test_a_follower_tells_what_it_waits_for_and_goes_on_when_it_is_back(tmp_path
     assert outcomes == []
 
 
+@pytest.mark.parametrize(
+    ("is_missing", "is_back"),
+    [
+        (lambda control: control.away(DOWN), Control.serving),
+        (lambda control: control.cannot_open(DOWN), Control.opened),
+    ],
+    ids=["broker", "part"],
+)
+def test_a_worker_is_ready_only_with_its_broker_and_its_parts(
+    control: Control, is_missing: Callable[[Control], None], is_back: Callable[[Control], None]
+) -> None:
+    states = [control.describe()["state"]]
+    for step in (Control.serving, Control.opened, is_missing, is_back):
+        step(control)
+        states.append(control.describe()["state"])
+
+    assert states == ["starting", "starting", "ready", "waiting", "ready"]
+
+
 # --- how it is, for whoever asks -------------------------------------------------------------
 
 
 def test_it_tells_who_it_is_and_how_it_is(control: Control) -> None:
     before = control.describe()
-    control.ready()
+    is_ready(control)
     control.waits(DOWN)
     after = control.describe()
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from adapters.log import Log, open_log
-from domain.errors import AnsweredError, EmailTaken, EsError, PartUnavailable
+from domain.errors import AnsweredError, EmailTaken, EsError, KeyUnavailable, PartUnavailable
 from domain.messages import LATER, Later, Reply, Request
-from workers.runtime import BATCH_LIMIT, InternalError, serve
+from workers.runtime import BATCH_LIMIT, InternalError, opened, serve
 
 
 class Delivery:
@@ -343,3 +343,60 @@ def test_a_stop_is_not_kept_up_by_those_who_go_on_asking(log: Log, monkeypatch: 
 
     assert server.story[-1] == "closed"
     assert len(server.answers) == 10
+
+
+# --- a service that can't begin yet ----------------------------------------------------------
+
+AWAY = PartUnavailable("vault", "PostgreSQL at db: connection refused")
+
+
+def test_until_its_parts_are_there_requests_are_answered_with_what_is_missing(
+    log: Log, log_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, server, service = Clock(), MadeUpServer(), MadeUpService()
+    monkeypatch.setattr("workers.runtime.time.monotonic", clock.monotonic)
+    server.turns = [[Delivery(1)], [], [Delivery(2)], [Delivery(3)]]
+    outcomes = iter([AWAY, AWAY, service])
+    told: list[EsError] = []
+
+    def receive(limit: int, wait_s: float) -> list[Delivery]:
+        clock.now_s += 0.5
+        return MadeUpServer.receive(server, limit, wait_s)
+
+    def open_service() -> MadeUpService:
+        outcome = next(outcomes)
+        if isinstance(outcome, PartUnavailable):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(server, "receive", receive)
+
+    found = opened(open_service, server, stopping=lambda: False, log=log, on_missing=told.append)
+
+    assert found is service
+    assert server.answers == {1: AWAY, 2: AWAY, 3: AWAY}
+    assert told == [AWAY, AWAY]
+    assert server.story.count("closed") == 0
+    assert log_file.read_text().count("cannot-open") == 1, "the same outage is logged once"
+
+
+def test_a_stop_while_parts_are_missing_answers_what_is_still_here(log: Log) -> None:
+    server = MadeUpServer()
+
+    def open_service() -> MadeUpService:
+        raise AWAY
+
+    service = opened(open_service, server, stopping=lambda: True, log=log, on_missing=lambda _: None)
+    server.turns = [[Delivery(1)]]
+    serve(service, server, stopping=lambda: True, log=log)
+
+    assert server.answers == {1: AWAY}
+    assert server.story == ["stopped listening", "answered [1]", "closed"]
+
+
+def test_what_no_waiting_mends_is_raised(log: Log) -> None:
+    def open_service() -> MadeUpService:
+        raise KeyUnavailable("the key file is missing")
+
+    with pytest.raises(KeyUnavailable):
+        opened(open_service, MadeUpServer(), stopping=lambda: False, log=log, on_missing=lambda _: None)

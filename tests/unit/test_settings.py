@@ -231,9 +231,9 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
 
 @given(password=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=20))
 @example(password="p@ss/ward:1")
+@example(password="a:worker@b")
 def test_no_password_is_ever_shown_however_it_was_written(password: str) -> None:
     for written in (password, quote(password, safe="")):
         shown = without_password(f"amqp://worker:{written}@broker.example.com:5672/es")
-        pieces = [written[start : start + 4] for start in range(len(written) - 3)]
-        assert not [piece for piece in pieces if piece in shown.removesuffix("broker.example.com:5672/es")]
-        assert shown.startswith("amqp://worker:")
+
+        assert shown == "amqp://worker:***@broker.example.com:5672/es"
