@@ -12,7 +12,7 @@ from domain.errors import EsError, PartUnavailable
 app = typer.Typer(no_args_is_help=True)
 
 DEFAULT_BASIS = "GDPR Art. 17"
-_WAIT_S = 20.0
+_WAIT_S = 6.0
 _POLL_S = 0.03
 
 
@@ -50,13 +50,15 @@ def _wait(user_id: str) -> str:
     """Until the erasure is carried out. Raises PartUnavailable while it is still under way."""
     deadline = time.monotonic() + _WAIT_S
     while True:
-        state: str = session.ask("erasures", "erasures.status", {"user_id": user_id})["erasure"]
+        found = session.ask("erasures", "erasures.status", {"user_id": user_id})
+        state: str = found["erasure"]
         if state == "completed":
             return state
         if time.monotonic() > deadline:
+            why = found["waits_for"]
             raise PartUnavailable(
                 "the erasure",
-                f"it is decided, and not carried out after {_WAIT_S:g} s",
-                "It goes on by itself; `es logs erasures` tells why it waits. Repeating is safe.",
+                "it is decided, and not carried out yet" + (f": {why['message']}" if why else ""),
+                "It goes on by itself; `es logs erasures` tells more. Repeating is safe.",
             )
         time.sleep(_POLL_S)

@@ -1,7 +1,8 @@
 """The `erasures` worker: the process manager that carries an erasure through and settles e-mail claims.
 
-It follows the people's streams. For `user-erased` it destroys the key and the claims, with its checkpoint
-in the same vault transaction, then appends `erasure-completed`. For a changed address or a deletion it
+It follows the people's streams. For `user-erased` it removes the person's requests from the dead letters,
+destroys the key and the claims, with its checkpoint in the same vault transaction, then appends
+`erasure-completed`. For a changed address or a deletion it
 settles the person's claims. Every step may be repeated, so a crash anywhere is resumed by running again.
 """
 
@@ -9,15 +10,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from uuid import uuid5
 
 from adapters.log import Log
-from domain.errors import EsError, Kind, UnknownRequest, UserNotFound
+from domain.errors import EsError, InvalidInput, KeyUnavailable, Kind, UnknownRequest, UserNotFound
 from domain.events import Metadata, Position, Recorded
 from domain.handling import CommandHandler, Done, Order
-from domain.messages import Reply, Request
-from domain.ports import CaughtUp, Codec, EventStore, Vault
+from domain.messages import Body, Reply, Request
+from domain.personal import Personal
+from domain.ports import CaughtUp, Codec, EventStore, Opener, Vault
 from domain.users import (
     INITIAL,
     STREAM_PREFIX,
@@ -29,6 +32,7 @@ from domain.users import (
     UserEmailChanged,
     UserErased,
     evolve,
+    parse_email,
     parse_user_id,
     stream_of,
     user_id_of,
@@ -44,6 +48,9 @@ COMPLETING = "erasures-completed"
 JANITOR_INTERVAL_S = 5.0
 _SAVE_INTERVAL_S = 1.0
 
+PurgeDeadLetters = Callable[[int, Callable[[Body], bool]], int]
+"""Removes what names a user id, or what the function says is theirs, and tells how much; see `DeadLetters`."""
+
 
 class ErasureProcess:
     def __init__(
@@ -54,7 +61,9 @@ class ErasureProcess:
         vault: Vault,
         claims: Claims,
         handler: CommandHandler[User, Command],
+        keyring: Callable[[Sequence[int]], Opener],
         log: Log,
+        purge_dead_letters: PurgeDeadLetters | None,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -62,20 +71,31 @@ class ErasureProcess:
         self._vault = vault
         self._claims = claims
         self._handler = handler
+        self._keyring = keyring
         self._log = log
+        self._purge_dead_letters = purge_dead_letters
         self._monotonic_s = monotonic_s
         self.reached = Position(0)
         """Everything up to here was looked at."""
+        self.waits_for: EsError | None = None
+        """What went wrong last, until something went well again."""
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
+        try:
+            self._follow(stopped)
+        except EsError as error:
+            self.waits_for = error
+            raise
+
+    def _follow(self, stopped: Callable[[], bool]) -> None:
         saved = start_of(COMPLETING, store=self._store, checkpoints=self._vault, log=self._log)
         self._log.info("following", process=DESTROYING, position=saved)
         self.reached, saved_at_s, swept_at_s = saved, self._monotonic_s(), 0.0
         for item in self._store.follow(saved, stopped=stopped, prefixes=[STREAM_PREFIX]):
             if not isinstance(item, CaughtUp):
                 self._unless_damaged(partial(self.react, item), position=item.position)
-            self.reached, now_s = item.position, self._monotonic_s()
+            self.reached, self.waits_for, now_s = item.position, None, self._monotonic_s()
             if self.reached > saved and now_s - saved_at_s > _SAVE_INTERVAL_S:
                 self._vault.save_checkpoint(COMPLETING, self.reached)
                 saved, saved_at_s = self.reached, now_s
@@ -107,7 +127,10 @@ class ErasureProcess:
 
     def _erase(self, recorded: Recorded) -> None:
         subject = user_id_of(recorded.stream)
-        # The fence is in the stream already. The key before the completion: what is called complete is.
+        # In this order. Dead letters while the addresses can be read; nothing new can come, as the fence is in the
+        # stream already. The key before the completion: what is called complete is.
+        if self._purge_dead_letters is not None:
+            self._unless_damaged(partial(self._purge, subject, self._purge_dead_letters))
         self._vault.destroy_key(subject, process=DESTROYING, position=recorded.position)
         cause = self._codec.metadata(recorded)
         metadata = Metadata(
@@ -122,6 +145,34 @@ class ErasureProcess:
         if not isinstance(outcome, Done):
             raise outcome
         self._log.info("erased", position=recorded.position)
+
+    def _purge(self, subject: int, purge_dead_letters: PurgeDeadLetters) -> None:
+        commands, addresses = set(), set()
+        keyring = self._keyring([subject])
+        for event in self._store.read_stream(stream_of(subject)):
+            commands.add(str(self._codec.metadata(event).command_id))
+            with suppress(
+                KeyUnavailable
+            ):  # of somebody whom the vault never knew the addresses can't be told
+                email = getattr(self._codec.decode(event, subject=subject, opener=keyring), "email", None)
+                addresses.add(email.value if isinstance(email, Personal) else None)
+
+        def is_theirs(request: Body) -> bool:
+            # A registration names no id: it is theirs by its command, or by its address.
+            body = request.get("body")
+            if not isinstance(body, dict):
+                return str(subject) in str(request)
+            if str(body.get("command_id")) in commands:
+                return True
+            given = body.get("input")
+            try:
+                email = parse_email(given.get("email") if isinstance(given, dict) else None)
+            except InvalidInput:
+                return False
+            return email.value in addresses
+
+        if count := purge_dead_letters(subject, is_theirs):
+            self._log.info("dead-letters-purged", count=count)
 
 
 class ErasuresService:
@@ -160,7 +211,13 @@ class ErasuresService:
             user, position = evolve(user, self._codec.decode(recorded)), recorded.position
         if user.status is Status.UNKNOWN:
             return UserNotFound(user_id)
-        state = "none"
+        state, waits_for = "none", None
         if user.status is Status.ERASED:
             state = "completed" if user.erasure_completed else "under-way"
-        return {"user_id": str(user_id), "erasure": state, "position": position}
+            waits_for = None if user.erasure_completed else self._process.waits_for
+        return {
+            "user_id": str(user_id),
+            "erasure": state,
+            "position": position,
+            "waits_for": waits_for and waits_for.to_wire(),
+        }

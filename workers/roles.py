@@ -18,6 +18,7 @@ from adapters.wiring import (
     keyring_of,
     open_caller,
     open_codec,
+    open_dead_letters,
     open_publisher,
     open_read_model,
     open_server,
@@ -27,7 +28,7 @@ from adapters.wiring import (
 )
 from domain.errors import PartUnavailable
 from domain.handling import CommandHandler
-from domain.messages import Service
+from domain.messages import ROLES, Service
 from domain.ports import EventStore, Vault
 from domain.projections import PROJECTIONS, Projection
 from workers.control import Control
@@ -252,7 +253,17 @@ def _erasures(worker: _Worker) -> Service:
         USER, store=store, codec=worker.codec, keyring=keyring_of(vault), pause=time.sleep
     )
     process = ErasureProcess(
-        store=store, codec=worker.codec, vault=vault, claims=claims, handler=handler, log=worker.log
+        store=store,
+        codec=worker.codec,
+        vault=vault,
+        claims=claims,
+        handler=handler,
+        keyring=keyring_of(vault),
+        log=worker.log,
+        # The local transport keeps none.
+        purge_dead_letters=None
+        if worker.settings.is_local
+        else open_dead_letters(worker.settings, ROLES).purge_person,
     )
     worker.follow("erasures", process.run)
     return ErasuresService(store=store, codec=worker.codec, process=process)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.rabbitmq import PERSISTENT, Properties, open_channel, queue_of
+from adapters.rabbitmq import PERSISTENT, Properties, dead_queue_of, open_channel, queue_of
 from tests.acceptance.conftest import EVERY_ROLE, System, wait_until
 
 SECRET = "private.person@example.com"
@@ -96,3 +96,29 @@ def test_no_log_tells_what_is_in_a_dead_letter(shared: System, dead: list[str]) 
 
 def test_without_a_broker_there_are_no_dead_letters_and_it_says_so(shared: System) -> None:
     shared.es("dead", "list", environment={"ES_BROKER": "local:"}).failed(2)
+
+
+def test_an_erasure_takes_the_requests_of_the_person_out_of_the_dead_letters(shared: System) -> None:
+    address = f"{uuid4().hex}@example.com"
+    user_id = shared.create(address, "Private Person")
+    of_others = {"kind": "users.create", "body": {"input": {"email": SECRET, "name": "Somebody Else"}}}
+    together = [
+        {"kind": "users.create", "body": {"input": {"email": address, "name": "Private Person"}}},
+        {"kind": "users.rename", "body": {"input": {"user_id": user_id, "name": "Private"}}},
+        of_others,
+    ]
+    with open_channel(shared.environment["ES_BROKER"]) as channel:
+        for raw in (json.dumps({"requests": together}), json.dumps(together[0])):
+            properties = Properties(message_id=str(uuid4()), delivery_mode=PERSISTENT)
+            channel.basic_publish("", dead_queue_of("users"), raw.encode(), properties, mandatory=True)
+    wait_until(lambda: _count(shared) == 2, "they are dead letters")
+
+    shared.es("gdpr", "erase", user_id, "--yes").ok()
+
+    left = shared.es("dead", "show", "users", "--json", "--values").ok()
+    shared.es("dead", "drop", "users", "--all", "--yes").ok()
+    assert "Private" not in left.out
+    assert address not in left.out
+    assert [request["body"] for letter in left.objects for request in letter["requests"]] == [
+        of_others["body"]
+    ]

@@ -272,15 +272,18 @@ def test_without_rabbitmq_commands_say_so_and_workers_come_back_when_it_does(
 def test_without_postgresql_commands_say_so_and_workers_come_back_when_it_does(
     on_postgres: System, postgres: Server
 ) -> None:
-    there = on_postgres.create()
+    there, leaving = on_postgres.create(), on_postgres.create("leaving@example.com")
     supervisor = on_postgres.pid_of("supervisor")
     postgres.stop()
     command_id = _refused(on_postgres, "PostgreSQL")
+    erased = on_postgres.es("gdpr", "erase", leaving, "--yes", deadline_s=DOWN_S + SLACK_S).failed(4)
+    assert "PostgreSQL" in erased.err, erased
     on_postgres.es("users", "get", there, deadline_s=DOWN_S + SLACK_S).failed(4)
     wait_until(lambda: _waits_for(on_postgres, "projections", "PostgreSQL"), "the status says what is away")
     postgres.start()
     _came_back(on_postgres, supervisor, command_id)
     assert on_postgres.get(there)["name"] == "Ada Lovelace"
+    on_postgres.es("gdpr", "erase", leaving, "--yes").ok()
 
 
 def test_a_postgresql_that_hangs_is_named_like_one_that_is_down(
@@ -315,12 +318,12 @@ def test_workers_that_start_without_postgresql_say_so_and_begin_when_it_is_there
     postgres.start()
     _came_back(on_postgres, supervisor, command_id)
     assert on_postgres.get(there)["name"] == "Ada Lovelace"
-    assert {role: on_postgres.pid_of(role) for role in killed} == started, "they waited, and were not restarted"
+    assert {role: on_postgres.pid_of(role) for role in killed} == started, (
+        "they waited, and were not restarted"
+    )
 
 
-def test_the_start_of_a_system_waits_for_postgresql(
-    request: pytest.FixtureRequest, postgres: Server
-) -> None:
+def test_the_start_of_a_system_waits_for_postgresql(request: pytest.FixtureRequest, postgres: Server) -> None:
     with a_system("distributed", request, database=postgres.url) as system:
         postgres.stop()
         try:

@@ -35,7 +35,7 @@ from tests.integration.test_users_service import (
     every_crash,
     rename,
 )
-from workers.erasures import COMPLETING, DESTROYING, ErasureProcess, ErasuresService
+from workers.erasures import COMPLETING, DESTROYING, ErasureProcess, ErasuresService, PurgeDeadLetters
 
 
 @pytest.fixture
@@ -65,7 +65,12 @@ class Clock:
 
 
 def a_process(
-    people: People, log: Log, *, store: EventStore | None = None, vault: Vault | None = None
+    people: People,
+    log: Log,
+    *,
+    store: EventStore | None = None,
+    vault: Vault | None = None,
+    purge_dead_letters: PurgeDeadLetters | None = None,
 ) -> ErasureProcess:
     return ErasureProcess(
         store=store or people.store,
@@ -73,7 +78,9 @@ def a_process(
         vault=vault or people.vault,
         claims=people.claims(store=store, vault=vault),
         handler=people.handler(store=store, vault=vault),
+        keyring=wiring.keyring_of(vault or people.vault),
         log=log,
+        purge_dead_letters=purge_dead_letters,
         monotonic_s=Clock(),
     )
 
@@ -94,10 +101,10 @@ class Until:
         return getattr(self._store, name)
 
 
-def run(people: People, log: Log, *, store: Any = None, vault: Any = None) -> None:
+def run(people: People, log: Log, *, store: Any = None, **more: Any) -> None:
     """Run the process until it has nothing to do."""
     ended = Until(store or people.store)
-    a_process(people, log, store=ended, vault=vault).run(lambda: False)  # type: ignore[arg-type]
+    a_process(people, log, store=ended, **more).run(lambda: False)  # type: ignore[arg-type]
 
 
 def is_erased(people: People, user_id: int) -> bool:
@@ -474,7 +481,12 @@ def a_service(people: People, process: ErasureProcess | None = None) -> Erasures
 
 def test_how_far_an_erasure_is_can_be_asked(people: People, log: Log) -> None:
     user_id = people.a_user(ADA)
-    assert status(people, user_id=str(user_id)) == {"user_id": str(user_id), "erasure": "none", "position": 1}
+    assert status(people, user_id=str(user_id)) == {
+        "user_id": str(user_id),
+        "erasure": "none",
+        "position": 1,
+        "waits_for": None,
+    }
     people.done(erase(user_id))
     assert status(people, user_id=str(user_id))["erasure"] == "under-way"
 
@@ -484,7 +496,85 @@ def test_how_far_an_erasure_is_can_be_asked(people: People, log: Log) -> None:
         "user_id": str(user_id),
         "erasure": "completed",
         "position": 3,
+        "waits_for": None,
     }
+
+
+def test_an_erasure_that_waits_tells_what_for(people: People, log: Log) -> None:
+    user_id = people.a_user(ADA)
+    people.done(erase(user_id))
+    away = PartUnavailable("vault", "PostgreSQL at db: connection refused")
+
+    def down() -> None:
+        raise away
+
+    vault = Hooked(people.vault, "destroy_key", down)
+    process = a_process(people, log, store=Until(people.store), vault=vault)  # type: ignore[arg-type]
+    service = a_service(people, process)
+    question = Request("erasures.status", {"user_id": str(user_id)})
+
+    with pytest.raises(PartUnavailable):
+        process.run(lambda: False)
+    (waiting,) = service.handle([question])
+    process.run(lambda: False)
+    (done,) = service.handle([question])
+
+    assert isinstance(waiting, dict)
+    assert (waiting["erasure"], waiting["waits_for"]) == ("under-way", away.to_wire())
+    assert isinstance(done, dict)
+    assert (done["erasure"], done["waits_for"]) == ("completed", None)
+
+
+# --- dead letters ----------------------------------------------------------------------------
+
+
+def test_requests_of_the_person_leave_the_dead_letters_before_the_key_is_destroyed(
+    people: People, log: Log
+) -> None:
+    user_id, other = people.a_user(ADA), people.a_user(GRACE)
+    people.done(change(user_id, ALAN))
+    people.done(erase(user_id))
+    commands = [people.codec.metadata(e).command_id for e in people.store.read_stream(stream_of(user_id))]
+    theirs = [
+        {"kind": "users.create", "body": {"input": {"email": " ALAN@example.com ", "name": "A"}}},
+        {"kind": "users.create", "body": {"command_id": str(commands[0]), "input": None}},
+        {"kind": "users.create", "body": {"input": {"email": ADA}}},
+        {"unreadable": f"something about {user_id}"},
+    ]
+    not_theirs = [
+        {"kind": "users.create", "body": {"input": {"email": GRACE, "name": "G"}}},
+        {"kind": "users.create", "body": {"command_id": [], "input": {"email": "no address"}}},
+        {"kind": "users.create", "body": {"command_id": str(uuid4()), "input": None}},
+        {"kind": "users.create"},
+        {"unreadable": f"something about {other}"},
+    ]
+    purged: list[tuple[int, list[bool]]] = []
+
+    def purge(subject: int, is_theirs: Callable[[dict[str, Any]], bool]) -> int:
+        assert not is_erased(people, user_id), "the addresses can be read only with it"
+        purged.append((subject, [is_theirs(request) for request in (*theirs, *not_theirs)]))
+        return 1
+
+    run(people, log, purge_dead_letters=purge)
+
+    assert purged == [(user_id, [True] * len(theirs) + [False] * len(not_theirs))]
+    assert is_erased(people, user_id)
+
+
+def test_an_erasure_waits_for_a_broker_that_is_away(people: People, log: Log) -> None:
+    user_id = people.a_user(ADA)
+    people.done(erase(user_id))
+
+    def away(*_: object) -> int:
+        raise PartUnavailable("RabbitMQ", "connection refused")
+
+    with pytest.raises(PartUnavailable):
+        run(people, log, purge_dead_letters=away)
+    assert not is_erased(people, user_id)
+
+    run(people, log, purge_dead_letters=lambda *_: 0)
+
+    assert is_erased(people, user_id)
 
 
 def test_how_far_the_process_is_can_be_asked(people: People, log: Log) -> None:
