@@ -22,13 +22,14 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -138,13 +139,17 @@ class Guarded:
 
 @dataclass(frozen=True)
 class RabbitMQ:
-    """A virtual host of RabbitMQ. `control` runs rabbitmqctl against it; empty where that is not possible."""
+    """A virtual host of RabbitMQ. `control` runs rabbitmqctl against it; empty where that is not possible.
+
+    Only a private instance has `ending`, and may be killed.
+    """
 
     url: str
     vhost: str
     control: Sequence[str]
     environment: Mapping[str, str]
     tls_port: int | None = None
+    ending: contextlib.ExitStack | None = None
 
     def need_control(self) -> None:
         """For the beginning of a test that would otherwise find out in the middle of its work."""
@@ -168,6 +173,33 @@ class RabbitMQ:
     def close_connections(self) -> None:
         """Cut every connection of this virtual host, as an operator or a failing network does."""
         self.ctl("close_all_connections", "--vhost", self.vhost, "cut by a test")
+
+    def pid(self) -> int:
+        return int(self.ctl("eval", "os:getpid().").strip().strip('"'))
+
+    def kill(self, pid: int) -> None:
+        """End the server with no time to write anything down, as the kernel does when memory is short.
+
+        `pid` is asked for beforehand: rabbitmqctl takes longer to start than much of what is to be interrupted.
+        """
+        assert self.ending is not None
+        os.kill(pid, signal.SIGKILL)
+        port = urlsplit(self.url).port or 0
+        while listens(port):
+            time.sleep(0.02)
+
+    def start_again(self) -> None:
+        """After `kill`: the same server, with what its files hold."""
+        assert self.ending is not None
+        folder = Path(tempfile.mkdtemp(dir=self.environment["HOME"]))
+        program = str(Path(self.control[0]).with_name("rabbitmq-server"))
+        again = Guarded(server=[program], environment=self.environment, folder=folder)
+        self.ending.callback(again.close)
+        deadline = time.monotonic() + START_S
+        while not _connects(self.url):
+            assert not again.has_ended, again.said()
+            assert time.monotonic() < deadline, f"RabbitMQ did not start within {START_S:g} s"
+            time.sleep(0.2)
 
     def delete_queues(self, *names: str) -> None:
         from adapters.rabbitmq import open_channel
@@ -295,7 +327,7 @@ def _start_rabbitmq(ending: contextlib.ExitStack, tls: Mapping[str, object] | No
                 # Its password is its own, so nobody else who may have taken the port is mistaken for it.
                 if _connects(server.url):
                     ending.push(starting.pop_all())
-                    return server
+                    return replace(server, ending=ending)
                 assert time.monotonic() < deadline, f"RabbitMQ did not start within {START_S:g} s"
                 time.sleep(0.2)
             said = guarded.said()  # most likely that somebody was faster at one of the ports

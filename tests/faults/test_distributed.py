@@ -49,35 +49,44 @@ pytestmark = pytest.mark.slow
 class Broker:
     """The private RabbitMQ and the virtual host of one system on it."""
 
-    def __init__(self, server: RabbitMQ, system: System) -> None:
+    def __init__(self, server: RabbitMQ) -> None:
         self._server = server
-        self._vhost = system.environment["ES_BROKER"].rpartition("/")[2]
+        self._pid = server.pid()
+        self._is_killed = False
 
     def stop(self) -> None:
         self._server.ctl("stop_app")
 
+    def kill(self) -> None:
+        self._server.kill(self._pid)
+        self._is_killed = True
+
     def start(self) -> None:
+        if self._is_killed:
+            self._server.start_again()
+            self._is_killed = False
         self._server.ctl("start_app")
         self._server.ctl("await_startup")
 
-    def cut(self) -> None:
+    def cut(self, system: System) -> None:
         """Close every connection of the system."""
-        self._server.ctl("close_all_connections", "--vhost", self._vhost, "cut by a test")
+        vhost = system.environment["ES_BROKER"].rpartition("/")[2]
+        self._server.ctl("close_all_connections", "--vhost", vhost, "cut by a test")
 
 
 @pytest.fixture
-def system(private_rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> Iterator[System]:
+def broker(private_rabbitmq: RabbitMQ) -> Broker:
+    return Broker(private_rabbitmq)
+
+
+@pytest.fixture
+def system(private_rabbitmq: RabbitMQ, broker: Broker, request: pytest.FixtureRequest) -> Iterator[System]:
     """RabbitMQ of our own, PostgreSQL and the test node."""
     with a_system("distributed", request, broker=private_rabbitmq) as made:
         try:
             yield made
         finally:
-            private_rabbitmq.ctl("start_app")  # whatever happened: the virtual host has to be removed
-
-
-@pytest.fixture
-def broker(private_rabbitmq: RabbitMQ, system: System) -> Broker:
-    return Broker(private_rabbitmq, system)
+            broker.start()  # whatever happened: the virtual host has to be removed
 
 
 @pytest.fixture
@@ -107,24 +116,26 @@ def _kill_some(system: System, chosen: random.Random, count: int) -> None:
 
 
 def _strike(system: System, broker: Broker, bulks: Sequence[Bulk], count: int) -> None:
-    """Kill workers, restart the broker, kill again, cut the connections: all while the bulks run.
+    """Kill workers, kill and restart the broker, kill workers again, cut the connections: all while the bulks run.
 
     `count` is how many lines the first of them has.
     """
     chosen = random.Random(f"{SEED} {count}")
     strikes: list[tuple[str, Callable[[], None]]] = [
         ("kill 2", lambda: _kill_some(system, chosen, 2)),
-        ("stop the broker", broker.stop),
+        ("kill the broker", broker.kill),
         ("start the broker", broker.start),
         ("kill 3", lambda: _kill_some(system, chosen, 3)),
-        ("cut", broker.cut),
+        ("cut", lambda: broker.cut(system)),
     ]
     for number, (what, strike) in enumerate(strikes):
         if what != "start the broker":
             bulks[0].reached(count * number // 8)
         before = [len(bulk.answers()) for bulk in bulks]
         strike()
-        print(f"{what}: {before} were answered before, {[len(bulk.answers()) for bulk in bulks]} after")
+        after = [len(bulk.answers()) for bulk in bulks]
+        print(f"{what}: {before} were answered before, {after} after")
+        assert what == "cut" or before[0] < count, "there was nothing left to interrupt"
 
 
 def _repeated(system: System, command: str, inputs: list[dict[str, str]]) -> list[dict[str, Any]]:
