@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
+from shlex import quote
 
 from domain.errors import KeyUnavailable, PartUnavailable
 
@@ -20,6 +21,12 @@ def load_kek(path: Path) -> bytes:
     try:
         text = path.read_text("ascii").strip()
         key = bytes.fromhex(text)
+    except FileNotFoundError as error:
+        making = f"(umask 077; mkdir -p {quote(str(path.parent))}; set -C; openssl rand -hex 32 > {quote(str(path))})"
+        raise KeyUnavailable(
+            f"the key-encryption key {path} is not there",
+            f"Bring it back; nothing was changed. Only for a vault that never had a key, make one: `{making}`.",
+        ) from error
     except (OSError, ValueError) as error:
         raise KeyUnavailable(f"the key-encryption key {path} cannot be read") from error
     if len(key) != _BYTES:

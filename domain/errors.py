@@ -343,8 +343,8 @@ class KeyUnavailable(EsError):
     """A personal value can't be opened *now*. Never the same as erased: nothing may be blanked by it."""
 
     reason: str
+    hint: str = "Bring the vault and its key-encryption key back; nothing was changed."
     code = "key-unavailable"
-    hint = "Bring the vault and its key-encryption key back; nothing was changed."
 
     def __str__(self) -> str:
         return f"personal data cannot be opened: {self.reason}"

@@ -7,6 +7,7 @@ found as tests/servers.py says, and comes on top of the built-in ones.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -32,6 +33,11 @@ settings.load_profile("project")
 BUILT_IN_STORES = ("memory:", "sqlite:", "esdb:", "eventstoredb:")
 """A URL without a path gets a fresh place for each test; `esdb:` is the test node of tests/node, and
 `eventstoredb:` a real server, if there is one."""
+
+
+# Whoever starts this in the background of a shell without job control has it ignored, and so would every process
+# that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -142,11 +143,13 @@ def test_a_key_that_cannot_be_stored_is_an_error_that_says_why(path: Path) -> No
 
 
 def test_a_missing_key_is_unavailable_and_none_is_made(path: Path) -> None:
-    with pytest.raises(KeyUnavailable, match="cannot be read") as refused:
+    with pytest.raises(KeyUnavailable, match="is not there") as refused:
         load_kek(path)
 
     assert str(path) in str(refused.value)
     assert not path.parent.exists()
+    subprocess.run(["sh", "-c", refused.value.hint.split("`")[1]], check=True)  # what it tells to type
+    assert len(load_kek(path)) == 32
 
 
 def test_a_key_may_have_blanks_around_it(path: Path) -> None:
