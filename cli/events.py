@@ -40,7 +40,7 @@ def tail(
     connection = session.caller()
     while True:
         body = {"after_position": position, "prefix": stream, "type": type_, "limit": 500, "wait": not stop}
-        page = connection.ask("projections", "events.read", body)
+        page = connection.ask("projections", "events.read", body, timeout_s=session.TIMEOUT_S)
         for event in page["events"]:
             show_event(event, as_json=as_json)
         if stop and page["position"] == position:

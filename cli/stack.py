@@ -221,7 +221,10 @@ def _status() -> Body:
         except PartUnavailable as error:
             if supervised is None:
                 raise  # whether any workers run isn't known then
-            session.note(str(error))  # the workers here may be shown all the same
+            session.note(
+                str(error)
+            )  # the workers here may be shown all the same, but no request reaches them
+            return found
     if found["running"]:
         found["projections"] = _progress("projections", "projections.status").get("projections", [])
         roles = [role for role in usual_roles(settings) if role in ("erasures", "relay")]

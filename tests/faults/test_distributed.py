@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
@@ -67,6 +67,18 @@ class Broker:
             self._is_killed = False
         self._server.ctl("start_app")
         self._server.ctl("await_startup")
+
+    @contextmanager
+    def alarm(self) -> Iterator[None]:
+        """It uses more memory than it may, so it takes no messages."""
+        self._server.ctl("set_vm_memory_high_watermark", "absolute", "1")
+        try:
+            wait_until(
+                lambda: "memory" in self._server.ctl("eval", "rabbit_alarm:get_alarms()."), "the alarm"
+            )
+            yield
+        finally:
+            self._server.ctl("set_vm_memory_high_watermark", "0.6")
 
     def cut(self, system: System) -> None:
         """Close every connection of the system."""
@@ -278,6 +290,20 @@ def test_without_rabbitmq_commands_say_so_and_workers_come_back_when_it_does(
     _came_back(system, supervisor, command_id)
     after = {worker["role"]: (worker["pid"], worker["restarts"]) for worker in system.status()["workers"]}
     assert after == before, "they waited, and were not even restarted by their supervisor"
+
+
+def test_a_rabbitmq_with_an_alarm_is_named_and_everything_goes_on_when_it_is_over(
+    system: System, broker: Broker
+) -> None:
+    supervisor = system.up().pid_of("supervisor")
+    with broker.alarm():
+        command_id = _refused(system, "RabbitMQ")
+        status = system.es("status", deadline_s=DOWN_S + SLACK_S).ok()
+        examined = system.es("doctor", "--quiet", deadline_s=DOWN_S + SLACK_S).without_traceback()
+    assert "memory or disk alarm" in status.err, status
+    assert "memory or disk alarm" in examined.out, examined
+    assert examined.code == 4, examined
+    _came_back(system, supervisor, command_id)
 
 
 def test_without_postgresql_commands_say_so_and_workers_come_back_when_it_does(
