@@ -20,7 +20,7 @@ from uuid import UUID
 
 from adapters.postgres import Connection, Database, Raced, one
 from adapters.sealing import unwrap, wrap
-from domain.errors import KeyUnavailable, residue_left
+from domain.errors import KeyUnavailable, residue_left, vault_emptied
 from domain.events import Position
 from domain.ports import Claim, ClaimAnswer, ClaimRequest, ClaimState, DataKey, DestroyedKey, LivingKey
 from domain.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
@@ -174,7 +174,7 @@ class PostgresVault:
             may_be_new = self._may_be_new()
             stored = self._one(find, name)
             if stored is None and not may_be_new:
-                raise KeyUnavailable("the vault is empty, but the event store knows people")
+                raise vault_emptied()
         if stored is None:
             fresh = wrap(self._kek, os.urandom(32), name)
             self._write("INSERT INTO {schema}.secrets VALUES(%s, %s) ON CONFLICT DO NOTHING", (name, fresh))

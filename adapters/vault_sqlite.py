@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from adapters.sealing import unwrap, wrap
 from adapters.sqlite import SCHEMA_VERSION, Connection, Database
-from domain.errors import KeyUnavailable, residue_left
+from domain.errors import KeyUnavailable, residue_left, vault_emptied
 from domain.events import Position
 from domain.ports import Claim, ClaimAnswer, ClaimRequest, ClaimState, DataKey, DestroyedKey, LivingKey
 from domain.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
@@ -47,22 +47,43 @@ _INDEX_KEY = "email-index-key"
 
 
 class SqliteVault:
-    def __init__(self, path: Path, *, kek: bytes, page_limit: int | None = None) -> None:
-        """`kek` is the 256-bit key-encryption key. Raises KeyUnavailable when it is not this vault's."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kek: bytes,
+        may_be_new: Callable[[], bool] = lambda: True,
+        page_limit: int | None = None,
+    ) -> None:
+        """`kek` is the 256-bit key-encryption key; `may_be_new` is asked before a new vault is begun.
+
+        Raises KeyUnavailable when the key is not this vault's, or the vault is empty and may not be.
+        """
         self._kek = kek
+        self._may_be_new = may_be_new
         self._database = Database(path, part="vault", schema=_SCHEMA, page_limit=page_limit)
         self.schema_version = SCHEMA_VERSION
-        self._index_key = self._secret(_INDEX_KEY)
+        try:
+            self._index_key = self._secret(_INDEX_KEY)
+        except BaseException:
+            self._database.close()
+            raise
 
     def _secret(self, name: str) -> bytes:
         """A secret of the vault's own, made on first use. Of two processes that make it at once one wins."""
+        find = "SELECT wrapped FROM secrets WHERE name = ?"
         with self._database.reading() as connection:
-            stored = connection.execute("SELECT wrapped FROM secrets WHERE name = ?", (name,)).get
+            stored = connection.execute(find, (name,)).get
         if stored is None:
+            # Asked before the second look: whoever has people by then has made the vault before.
+            may_be_new = self._may_be_new()
             with self._database.writing() as connection:
-                fresh = wrap(self._kek, os.urandom(32), name)
-                connection.execute("INSERT OR IGNORE INTO secrets VALUES(?, ?)", (name, fresh))
-                stored = connection.execute("SELECT wrapped FROM secrets WHERE name = ?", (name,)).get
+                stored = connection.execute(find, (name,)).get
+                if stored is None:
+                    if not may_be_new:
+                        raise vault_emptied()
+                    stored = wrap(self._kek, os.urandom(32), name)
+                    connection.execute("INSERT INTO secrets VALUES(?, ?)", (name, stored))
         return unwrap(self._kek, stored, name)
 
     def _tag(self, email: str) -> bytes:

@@ -150,20 +150,22 @@ def open_vault(settings: Settings) -> Vault:
     """The vault. Its key-encryption key is made here only together with a new vault in the home."""
     from adapters.kek import load_kek, make_kek
 
+    def may_be_new() -> bool:
+        return not _knows_people(settings)
+
     if settings.vault.startswith("postgres"):
         from adapters.vault_postgres import PostgresVault
 
-        kek = load_kek(settings.kek_file)
-        return PostgresVault(settings.vault, kek=kek, may_be_new=lambda: not _knows_people(settings))
+        return PostgresVault(settings.vault, kek=load_kek(settings.kek_file), may_be_new=may_be_new)
     from adapters.vault_sqlite import SqliteVault
 
     path = _path(settings.vault)
     if not path.exists():
-        if _knows_people(settings):
+        if not may_be_new():
             raise KeyUnavailable(f"the vault {path} is missing, but the event store knows people")
         if settings.kek_is_ours:
             make_kek(settings.kek_file)
-    return SqliteVault(path, kek=load_kek(settings.kek_file))
+    return SqliteVault(path, kek=load_kek(settings.kek_file), may_be_new=may_be_new)
 
 
 def _knows_people(settings: Settings) -> bool:

@@ -350,6 +350,11 @@ class KeyUnavailable(EsError):
         return f"personal data cannot be opened: {self.reason}"
 
 
+def vault_emptied() -> KeyUnavailable:
+    """A vault holds nothing, and there are people whose keys and claims it held."""
+    return KeyUnavailable("the vault is empty, but the event store knows people")
+
+
 class Tampered(EsError):
     """A sealed value was altered, or it sits in another event, field or person than it was sealed for."""
 

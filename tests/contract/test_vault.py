@@ -39,6 +39,7 @@ from domain.ports import (
 )
 from domain.reservations import RESERVATION_LIFE_US
 from tests.builders import DEADLINE_S, an_event, append, start_python
+from tests.contract.postgres_fixture import execute
 
 NOW_US = 1_760_000_000_000_000
 LATER_US = NOW_US + RESERVATION_LIFE_US
@@ -641,6 +642,51 @@ def test_a_vault_that_is_gone_is_never_begun_anew_beside_a_store_that_knows_peop
     for _ in range(2):  # the first refusal must not have made what the second finds
         with pytest.raises(KeyUnavailable, match="the event store knows people"):
             open_vault()
+
+
+def _without_its_rows(settings: Settings) -> None:
+    if settings.vault.startswith("postgres"):
+        prefix = settings.vault.partition("schema=")[2]
+        execute(settings.vault, f"TRUNCATE {', '.join(f'{prefix}_vault.{table}' for table in _TABLES)}")
+    else:
+        with closing(apsw.Connection(settings.vault.removeprefix("sqlite:"))) as by_hand:
+            for table in set(_TABLES) - {"registrations"}:
+                by_hand.execute(f"DELETE FROM {table}")
+
+
+def _without_anything(settings: Settings) -> None:
+    if settings.vault.startswith("postgres"):
+        execute(settings.vault, f"DROP SCHEMA {settings.vault.partition('schema=')[2]}_vault CASCADE")
+    else:
+        Path(settings.vault.removeprefix("sqlite:")).write_bytes(b"")
+
+
+_TABLES = ("registrations", "data_keys", "email_claims", "secrets", "checkpoints")
+
+
+@pytest.mark.parametrize("emptied", [_without_its_rows, _without_anything])
+def test_a_vault_that_was_emptied_is_never_begun_anew_beside_a_store_that_knows_people(
+    vault_settings: Settings, open_vault: OpenVault, emptied: Callable[[Settings], None]
+) -> None:
+    with closing(open_vault()) as vault:
+        registered(vault, 1, ADA)
+    with closing(wiring.open_store(vault_settings.store)) as store:
+        append(store, "user-1", -1, [an_event()])
+    emptied(vault_settings)
+
+    for _ in range(2):
+        with pytest.raises(KeyUnavailable, match="the event store knows people"):
+            open_vault()
+
+
+@pytest.mark.parametrize("emptied", [_without_its_rows, _without_anything])
+def test_an_empty_vault_is_begun_beside_a_store_that_knows_nobody(
+    vault_settings: Settings, open_vault: OpenVault, emptied: Callable[[Settings], None]
+) -> None:
+    open_vault().close()  # as a first start does that is cut off later
+    emptied(vault_settings)
+
+    registered(open_vault(), 1, ADA)
 
 
 # --- the key-encryption key ------------------------------------------------------------------
