@@ -57,7 +57,15 @@ _DEFAULTS: dict[str, str | int] = {
 }
 
 
-_DURABLE = "SET LOCAL synchronous_commit = on"
+# For the transaction, and not for the session: a pooler hands a session on to other clients as it was left.
+_SETTINGS = "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', "
+# A commit survives a power cut. What a server has set stricter than that is left alone.
+_DURABLE = (
+    _SETTINGS
+    + """CASE current_setting('synchronous_commit')
+    WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"""
+)
+_DERIVED = _SETTINGS + "'off', true)"
 _URL = "the URL of PostgreSQL"
 _PREFIX_OPTION = "schema="  # `?schema=NAME` keeps several systems apart in one database
 
@@ -120,7 +128,7 @@ class Database:
     # --- work ----------------------------------------------------------------------------------
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Statements without a transaction around them: each sees what is committed when it starts."""
+        """Statements that change nothing, without a transaction around them: each sees what is committed then."""
         return self._run(work)
 
     def write(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
@@ -130,10 +138,11 @@ class Database:
         it survives a crash even where the content is derived.
         """
 
+        settings = _DERIVED if self._derived and not durable else _DURABLE
+
         def transaction(connection: Connection) -> T:
             with connection.pipeline(), connection.transaction():
-                if durable and self._derived:
-                    connection.execute(_DURABLE)
+                connection.execute(settings, (f"{LOCK_TIMEOUT_MS}ms",))
                 return work(connection)
 
         # What is derived is written by projectors, in batches of any size.
@@ -176,16 +185,14 @@ class Database:
 
         def vacuum(connection: Connection) -> bool:
             before = one(connection, filenode, name)
-            connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{lock_wait_ms}ms",))
+            _set_lock_timeout(connection, lock_wait_ms)
             try:
                 connection.execute(f"VACUUM FULL {name}")
             except errors.LockNotAvailable:
                 return False
             finally:
                 with contextlib.suppress(psycopg.Error):  # a lost connection takes the setting with it
-                    connection.execute(
-                        "SELECT set_config('lock_timeout', %s, false)", (f"{LOCK_TIMEOUT_MS}ms",)
-                    )
+                    _set_lock_timeout(connection, LOCK_TIMEOUT_MS)
             # Without the right to do it VACUUM only warns.
             return bool(one(connection, filenode, name) != before)
 
@@ -214,13 +221,7 @@ class Database:
             raise PartUnavailable(self.part, f"{self._where()}: {self._why(error)}") from None
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         try:
-            # `on`: a commit survives a power cut. What a server has set stricter than that is left alone.
-            connection.execute(
-                """SELECT set_config('lock_timeout', %s, false), set_config('synchronous_commit',
-                     CASE WHEN %s THEN 'off' WHEN current_setting('synchronous_commit') = 'remote_apply'
-                     THEN 'remote_apply' ELSE 'on' END, false)""",
-                (f"{LOCK_TIMEOUT_MS}ms", self._derived),
-            )
+            _set_lock_timeout(connection, LOCK_TIMEOUT_MS)
         except BaseException:
             connection.close()
             raise
@@ -279,7 +280,7 @@ class Database:
         if self._version(connection) == len(migrations):
             return
         with connection.transaction():
-            connection.execute(_DURABLE)
+            connection.execute(_DURABLE, (f"{LOCK_TIMEOUT_MS}ms",))
             # Several workers may start at once: one migrates, the others wait and find it done.
             connection.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended('es schema ' || %s, 0))", (self.schema,)
@@ -318,6 +319,10 @@ class Database:
         for connection in connections.values():
             with contextlib.suppress(psycopg.Error):  # a close can't be retried and nothing is lost by it
                 connection.close()
+
+
+def _set_lock_timeout(connection: Connection, lock_wait_ms: int) -> None:
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{lock_wait_ms}ms",))
 
 
 def one(connection: Connection, statement: str, *arguments: object) -> Any:

@@ -341,5 +341,4 @@ class PostgresVault:
 
     def _write(self, template: str, arguments: Sequence[object]) -> None:
         statement = self._database.sql(template)
-        # A statement alone is a transaction.
-        self._database.read(lambda connection: connection.execute(statement, arguments))
+        self._database.write(lambda connection: connection.execute(statement, arguments))

@@ -24,6 +24,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.builders import eventually
 from tests.servers import START_S, Guarded, missing
 
 HOW = "set ES_TEST_PG_URL, or install a PostgreSQL server (apt-get install postgresql)"
@@ -143,6 +144,29 @@ class Server:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def crashing(self) -> Iterator[None]:
+        """Have it crash at the end, with the loss of every commit meanwhile that didn't wait for the log."""
+        (writer,) = self._log_writers()
+        os.kill(writer, signal.SIGSTOP)  # it would write what nobody waits for soon after
+        try:
+            yield
+        finally:
+            os.kill(writer, signal.SIGKILL)  # and the server throws its memory away and recovers
+
+        def is_back() -> bool:
+            with suppress(psycopg.OperationalError):
+                return self._log_writers() not in ([], [writer])
+            return False
+
+        import psycopg
+
+        eventually(is_back, "the server recovers")
+
+    def _log_writers(self) -> list[int]:
+        find = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+        return [int(str(pid)) for (pid,) in execute(self.url, find)]
 
     def ensure_running(self) -> None:
         if not (self.folder / "data" / "postmaster.pid").exists():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, ClassVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -26,8 +26,10 @@ from domain.ports import (
     AlreadyHeld,
     ClaimAnswer,
     ClaimRequest,
+    ClaimState,
     DestroyedKey,
     Generation,
+    GenerationState,
     HeldByOther,
     LivingKey,
     Reserved,
@@ -109,7 +111,8 @@ def register(vault: PostgresVault, *subjects: int) -> list[ClaimAnswer]:
 
 
 def setting(database: Database, name: str) -> Any:
-    return database.read(lambda connection: one(connection, f"SHOW {name}"))
+    """As a transaction finds it."""
+    return database.write(lambda connection: one(connection, f"SHOW {name}"))
 
 
 def kill_connections(url: str) -> int:
@@ -449,6 +452,68 @@ def test_a_commit_of_the_vault_is_durable_whatever_the_server_has_set(
         assert setting(read_model._database, "synchronous_commit") == of_read_models
 
 
+_ONE = UUID(int=1)
+
+
+@pytest.mark.parametrize(
+    ("write", "survived"),
+    [
+        (lambda v: register(v, 2), lambda v: 2 in v.data_keys([2])),
+        (lambda v: v.confirm([_ONE]), lambda v: v.claims_of(1, now_us=0)[0].state is ClaimState.CONFIRMED),
+        (lambda v: v.release([_ONE]), lambda v: v.claims_of(1, now_us=0) == []),
+        (lambda v: v.abandon_registration(1, _ONE), lambda v: v.data_keys([1]) == {1: DestroyedKey()}),
+        (
+            lambda v: v.destroy_key(1, process="erasures", position=9),
+            lambda v: (v.data_keys([1]), v.checkpoint("erasures")) == ({1: DestroyedKey()}, 9),
+        ),
+        (lambda v: v.save_checkpoint("erasures", 9), lambda v: v.checkpoint("erasures") == 9),
+        (lambda v: v.rewind_checkpoint("erasures", 3), lambda v: v.checkpoint("erasures") == 3),
+    ],
+    ids=["reserve", "confirm", "release", "abandon", "destroy", "save", "rewind"],
+)
+def test_what_the_vault_wrote_survives_a_crash_whatever_its_session_was_left_with(
+    server: Server,
+    own_url: str,
+    write: Callable[[PostgresVault], object],
+    survived: Callable[[PostgresVault], bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        PostgresVault, "purge", lambda self: True
+    )  # it waits for the log, and by that for all
+    with closing(PostgresVault(own_url, kek=KEK)) as vault:
+        vault.reserve([ClaimRequest("ada@example.com", 1, _ONE, _ONE, registers=True)], now_us=NOW_US)
+        vault.save_checkpoint("erasures", 5)
+        # A pooler hands on the session of somebody else, with what that had set.
+        vault._database.read(lambda c: c.execute("SET synchronous_commit = off"))
+
+        with server.crashing():
+            write(vault)
+
+        assert survived(vault)
+
+
+def test_a_crash_may_lose_rows_and_checkpoint_together_and_no_generation(
+    server: Server, own_url: str
+) -> None:
+    with closing(PostgresReadModel(own_url)) as read_model:
+        with server.crashing():
+            generation = read_model.prepare(Oddities(), now_us=NOW_US)
+        with server.crashing():
+            _moved(read_model, generation, [Put(1, {"from": "lost"})])
+
+        assert read_model.generations(Oddities()) == [generation]
+        assert read_model.rows(Oddities()) == []
+
+        with server.crashing():
+            building = read_model.begin_rebuild(Oddities(), now_us=NOW_US)
+        with server.crashing():
+            assert read_model.promote(Oddities(), building, now_us=NOW_US)
+
+        states = [generation.state for generation in read_model.generations(Oddities())]
+        assert states == [GenerationState.RETIRED, GenerationState.CURRENT]
+
+
 def test_a_lock_that_is_not_given_up_makes_unavailable_instead_of_waiting_for_ever(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,7 +522,14 @@ def test_a_lock_that_is_not_given_up_makes_unavailable_instead_of_waiting_for_ev
         closing(Database(postgres_url, part="vault", migrations=[_NOTES])) as notes,
         _locked(postgres_url, notes.sql("LOCK TABLE {schema}.notes")),
     ):
-        insert = notes.sql("INSERT INTO {schema}.notes VALUES(1, 'x')")
+        look, insert = (
+            notes.sql("TABLE {schema}.notes"),
+            notes.sql("INSERT INTO {schema}.notes VALUES(1, 'x')"),
+        )
+        assert_within(
+            2.0, lambda: _unavailable(lambda: notes.read(lambda c: c.execute(look)), "stayed locked")
+        )
+        notes.read(lambda c: c.execute("SET lock_timeout = 0"))  # as a pooler may
         assert_within(
             2.0, lambda: _unavailable(lambda: notes.write(lambda c: c.execute(insert)), "stayed locked")
         )
