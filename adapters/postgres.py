@@ -216,7 +216,8 @@ class Database:
 
     def _connect(self) -> Connection:
         try:
-            connection = Connection.connect(autocommit=True, **self._parameters)
+            # Nothing prepared: behind a pooler of transactions the next statement meets another session.
+            connection = Connection.connect(autocommit=True, prepare_threshold=None, **self._parameters)
         except psycopg.Error as error:
             raise PartUnavailable(self.part, f"{self._where()}: {self._why(error)}") from None
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED

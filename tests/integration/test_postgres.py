@@ -493,6 +493,17 @@ def test_what_the_vault_wrote_survives_a_crash_whatever_its_session_was_left_wit
         assert survived(vault)
 
 
+def test_nothing_is_prepared_in_a_session_that_a_pooler_may_give_to_somebody_else(
+    vault: PostgresVault, read_model: PostgresReadModel
+) -> None:
+    for _ in range(10):  # the driver prepares by itself what it has seen a few times
+        vault.save_checkpoint("erasures", vault.checkpoint("erasures") + 1)
+        read_model.generations(Oddities())
+
+    for database in (vault._database, read_model._database):
+        assert database.read(lambda c: one(c, "SELECT count(*) FROM pg_prepared_statements")) == 0
+
+
 def test_a_crash_may_lose_rows_and_checkpoint_together_and_no_generation(
     server: Server, own_url: str
 ) -> None:
