@@ -1,8 +1,9 @@
 """The one way to reach PostgreSQL, and the one place that knows psycopg.
 
 Promise: a unit of work is carried out whole or not at all, and again when the connection was lost, a
-deadlock broke it or somebody was faster; errors come out as this project's own. Refusal: no message of
-the server is passed on once connected (it may quote a value), and a password never is.
+deadlock broke it or somebody was faster; outages come out as errors of this project, wrong statements as the
+driver's own. Refusal: no message of the server is passed on once connected (it may quote a value), and a
+password never is.
 
 PostgreSQL 14 or newer.
 """
@@ -66,6 +67,9 @@ _DURABLE = (
     WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"""
 )
 _DERIVED = _SETTINGS + "'off', true)"
+# Beginnings of SQLSTATEs, see "PostgreSQL Error Codes" in its manual: whatever else isn't named below is a bug.
+_LOST = ("08", "25P03", "25P04", "57")
+_TROUBLE = ("40", "53", "55", "58", "XX")
 _URL = "the URL of PostgreSQL"
 _PREFIX_OPTION = "schema="  # `?schema=NAME` keeps several systems apart in one database
 
@@ -152,7 +156,11 @@ class Database:
         try:
             result: T = self._again(self._once, work, timeout_s)
         except (psycopg.Error, Raced) as error:
-            raise self._translate(error) from error
+            translated = self._translate(error)
+            if translated is None:
+                # Its class, and who asked; the message may quote a value, and the frames are the driver's.
+                raise type(error)() from None
+            raise translated from error
         return result
 
     def _once(self, work: Callable[[Connection], T], timeout_s: float) -> T:
@@ -239,7 +247,8 @@ class Database:
 
     # --- errors --------------------------------------------------------------------------------
 
-    def _translate(self, error: Exception) -> EsError:
+    def _translate(self, error: psycopg.Error | Raced) -> EsError | None:
+        """What happened, in this project's words; None for a wrong statement, which is a bug and no outage."""
         where = self._where()
         match error:
             case Raced() | errors.SerializationFailure() | errors.DeadlockDetected():
@@ -270,10 +279,19 @@ class Database:
                 )
             case errors.DataCorrupted() | errors.IndexCorrupted():
                 return Damaged(self.part, f"{where} found a damaged page or index")
-            case psycopg.OperationalError() if error.sqlstate is None or error.sqlstate[:2] in ("08", "57"):
-                return PartUnavailable(self.part, f"{where}: the connection was lost")
-        # The message of any other error may quote a value; its name can't.
-        return PartUnavailable(self.part, f"{where}: {type(error).__name__}", "Look at `es logs`.")
+            case errors.QueryCanceled():
+                return PartUnavailable(
+                    self.part,
+                    f"{where}: a statement was cancelled",
+                    "Look at the server's statement_timeout.",
+                )
+        # Without one the driver speaks for itself: a connection broke, or it was used in a wrong way.
+        state = error.sqlstate or ("08" if isinstance(error, psycopg.OperationalError) else "")
+        if state.startswith(_LOST):
+            return PartUnavailable(self.part, f"{where}: the connection was lost")
+        if state.startswith(_TROUBLE):
+            return PartUnavailable(self.part, f"{where}: {type(error).__name__}", "Look at the server's log.")
+        return None
 
     # --- schema --------------------------------------------------------------------------------
 

@@ -15,8 +15,10 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg import errors
 
 from adapters import postgres
+from adapters.log import describe
 from adapters.postgres import Connection, Database, one
 from adapters.read_postgres import PostgresReadModel
 from adapters.vault_postgres import PostgresVault
@@ -409,15 +411,59 @@ def _assert_silent(error: EsError) -> None:
     assert not [text for text in shown if CANARY in text]
 
 
-def test_no_value_is_in_an_error_of_the_server(notes: Database) -> None:
-    def twice(connection: Connection) -> None:
-        for _ in range(2):
-            connection.execute(notes.sql("INSERT INTO {schema}.notes VALUES(1, %s)"), (CANARY,))
+# --- bugs and outages ------------------------------------------------------------------------
 
-    with pytest.raises(PartUnavailable, match="UniqueViolation") as raised:
-        notes.write(twice)
+
+@pytest.mark.parametrize(
+    ("statement", "arguments", "expected"),
+    [
+        ("INSERT INTO {schema}.notes(id, no_column) VALUES(1, %s)", (CANARY,), errors.UndefinedColumn),
+        ("INSERT INTO {schema}.notes VALUES(1, %s", (CANARY,), errors.SyntaxError),
+        ("INSERT INTO {schema}.notes VALUES(1, %s), (1, '')", (CANARY,), errors.UniqueViolation),
+        (
+            "INSERT INTO {schema}.notes VALUES(%s::text::integer, '')",
+            (CANARY,),
+            errors.InvalidTextRepresentation,
+        ),
+        ("INSERT INTO {schema}.notes VALUES(1, %s)", (f"{CANARY}\0",), psycopg.DataError),
+        ("INSERT INTO {schema}.notes VALUES(1, %s)", (CANARY, 2), psycopg.ProgrammingError),
+    ],
+)
+@pytest.mark.parametrize("how", ["read", "write"])
+def test_a_wrong_statement_is_a_bug_and_no_outage_and_tells_its_place_and_no_value(
+    notes: Database, how: str, statement: str, arguments: tuple[object, ...], expected: type[Exception]
+) -> None:
+    def wrong(connection: Connection) -> list[tuple[Any, ...]]:
+        return connection.execute(notes.sql(statement) + " RETURNING id", arguments).fetchall()
+
+    with pytest.raises(expected) as raised:
+        getattr(notes, how)(wrong)
+
+    assert not isinstance(raised.value, EsError), "or followers would wait for it to pass"
+    told = describe(raised.value)
+    assert told["error"] == expected.__name__
+    assert [place for place in told["at"] if place.startswith("test_postgres.py")]
+    assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(
+    "sqlstate", ["08006", "25P03", "40003", "53200", "53300", "53400", "55006", "57P02", "58030", "XX000"]
+)
+def test_trouble_of_the_server_is_an_outage_and_told_without_a_value(notes: Database, sqlstate: str) -> None:
+    trouble = f"DO $$BEGIN RAISE '{CANARY}' USING ERRCODE = '{sqlstate}'; END$$"
+
+    with pytest.raises(PartUnavailable) as raised:
+        notes.write(lambda c: c.execute(trouble))
 
     assert CANARY not in str(raised.value) + raised.value.hint
+
+
+def test_a_statement_that_was_cancelled_is_not_told_as_a_lost_connection(notes: Database) -> None:
+    notes.read(lambda c: c.execute("SET statement_timeout = 20"))
+
+    _unavailable(lambda: notes.read(lambda c: c.execute("SELECT pg_sleep(60)")), "was cancelled")
+
+    assert notes.read(lambda c: one(c, "SHOW statement_timeout")) == "20ms", "the connection is the same"
 
 
 def test_a_server_that_only_reads_is_unavailable_and_the_hint_says_why(
