@@ -156,6 +156,8 @@ class Database:
         try:
             result: T = self._again(self._once, work, timeout_s)
         except (psycopg.Error, Raced) as error:
+            if isinstance(error, errors.ReadOnlySqlTransaction):
+                self._connection().close()  # the next call asks anew for the server that writes
             translated = self._translate(error)
             if translated is None:
                 # Its class, and who asked; the message may quote a value, and the frames are the driver's.
@@ -237,9 +239,7 @@ class Database:
         return connection
 
     def _where(self) -> str:
-        host = self._parameters.get("host") or self._parameters.get("hostaddr") or "the local socket"
-        port = self._parameters.get("port", "5432")
-        return f"PostgreSQL at {host}:{port}, database {self._parameters.get('dbname', '(default)')}"
+        return _where(self._parameters)
 
     def _why(self, error: psycopg.Error) -> str:
         """The reason in libpq's words, which is what an operator searches for: first line, last clause."""
@@ -268,11 +268,7 @@ class Database:
                     self.part, f"{where}: the disk is full", "Free disk space, then repeat."
                 )
             case errors.ReadOnlySqlTransaction():
-                return PartUnavailable(
-                    self.part,
-                    f"{where} is read-only",
-                    "It may be a standby: add target_session_attrs=read-write to the URL.",
-                )
+                return _only_reads(self.part, where)
             case errors.InsufficientPrivilege():
                 return PartUnavailable(
                     self.part, f"{where}: not permitted", f"Let this role own the schema {self.schema}."
@@ -371,17 +367,37 @@ def _parse(url: str) -> tuple[dict[str, Any], str]:
     return {**_DEFAULTS, **given}, ours[-1].removeprefix(_PREFIX_OPTION) if ours else "es"
 
 
+def _where(parameters: dict[str, Any]) -> str:
+    host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
+    port = parameters.get("port", "5432")
+    return f"PostgreSQL at {host}:{port}, database {parameters.get('dbname', '(default)')}"
+
+
+def _only_reads(part: str, where: str) -> PartUnavailable:
+    return PartUnavailable(
+        part,
+        f"{where} is read-only",
+        "It may be a standby: add target_session_attrs=read-write to the URL. A full disk does it too, in some clouds.",
+    )
+
+
 def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[str, int]:
-    """The server's version, and how far its clock is ahead of `now_us`, in microseconds. Raises PartUnavailable."""
+    """The server's version, and how far its clock is ahead of `now_us`, in microseconds.
+
+    Raises PartUnavailable when it can't be reached, or only reads: then nothing works that matters.
+    """
     parameters, _ = _parse(url)
     try:
         with psycopg.connect(**parameters) as connection:
             before_us = now_us()
             row = connection.execute(
-                "SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()) * 1000000"
+                """SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()) * 1000000,
+                          current_setting('transaction_read_only')::boolean"""
             ).fetchone()
             after_us = now_us()
     except psycopg.Error as error:
         raise PartUnavailable("PostgreSQL", "it cannot be reached") from error
-    version, server_us = row or ("", after_us)
+    version, server_us, only_reads = row or ("", after_us, False)
+    if only_reads:
+        raise _only_reads("PostgreSQL", _where(parameters))
     return f"PostgreSQL {version.split()[0]}", int(server_us) - (before_us + after_us) // 2

@@ -98,6 +98,17 @@ def test_a_server_that_is_down_is_named_with_the_next_step_and_the_others_are_ex
     assert "s3cret" not in json.dumps(found)
 
 
+def test_a_postgresql_that_only_reads_is_found(examine: Examine, postgres_url: str) -> None:
+    assert examine(ES_DATABASE=postgres_url)["read models"]["state"] == "ok"
+
+    found = examine(ES_DATABASE=f"{postgres_url}&options=-c%20default_transaction_read_only%3Don")
+
+    assert {name for name, each in found.items() if each["state"] != "ok"} == {"read models"}
+    assert (found["read models"]["state"], found["read models"]["code"]) == ("failed", "unavailable")
+    assert "read-only" in found["read models"]["detail"]
+    assert "target_session_attrs=read-write" in found["read models"]["next"]
+
+
 def test_a_server_that_accepts_and_says_nothing_is_named_and_the_others_are_examined(
     examine: Examine,
 ) -> None:

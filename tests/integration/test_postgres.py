@@ -19,7 +19,7 @@ from psycopg import errors
 
 from adapters import postgres
 from adapters.log import describe
-from adapters.postgres import Connection, Database, one
+from adapters.postgres import Connection, Database, one, server_facts
 from adapters.read_postgres import PostgresReadModel
 from adapters.vault_postgres import PostgresVault
 from domain.errors import EsError, InvalidInput, PartUnavailable
@@ -478,6 +478,37 @@ def test_a_server_that_only_reads_is_unavailable_and_the_hint_says_why(
         register(standby, 1)
 
     assert "standby" in raised.value.hint
+
+
+def test_a_connection_that_only_reads_is_given_up_so_that_the_next_call_finds_who_writes(
+    server: Server, own_url: str
+) -> None:
+    PostgresVault(own_url, kek=KEK).close()
+    (name,) = execute(own_url, "SELECT current_database()")[0]
+    execute(server.url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with closing(PostgresVault(own_url, kek=KEK)) as vault:
+        assert vault.holder("user1@example.com") is None, "looking works, and the connection is kept for it"
+        execute(server.url, f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+        _unavailable(lambda: register(vault, 1), "read-only")
+
+        assert isinstance(register(vault, 1)[0], Reserved)
+
+
+def test_the_facts_of_a_standby_are_refused_with_what_to_do(server: Server) -> None:
+    signal_file = server.folder / "data" / "standby.signal"
+    assert server_facts(server.url, now_us=lambda: NOW_US)[0].startswith("PostgreSQL ")
+    server.stop()
+    signal_file.touch()
+    try:
+        server.start()
+        with pytest.raises(PartUnavailable, match="read-only") as raised:
+            server_facts(server.url, now_us=lambda: NOW_US)
+        server.stop()
+    finally:
+        signal_file.unlink()
+
+    assert "target_session_attrs" in raised.value.hint
 
 
 # --- durability and locks --------------------------------------------------------------------
