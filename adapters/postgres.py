@@ -259,9 +259,7 @@ class Database:
                 return TableGone(self.part, f"{where}: a table is missing")
             case errors.LockNotAvailable():
                 return PartUnavailable(
-                    self.part,
-                    f"{where}: stayed locked for {LOCK_TIMEOUT_MS // 1000} s",
-                    "Repeat the command.",
+                    self.part, f"{where}: stayed locked by somebody else", "Repeat the command."
                 )
             case errors.DiskFull():
                 return PartUnavailable(

@@ -54,6 +54,8 @@ _MIGRATIONS = (
 _TYPES = {"INTEGER": "bigint", "TEXT": "text"}
 _NAME_BYTES = 63
 _LOOKS = 10
+_DROP_WAIT_MS = 1_000
+"""How long a rebuild waits for readers of the generations that it removes; whoever comes after it waits as long."""
 _GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us"
 _FIND = "SELECT " + _GENERATION + " FROM {schema}.generations WHERE projection = %s AND state = %s"
 _ADVANCE = """
@@ -128,8 +130,10 @@ class PostgresReadModel:
                 ),
                 (projection.name, GenerationState.RETIRED.value),
             ).fetchall()
+            wait_for_readers = "SELECT set_config('lock_timeout', %s, true)"
+            connection.execute(wait_for_readers, (f"{_DROP_WAIT_MS}ms",))
             for (number,) in retired:
-                # Waits for its readers. One who has only looked up its name finds it gone and looks again.
+                # One who has only looked up its name finds it gone and looks again.
                 connection.execute(self._sql("DROP TABLE {table}", projection, number))
             return self._create(connection, projection, GenerationState.BUILDING, now_us)
 

@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from adapters import postgres
+from adapters import postgres, read_postgres
 from adapters.log import describe
 from adapters.postgres import Connection, Database, one, server_facts
 from adapters.read_postgres import PostgresReadModel
@@ -763,6 +763,64 @@ def test_a_reader_whose_generation_was_removed_under_its_hands_reads_the_success
 
     assert [row["from"] for row in read_model.rows(Oddities())] == ["new"]
     assert not looked_up
+
+
+@pytest.fixture
+def rebuilt(read_model: PostgresReadModel) -> Generation:
+    """The live generation of a model with one row; before it there is a retired one that the next rebuild removes."""
+    retired = _moved(read_model, read_model.prepare(Oddities(), now_us=NOW_US), [Put(1, {"from": "old"})])
+    built = _moved(read_model, read_model.begin_rebuild(Oddities(), now_us=NOW_US), [Put(1, {"from": "new"})])
+    assert read_model.promote(Oddities(), built, now_us=NOW_US)
+    assert [each.number for each in read_model.generations(Oddities())] == [retired.number, built.number]
+    return read_model.prepare(Oddities(), now_us=NOW_US)
+
+
+def _reading_for_long(url: str, read_model: PostgresReadModel, number: int) -> AbstractContextManager[None]:
+    """Somebody, a backup maybe, who keeps a generation from being removed."""
+    return _locked(url, read_model._sql("TABLE {table}", Oddities(), number))
+
+
+def _somebody_waits(url: str) -> bool:
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return bool(execute(url, waiting))
+
+
+def test_queries_and_projectors_go_on_while_a_rebuild_waits_for_a_long_reader(
+    postgres_url: str, read_model: PostgresReadModel, rebuilt: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_postgres, "_DROP_WAIT_MS", int(DEADLINE_S) * 1000)
+    with ThreadPoolExecutor(1) as pool:
+        with _reading_for_long(postgres_url, read_model, 1):
+            begun = pool.submit(read_model.begin_rebuild, Oddities(), now_us=NOW_US)
+            eventually(lambda: _somebody_waits(postgres_url), "the rebuild waits")
+
+            assert [row["from"] for row in read_model.rows(Oddities())] == ["new"]
+            assert read_model.prepare(Oddities(), now_us=NOW_US) == rebuilt
+            assert len(read_model.generations(Oddities())) == 2
+            _moved(read_model, rebuilt, [Put(2, {"from": "newer"})])
+            assert [row["from"] for row in read_model.rows(Oddities())] == ["new", "newer"]
+            assert not begun.done()
+
+        assert begun.result(DEADLINE_S).number == 3
+
+
+def test_a_query_that_meets_a_waiting_rebuild_is_answered_when_that_gives_up(
+    postgres_url: str, read_model: PostgresReadModel, rebuilt: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_model.generations(Oddities())
+    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", int(DEADLINE_S) * 1000)  # of what begins from now on
+    with ThreadPoolExecutor(1) as pool, _reading_for_long(postgres_url, read_model, 1):
+        begun = pool.submit(read_model.begin_rebuild, Oddities(), now_us=NOW_US)
+        eventually(lambda: _somebody_waits(postgres_url), "the rebuild waits")
+        # A query that has looked up the live generation just before another took its place.
+        monkeypatch.setattr(read_model, "_find", lambda *_: before[0])
+
+        assert [row["from"] for row in read_model.rows(Oddities())] == ["old"]
+
+        _unavailable(lambda: begun.result(DEADLINE_S), "stayed locked")
+    assert read_model.generations(Oddities()) == before
 
 
 def test_the_number_of_a_generation_is_never_used_twice(read_model: PostgresReadModel) -> None:
