@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -72,6 +73,8 @@ _LOST = ("08", "25P03", "25P04", "57")
 _TROUBLE = ("40", "53", "55", "58", "XX")
 _URL = "the URL of PostgreSQL"
 _PREFIX_OPTION = "schema="  # `?schema=NAME` keeps several systems apart in one database
+# PostgreSQL cuts names at 63 bytes, and what is special in SQL or to the driver would be so inside of a name too.
+_PREFIX = re.compile(r"(?!pg_)[A-Za-z0-9_-]{1,50}")
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -362,7 +365,12 @@ def _parse(url: str) -> tuple[dict[str, Any], str]:
     # An unescaped @ or / in a password makes the rest of it a host or a database, which messages show.
     if any("@" in str(given.get(name, "")) for name in ("host", "dbname")):
         raise InvalidSetting(_URL, "has a second @; percent-encode special characters")
-    return {**_DEFAULTS, **given}, ours[-1].removeprefix(_PREFIX_OPTION) if ours else "es"
+    prefix = ours[-1].removeprefix(_PREFIX_OPTION) if ours else "es"
+    if not _PREFIX.fullmatch(prefix):
+        raise InvalidSetting(
+            _URL, "has a schema= that isn't 1 to 50 letters, digits, _ or -, or that begins with pg_"
+        )
+    return {**_DEFAULTS, **given}, prefix
 
 
 def _where(parameters: dict[str, Any]) -> str:

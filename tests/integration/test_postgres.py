@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
@@ -22,7 +23,7 @@ from adapters.log import describe
 from adapters.postgres import Connection, Database, one, server_facts
 from adapters.read_postgres import PostgresReadModel
 from adapters.vault_postgres import PostgresVault
-from domain.errors import EsError, InvalidInput, PartUnavailable
+from domain.errors import EsError, InvalidInput, InvalidSetting, PartUnavailable
 from domain.events import Event, Recorded
 from domain.ports import (
     AlreadyHeld,
@@ -404,6 +405,33 @@ def test_a_url_that_cannot_be_read_is_invalid_and_not_repeated(url: str) -> None
         PostgresVault(url, kek=KEK)
 
     _assert_silent(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a%25b", "a%b", "a'b", 'a"b', "a$$b", "a b", "ä", "pg_es", "", "x" * 51])
+@pytest.mark.parametrize("opened", [partial(PostgresVault, kek=KEK), PostgresReadModel])
+def test_a_schema_that_could_not_be_used_is_refused_before_anything_is_made(
+    postgres_database: str, opened: Callable[[str], object], name: str
+) -> None:
+    with pytest.raises(InvalidSetting, match="schema") as raised:
+        opened(with_option(postgres_database, f"schema={name}"))
+
+    assert "1 to 50" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["Es-2_x", "select", "x" * 50])
+def test_a_schema_is_named_by_letters_digits_and_dashes(postgres_database: str, name: str) -> None:
+    url = with_option(postgres_database, f"schema={name}")
+    try:
+        with closing(PostgresVault(url, kek=KEK)) as vault, closing(PostgresReadModel(url)) as read_model:
+            register(vault, 1)
+            vault.destroy_key(1, process="erasures", position=1)
+            read_model.prepare(Oddities(), now_us=NOW_US)
+
+        made = "SELECT nspname FROM pg_namespace WHERE nspname LIKE '%_vault' OR nspname LIKE '%_read_models'"
+        assert {(f"{name}_vault",), (f"{name}_read_models",)} <= set(execute(postgres_database, made))
+    finally:
+        for part in ("vault", "read_models"):
+            execute(postgres_database, f'DROP SCHEMA IF EXISTS "{name}_{part}" CASCADE')
 
 
 def _assert_silent(error: EsError) -> None:
