@@ -235,7 +235,10 @@ class _Run:
         if message.is_stored:
             part, what = f"the {self.role} worker", "RabbitMQ has the request, but no answer came"
         else:
-            part, what = PART, f"no confirmation ({self._wire.trouble or 'it is connected'})"
+            what = (
+                f"no confirmation ({self._wire.trouble or 'it is connected; `es doctor` looks for an alarm'})"
+            )
+            part = PART
         return PartUnavailable(
             part,
             f"{what} within {self.timeout_s:g} s, so the outcome is unknown",
