@@ -15,7 +15,16 @@ import typer
 from adapters.settings import Settings
 from adapters.wiring import open_dead_letters, usual_roles, workers_everywhere
 from cli import render, session
-from domain.errors import EXIT_CODES, AnsweredError, EsError, InvalidInput, Kind, PartUnavailable
+from domain.errors import (
+    EXIT_CODES,
+    AnsweredError,
+    EsError,
+    InvalidInput,
+    KeyUnavailable,
+    Kind,
+    PartUnavailable,
+)
+from domain.ids import time_text
 from domain.messages import ROLES, Body
 
 app = typer.Typer(no_args_is_help=True)
@@ -87,18 +96,18 @@ def up(
 ) -> None:
     """Start the workers in the background and wait until they are ready."""
     settings = session.settings()
+    began = time_text(time.time_ns() // 1000)
     started = start_supervisor(settings, roles=[_scaled(item) for item in scale or []])
     if not started and scale:
         session.note("the workers were running already; `es down` first to change how many there are")
-    status = _until_ready({} if started else None)
+    status = _until_ready(began)
     render.answer(status, as_json=as_json, human=lambda: _show_workers(status))
 
 
-def _until_ready(restarts: dict[str, int] | None) -> Body:
+def _until_ready(began: str) -> Body:
     """The status once every worker is ready; raises PartUnavailable for one that fails or when it takes too long.
 
-    `restarts` are those of each worker before we came, None where that isn't known yet: what failed then may
-    have been mended since, and counts only once it has failed again.
+    What failed before `began`, a time, may have been mended since, and counts only once it has failed again.
     """
     deadline = time.monotonic() + _READY_WAIT_S
     told = False
@@ -108,19 +117,23 @@ def _until_ready(restarts: dict[str, int] | None) -> Body:
         late = [worker for worker in workers if worker["state"] != "ready"]
         if status is not None and workers and not late:
             return status
-        if restarts is None and workers:
-            restarts = {_name_of(worker): worker["restarts"] for worker in workers}
         for worker in late:
-            if worker["state"] == "failing" and worker["restarts"] > (restarts or {}).get(
-                _name_of(worker), -1
-            ):
-                raise _not_ready([worker])
-            if worker["state"] == "waiting" and not told:
+            if _needs_somebody(worker):
+                if worker["last_error"]["at"] > began:
+                    raise _not_ready([worker])
+            elif worker["state"] == "waiting" and not told:
                 session.note(f"the {_name_of(worker)} worker waits: {worker['last_error']['message']}")
                 told = True
         if time.monotonic() > deadline:
             raise _not_ready(late)
         time.sleep(_POLL_S)
+
+
+def _needs_somebody(worker: Body) -> bool:
+    """Whether there is no use in waiting: a part may come back by itself, a key doesn't."""
+    if worker["state"] == "waiting":
+        return bool(worker["last_error"]["code"] == KeyUnavailable.code)
+    return bool(worker["state"] == "failing")
 
 
 def _name_of(worker: Body) -> str:

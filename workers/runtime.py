@@ -34,7 +34,7 @@ class _Unopened:
 
     role = ""
 
-    def __init__(self, missing: PartUnavailable) -> None:
+    def __init__(self, missing: PartUnavailable | KeyUnavailable) -> None:
         self._missing = missing
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
@@ -50,7 +50,7 @@ def opened(
     *,
     stopping: Callable[[], bool],
     log: Log,
-    on_missing: Callable[[PartUnavailable], None],
+    on_missing: Callable[[EsError], None],
 ) -> Service:
     """The service as soon as its parts are there; until then requests are answered with what is missing.
 
@@ -61,7 +61,7 @@ def opened(
     while True:
         try:
             return open_service()
-        except PartUnavailable as error:
+        except (PartUnavailable, KeyUnavailable) as error:
             if logged != str(error):  # not every second for as long as an outage lasts
                 log.error("cannot-open", error)
                 logged = str(error)

@@ -104,8 +104,10 @@ def test_up_does_not_repeat_an_error_that_was_mended(system: System) -> None:
     kek = system.home / "secrets" / "kek"
     aside = kek.rename(kek.with_name("aside"))
     system.signal("users", signal.SIGKILL)
-    wait_until(lambda: system.worker("users")["state"] == "failing", "the worker misses its key")
+    wait_until(lambda: system.worker("users")["state"] == "waiting", "the worker misses its key")
     assert "key-encryption key" in system.es("up").failed(4).err
+    create = ("users", "create", "--email", "ada@example.com", "--name", "Ada")
+    assert "key-encryption key" in system.es(*create).failed(4).err, "not only that nobody answers"
 
     aside.rename(kek)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.log import Log, open_log
-from domain.errors import AnsweredError, EmailTaken, EsError, KeyUnavailable, PartUnavailable
+from domain.errors import AnsweredError, Damaged, EmailTaken, EsError, PartUnavailable
 from domain.messages import LATER, Later, Reply, Request
 from workers.runtime import BATCH_LIMIT, InternalError, opened, serve
 
@@ -396,7 +396,7 @@ def test_a_stop_while_parts_are_missing_answers_what_is_still_here(log: Log) -> 
 
 def test_what_no_waiting_mends_is_raised(log: Log) -> None:
     def open_service() -> MadeUpService:
-        raise KeyUnavailable("the key file is missing")
+        raise Damaged("vault", "it is no database")
 
-    with pytest.raises(KeyUnavailable):
+    with pytest.raises(Damaged):
         opened(open_service, MadeUpServer(), stopping=lambda: False, log=log, on_missing=lambda _: None)
