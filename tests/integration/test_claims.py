@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters import wiring
 from adapters.log import open_log
 from domain.errors import Damaged, EmailTaken, EsError, Kind, PartUnavailable
 from domain.events import Recorded
@@ -593,7 +594,9 @@ class Interleavings:
         return ErasureProcess(
             store=store,
             codec=self.people.codec,
+            keyring=wiring.keyring_of(vault),
             vault=vault,
+            purge_dead_letters=None,
             claims=self.people.claims(store=store, vault=vault),
             handler=self.people.handler(store=store, vault=vault),
             log=self.log,
