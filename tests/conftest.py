@@ -7,7 +7,11 @@ found as tests/servers.py says, and comes on top of the built-in ones.
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -35,9 +39,32 @@ BUILT_IN_STORES = ("memory:", "sqlite:", "esdb:", "eventstoredb:")
 `eventstoredb:` a real server, if there is one."""
 
 
+def _has_room(folder: Path) -> bool:
+    """Whether temporary files may lie there: a container's has 64 MB, and runs no programs."""
+    try:
+        about = os.statvfs(folder)
+    except OSError:
+        return False
+    return (
+        os.access(folder, os.W_OK | os.X_OK)
+        and not about.f_flag & os.ST_NOEXEC
+        and shutil.disk_usage(folder).free >= _ROOM_BYTES
+    )
+
+
 # Whoever starts this in the background of a shell without job control has it ignored, and so would every process
 # that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# These tests start thousands of processes, and each would compile anew what has changed since the installation.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Every store is synced at each write, and every system is new: on a disk half of the time is spent on waiting for it.
+_IN_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 2 << 30
+if "TMPDIR" not in os.environ and _has_room(_IN_MEMORY):
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_IN_MEMORY)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
