@@ -11,11 +11,13 @@ what was answered; and nobody waits in the I/O thread.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import random
 import re
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -29,7 +31,6 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException  # ty
 from domain.errors import EsError, InvalidSetting, PartUnavailable
 
 PART = "RabbitMQ"
-Properties = pika.BasicProperties
 PERSISTENT = 2
 REPLY_QUEUE = "amq.rabbitmq.reply-to"
 ROLL_CALL = "es.workers"
@@ -122,6 +123,57 @@ def declare_queues(channel: Any, role: str, *, delivery_limit: int = DELIVERY_LI
 
 def declare_roll_call(channel: Any) -> None:
     channel.exchange_declare(ROLL_CALL, exchange_type="fanout", durable=True)
+
+
+# --- properties ------------------------------------------------------------------------------
+
+
+class Properties(pika.BasicProperties):  # type: ignore[misc]
+    """Of a message. Headers that pika can't read, say a time beyond year 9999, cost nothing but themselves.
+
+    Left to pika, they end the connection, and each message delivered over it has one more delivery on its account.
+    """
+
+    has_bad_headers = False
+
+    def decode(self, encoded: bytes, offset: int = 0) -> Any:
+        try:
+            return super().decode(encoded, offset)
+        except Exception:  # whatever it is: the broker takes more than pika can read
+            self.has_bad_headers = True
+            return super().decode(_without_headers(encoded, offset))
+
+
+def _without_headers(encoded: bytes, offset: int) -> bytes:
+    """The same properties with an empty table of headers. Raises struct.error if these weren't the trouble."""
+    (flags,) = struct.unpack_from(">H", encoded, offset)
+    start = offset + 2
+    for before in (pika.BasicProperties.FLAG_CONTENT_TYPE, pika.BasicProperties.FLAG_CONTENT_ENCODING):
+        if flags & before:
+            start += 1 + encoded[start]
+    (size,) = struct.unpack_from(">I", encoded, start)
+    return encoded[offset:start] + bytes(4) + encoded[start + 4 + size :]
+
+
+pika.spec.props[Properties.INDEX] = Properties  # what pika makes of each message that arrives
+
+
+_DIRECT_REPLY = re.compile(rb"\x83(X(v..|w.).*.{12}|g([ds].|w.|v..).*.{9})", re.DOTALL)
+"""An Erlang process in its external format: https://www.erlang.org/doc/apps/erts/erl_ext_dist.html"""
+
+
+def can_be_answered(reply_to: Any) -> bool:
+    """Whether an answer may be published to this. RabbitMQ 3.10 closes the connection (541) of whoever publishes
+    to a name for direct replies that holds anything but one of its processes."""
+    if not isinstance(reply_to, str) or not reply_to:
+        return False
+    if not reply_to.startswith(f"{REPLY_QUEUE}."):
+        return True
+    try:
+        process = base64.b64decode(reply_to.removeprefix(f"{REPLY_QUEUE}.").partition(".")[0], validate=True)
+    except ValueError:
+        return False
+    return _DIRECT_REPLY.fullmatch(process) is not None
 
 
 # --- URLs ------------------------------------------------------------------------------------

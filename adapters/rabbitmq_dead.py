@@ -23,11 +23,13 @@ _PLAIN_KIND = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)*")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _GIVE_BACK_S = 2.0
 _LOOK_S = 0.01
+_TOLD = ("x-first-death-reason", "x-death")
 _REASONS = {
     "rejected": "no worker can read it, or a part was down when it was sent again",
     "delivery_limit": "it came back too often; perhaps it makes workers crash",
     "expired": "it waited too long",
     "maxlen": "its queue was full",
+    "bad_headers": "no worker can read its headers; sending it again leaves them out",
 }
 
 
@@ -170,7 +172,11 @@ def _purge(
         if kept:
             # The rest is stored before the whole is taken away.
             raw = json.dumps({"requests": kept}, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            _publish(channel, dead_queue_of(role), held.properties.message_id, raw, held.properties.headers)
+            # Of the headers only what tells how it died: pika reads some that it can't write.
+            headers = {
+                name: value for name, value in (held.properties.headers or {}).items() if name in _TOLD
+            }
+            _publish(channel, dead_queue_of(role), held.properties.message_id, raw, headers)
         held.remove()
     return len(requests) - len(kept)
 
@@ -215,17 +221,26 @@ def _publish(channel: Any, queue: str, message_id: str | None, raw: bytes, heade
 
 
 def _dead_letter(held: _Held) -> DeadLetter:
-    headers = held.properties.headers or {}
-    deaths = headers.get("x-death") or [{}]
-    reason = str(headers.get("x-first-death-reason") or deaths[0].get("reason") or "")
+    death = _death(held.properties)
+    reason = "bad_headers" if held.properties.has_bad_headers else _first_reason(held.properties, death)
     requests = _requests(held.raw)
     return DeadLetter(
         message_id=_id_of(held),
         reason=_REASONS.get(reason, "unknown"),
-        died_at=_time(deaths[0].get("time")),
+        died_at=_time(death.get("time")),
         requests=[_dead_request(item) for item in requests or ()],
         unreadable=_text(held.raw) if requests is None else None,
     )
+
+
+def _death(properties: Any) -> dict[str, Any]:
+    """What the broker says of the last death. Anybody may have sent the header, so it may be anything."""
+    deaths = (properties.headers or {}).get("x-death")
+    return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+
+
+def _first_reason(properties: Any, death: dict[str, Any]) -> str:
+    return str((properties.headers or {}).get("x-first-death-reason") or death.get("reason") or "")
 
 
 def _dead_request(item: dict[str, Any]) -> DeadRequest:

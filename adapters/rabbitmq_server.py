@@ -31,6 +31,7 @@ from adapters.rabbitmq import (
     Log,
     Properties,
     Silence,
+    can_be_answered,
     declare_queues,
     declare_roll_call,
     queue_of,
@@ -52,13 +53,23 @@ _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 class Message:
     """A message that was delivered, and how many of its requests have no answer yet."""
 
-    __slots__ = ("generation", "is_undone", "properties", "raw", "tag", "unanswered", "wanted_until")
+    __slots__ = (
+        "generation",
+        "is_undone",
+        "properties",
+        "raw",
+        "reply_to",
+        "tag",
+        "unanswered",
+        "wanted_until",
+    )
 
     def __init__(self, generation: int, tag: int, properties: Any, raw: bytes) -> None:
         self.generation = generation
         self.tag = tag
         self.properties = properties
         self.raw = raw
+        self.reply_to = properties.reply_to if can_be_answered(properties.reply_to) else None
         self.unanswered = 0
         self.is_undone = False  # nobody waits for its answer, and a part was down
         patience_ms = self._header(PATIENCE_HEADER)
@@ -156,6 +167,7 @@ class RabbitServer:
         `describe` tells, in the I/O thread too, how this worker is; without it nobody hears of it in a roll call.
         """
         self._role = role
+        self._log = log or Silence()
         self._on_serving = on_serving
         self._on_away = on_away
         self._describe = describe
@@ -177,7 +189,7 @@ class RabbitServer:
         self._consuming = threading.Event()
         # Under a memory alarm neither replies nor acknowledgements get through. Connecting anew wouldn't help, and
         # would count as a delivery each time, until sound requests were dead letters.
-        self._link = Link(url, self, log=log or Silence(), name=f"rabbitmq-{role}", waits_while_blocked=True)
+        self._link = Link(url, self, log=self._log, name=f"rabbitmq-{role}", waits_while_blocked=True)
         self._is_started = False
 
     # --- for the worker ------------------------------------------------------------------------
@@ -228,6 +240,8 @@ class RabbitServer:
         if message.generation != self._generation:
             return
         try:
+            if message.properties.has_bad_headers:
+                raise ValueError("how often it came back can't be told")
             requests = parse_requests(message.raw)
         except (ValueError, RecursionError):
             self._outgoing.append((message, None, True))
@@ -246,10 +260,10 @@ class RabbitServer:
         for delivery, reply in replies:
             assert not isinstance(reply, Later)
             if isinstance(reply, EsError) and reply.kind is Kind.UNAVAILABLE:
-                delivery.message.is_undone |= not delivery.message.properties.reply_to
+                delivery.message.is_undone |= not delivery.message.reply_to
             by_message.setdefault(delivery.message, []).append(_encode(delivery.index, reply))
         for message, parts in by_message.items():
-            self._answered(message, len(parts), _bodies(parts) if message.properties.reply_to else [])
+            self._answered(message, len(parts), _bodies(parts) if message.reply_to else [])
         self._link.wake()
 
     def _answered(self, message: Message, count: int, bodies: list[bytes]) -> None:
@@ -330,12 +344,15 @@ class RabbitServer:
         self._on_serving()
 
     def _on_roll_call(self, channel: Any, method: Any, properties: Any, raw: bytes) -> None:
-        if self._describe is not None and properties.reply_to:
+        if self._describe is not None and can_be_answered(properties.reply_to):
             channel.basic_publish("", properties.reply_to, _dump(self._describe()).encode())
 
     def _on_message(self, channel: Any, method: Any, properties: Any, raw: bytes) -> None:
         self._tags.add(method.delivery_tag)
-        self._incoming.put(Message(self._generation, method.delivery_tag, properties, raw))
+        message = Message(self._generation, method.delivery_tag, properties, raw)
+        if properties.reply_to and not message.reply_to:
+            self._log.warning("reply-undeliverable", reason="reply_to is malformed")
+        self._incoming.put(message)
 
     def pump(self) -> None:
         while self._outgoing:
@@ -351,7 +368,7 @@ class RabbitServer:
             for body in bodies:
                 self._channel.basic_publish(
                     "",
-                    message.properties.reply_to,
+                    message.reply_to,
                     body,
                     Properties(correlation_id=message.properties.correlation_id),
                 )

@@ -5,7 +5,10 @@ What every transport promises is in tests/contract/test_transport.py; here is wh
 
 from __future__ import annotations
 
+import base64
+import functools
 import json
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -734,6 +737,105 @@ def test_a_message_that_nobody_can_read_is_a_dead_letter_and_harms_nobody(
     assert {letter.reason for letter in dead.show(role)} == {
         "no worker can read it, or a part was down when it was sent again"
     }
+
+
+BAD_HEADERS = {
+    "a time beyond year 9999": b"T" + (10**15).to_bytes(8, "big"),
+    "too deep": functools.reduce(
+        lambda deep, _: b"A" + struct.pack(">I", len(deep)) + deep, range(2000), b"V"
+    ),
+}
+
+
+def put_with_header(url: str, queue: str, body: bytes, value: bytes, message_id: str) -> None:
+    """Store a message with a header of raw bytes, which pika itself wouldn't send."""
+
+    class Raw(Properties):
+        def encode(self) -> Any:
+            table = b"\x03odd" + value
+            flags = self.FLAG_HEADERS | self.FLAG_MESSAGE_ID
+            text = message_id.encode()
+            return [
+                struct.pack(">H", flags),
+                struct.pack(">I", len(table)) + table,
+                bytes([len(text)]) + text,
+            ]
+
+    with open_channel(url) as channel:
+        channel.basic_publish("", queue, body, Raw(), mandatory=True)
+
+
+@pytest.mark.parametrize("name", BAD_HEADERS)
+def test_a_message_with_headers_that_cannot_be_read_is_a_dead_letter_that_can_be_seen_to(
+    rabbitmq: RabbitMQ,
+    role: str,
+    work: Work,
+    caller: RabbitCaller,
+    dead: DeadLetters,
+    log_file: Path,
+    name: str,
+) -> None:
+    working = work()
+    for message_id in ("m-1", "m-2"):
+        put_with_header(rabbitmq.url, queue_of(role), a_request(message_id), BAD_HEADERS[name], message_id)
+
+    assert numbers(caller.pipeline(role, questions(10))) == list(range(10))
+    eventually(lambda: dead.counts()[0].dead == 2, "both are dead letters")
+    assert "broker-lost" not in log_file.read_text(), "each loss is a delivery of every neighbour"
+    assert sorted((letter.message_id, letter.reason) for letter in dead.show(role)) == [
+        (message_id, "no worker can read its headers; sending it again leaves them out")
+        for message_id in ("m-1", "m-2")
+    ]
+    assert dead.purge_person(7, lambda _: False) == 0
+    assert dead.retry(role, ["m-1"]) == 1
+    eventually(lambda: "m-1" in working.service.effects, "it is carried out")
+    assert dead.drop(role, None) == 1
+    assert dead.counts()[0].dead == 0
+
+
+@pytest.mark.parametrize("x_death", ["odd", [], ["odd"], {"odd": 1}, 7])
+def test_a_dead_letter_that_lies_about_its_death_is_shown(
+    rabbitmq: RabbitMQ, role: str, open_server: OpenServer, dead: DeadLetters, x_death: Any
+) -> None:
+    open_server()
+    properties = Properties(message_id="m-1", headers={"x-death": x_death})
+    with open_channel(rabbitmq.url) as channel:
+        channel.basic_publish("", dead_queue_of(role), a_request(1), properties, mandatory=True)
+
+    assert [letter.reason for letter in dead.show(role)] == ["unknown"]
+
+
+def direct_reply(process: bytes) -> str:
+    return f"amq.rabbitmq.reply-to.{base64.b64encode(process).decode()}.a2V5"
+
+
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        "amq.rabbitmq.reply-to.a.b",
+        direct_reply(b"garbage"),
+        direct_reply(b"\x83garbage"),
+        direct_reply(b"\x83Xw\x04node"),
+        b"\xff\xfe",
+        "no such queue",
+    ],
+)
+def test_an_address_that_no_answer_can_reach_harms_nobody(
+    rabbitmq: RabbitMQ, role: str, work: Work, caller: RabbitCaller, log_file: Path, reply_to: str | bytes
+) -> None:
+    working = work(describe=lambda: {"pid": 1})
+    with open_channel(rabbitmq.url) as channel:
+        channel.basic_publish("", queue_of(role), a_request("odd"), Properties(reply_to=reply_to))
+        channel.basic_publish("es.workers", "", b"", Properties(reply_to=reply_to))
+
+    eventually(lambda: "odd" in working.service.effects, "it is carried out")
+    assert numbers(caller.pipeline(role, questions(10))) == list(range(10))
+    eventually(
+        lambda: roll_call(rabbitmq.url, expected=1, wait_s=1.0) == [{"pid": 1}], "it answers roll calls"
+    )
+    assert working.service.seen.count("odd") == 1
+    assert "broker-lost" not in log_file.read_text()
+    assert ("reply-undeliverable" in log_file.read_text()) == (reply_to != "no such queue")
 
 
 def come_back(open_server: OpenServer, count: int, *, times: int, **options: Any) -> None:
