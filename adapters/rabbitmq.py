@@ -164,7 +164,8 @@ _DIRECT_REPLY = re.compile(rb"\x83(X(v..|w.).*.{12}|g([ds].|w.|v..).*.{9})", re.
 
 def can_be_answered(reply_to: Any) -> bool:
     """Whether an answer may be published to this. RabbitMQ 3.10 closes the connection (541) of whoever publishes
-    to a name for direct replies that holds anything but one of its processes."""
+    to a name for direct replies that holds anything but a process. (Also to one of a node that left its cluster,
+    which can't be told from here.)"""
     if not isinstance(reply_to, str) or not reply_to:
         return False
     if not reply_to.startswith(f"{REPLY_QUEUE}."):

@@ -74,8 +74,11 @@ class Working:
         log = open_log(f"test-{uuid4()}", log_file)
         self.ended = self._pool.submit(serve, service, server, stopping=self._stopping.is_set, log=log)
 
-    def stop(self) -> None:
+    def give_up(self) -> None:
         self._stopping.set()
+
+    def stop(self) -> None:
+        self.give_up()
         self.ended.result(DEADLINE_S)  # a crash of the loop comes out here
         self._pool.shutdown()
 
@@ -422,9 +425,11 @@ def test_a_queue_declared_otherwise_ends_the_worker_with_the_reason(
         declare_queues(channel, role, delivery_limit=7)
 
     working = Working(Remembering(), RabbitServer(rabbitmq.url, role), log_file)
-
-    with pytest.raises(QueueMismatch, match="x-delivery-limit") as refused:
-        working.ended.result(DEADLINE_S)
+    try:
+        with pytest.raises(QueueMismatch, match="x-delivery-limit") as refused:
+            working.ended.result(DEADLINE_S)
+    finally:
+        working.give_up()  # a worker that goes on would keep the tests from ending
     assert "delete_queue" in refused.value.hint
 
 
@@ -878,9 +883,50 @@ def test_what_may_be_killing_workers_is_handed_over_alone(
         assert time.monotonic() < deadline
         if batch := server.receive(256, 0.05):
             batches.append([delivery.request.body["n"] for delivery in batch])
+            server.answer([(delivery, {}) for delivery in batch])
 
     assert [len(batch) for batch in batches] == [1] * 6
     assert sorted(str(batch[0]) for batch in batches) == ["0", "1", "2", "3", "4", "new"]
+
+
+def test_what_kills_worker_after_worker_takes_none_of_its_neighbours_along(
+    rabbitmq: RabbitMQ,
+    role: str,
+    open_server: OpenServer,
+    dead: DeadLetters,
+) -> None:
+    open_server(delivery_limit=9).close()
+    put(rabbitmq.url, queue_of(role), *(a_request(n) for n in ["killer", *range(20)]))
+    come_back(open_server, 21, times=SUSPECT_AFTER, delivery_limit=9)
+
+    done: dict[Any, int] = {}
+    while len(done) < 20:
+        server = open_server(delivery_limit=9)
+        while len(done) < 20:
+            (delivery,) = receive(server, 1)
+            if delivery.request.body["n"] == "killer":
+                break  # without an answer, as killed workers go
+            done[delivery.request.body["n"]] = delivery.message.properties.headers["x-delivery-count"]
+            server.answer([(delivery, {})])
+        server.close()
+
+    (state,) = dead.counts()
+    assert state.dead <= 1, "nobody but the killer"
+    assert sorted(done) == list(range(20))
+    assert set(done.values()) == {SUSPECT_AFTER}, "no delivery was spent on a neighbour"
+
+
+def test_a_suspect_that_waits_for_a_request_behind_it_lets_it_through(
+    rabbitmq: RabbitMQ, role: str, open_server: OpenServer
+) -> None:
+    open_server().close()
+    put(rabbitmq.url, queue_of(role), a_request(1), a_request(2))
+    come_back(open_server, 2, times=SUSPECT_AFTER)
+
+    server = open_server()
+    waiting, behind = receive(server, 1) + receive(server, 1)
+
+    assert {waiting.request.body["n"], behind.request.body["n"]} == {1, 2}
 
 
 def test_looking_at_dead_letters_leaves_them_where_they_are(
