@@ -19,6 +19,7 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import pytest
 
+from adapters.rabbitmq import PERSISTENT, Properties, open_channel, queue_of
 from tests.acceptance.conftest import (
     DEADLINE_S,
     Bulk,
@@ -235,6 +236,43 @@ def test_every_command_has_exactly_one_effect_whatever_is_killed_and_interrupted
         "nothing waits any more",
     )
     assert [queue["dead"] for queue in system.es("dead", "list", "--json").ok().objects] == [0] * 5
+
+
+def test_what_nobody_repeats_is_carried_out_once_though_its_workers_are_killed(
+    system: System, broker: Broker
+) -> None:
+    system.es("up", "--scale", "users=2").ok()
+    command_ids = [str(uuid4()) for _ in range(1500)]
+    with open_channel(system.environment["ES_BROKER"]) as channel:
+        for n, command_id in enumerate(command_ids):
+            given = {"email": f"nobody{n}@example.com", "name": f"Nobody {n}"}
+            body = {"command_id": command_id, "actor": "a test", "input": given}
+            request = json.dumps({"kind": "users.create", "body": body}).encode()
+            # Without an address for the answer: whoever sent it has gone.
+            channel.basic_publish(
+                "", queue_of("users"), request, Properties(delivery_mode=PERSISTENT), mandatory=True
+            )
+            if n % 300 == 200:
+                _kill_all(system, "users")
+
+    wait_until(
+        lambda: _queue(system, "users")["waiting"] == 0, "all of them are carried out", deadline_s=LONG_S
+    )
+
+    assert Counter(event["command_id"] for event in system.registrations()) == Counter(command_ids)
+    assert _queue(system, "users")["dead"] == 0
+
+
+def _kill_all(system: System, role: str) -> None:
+    for pid in system.processes(role):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _queue(system: System, role: str) -> dict[str, Any]:
+    queues = {queue["role"]: queue for queue in system.es("dead", "list", "--json").ok().objects}
+    found: dict[str, Any] = queues[role]
+    return found
 
 
 # --- a part is down --------------------------------------------------------------------------
