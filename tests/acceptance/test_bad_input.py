@@ -8,6 +8,12 @@ import pytest
 
 from tests.acceptance.conftest import System, confirmed, ndjson, people
 
+pytestmark = pytest.mark.over(
+    *("embedded", "distributed"),
+    because="what is refused never comes to a store, and both ways of asking are here",
+)
+nothing_is_asked = pytest.mark.over("embedded", because="nothing is asked")
+
 UNKNOWN_ID = "123"
 NOT_IDS = (
     "0",
@@ -113,16 +119,7 @@ def test_changes_of_an_unknown_user_are_not_found(shared: System) -> None:
         ("users", "create", "--from", "/"),
         ("users", "create", "--email", "x@example.com", "--name", "X", "--command-id", "nonsense"),
         ("users", "rename", UNKNOWN_ID),
-        ("users", "list", "--status", "nonsense"),
-        ("users", "list", "--after", "nonsense"),
         ("users", "get", UNKNOWN_ID, "--at", "yesterday"),
-        ("users", "get", UNKNOWN_ID, "--after", "-5"),
-        ("users", "get", UNKNOWN_ID, "--after", "9" * 30),
-        ("users", "get", UNKNOWN_ID, "--after", "9" * 15),
-        ("users", "get", UNKNOWN_ID, "--version", "9" * 30),
-        ("users", "find", "--email", "nonsense"),
-        ("streams", "read", "user-1", "--from", "9" * 30),
-        ("events", "tail", "--no-follow", "--from", "9" * 30),
         ("logs", "nonsense"),
         ("logs", "../../etc/passwd"),
         ("up", "--scale", "users"),
@@ -132,7 +129,30 @@ def test_changes_of_an_unknown_user_are_not_found(shared: System) -> None:
     ],
     ids=lambda arguments: " ".join(arguments)[:60],
 )
+@nothing_is_asked
 def test_wrong_arguments_are_an_error_of_two_lines(shared: System, arguments: tuple[str, ...]) -> None:
+    ran = shared.es(*arguments, environment={"ES_AUTOSTART": "0", "ES_HOME": str(shared.root / "nobody")})
+    assert ran.failed(2).out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("users", "list", "--status", "nonsense"),
+        ("users", "list", "--after", "nonsense"),
+        ("users", "get", UNKNOWN_ID, "--after", "-5"),
+        ("users", "get", UNKNOWN_ID, "--after", "9" * 30),
+        ("users", "get", UNKNOWN_ID, "--after", "9" * 15),
+        ("users", "get", UNKNOWN_ID, "--version", "9" * 30),
+        ("users", "find", "--email", "nonsense"),
+        ("streams", "read", "user-1", "--from", "9" * 30),
+        ("events", "tail", "--no-follow", "--from", "9" * 30),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:60],
+)
+def test_wrong_arguments_that_a_worker_refuses_are_an_error_of_two_lines(
+    shared: System, arguments: tuple[str, ...]
+) -> None:
     ran = shared.es(*arguments)
     assert ran.failed(2).out == ""
 
@@ -153,6 +173,7 @@ def test_wrong_arguments_are_an_error_of_two_lines(shared: System, arguments: tu
     ],
     ids=" ".join,
 )
+@nothing_is_asked
 def test_wrong_usage_ends_with_2_and_points_to_the_help(shared: System, arguments: tuple[str, ...]) -> None:
     ran = shared.es(*arguments).without_traceback()
     assert (ran.code, ran.out) == (2, "")
@@ -190,6 +211,7 @@ def test_with_json_an_error_is_an_object(
     [("users", "get"), ("users", "get", UNKNOWN_ID, "--nonsense"), ("users", "list", "--limit", "0")],
     ids=" ".join,
 )
+@nothing_is_asked
 def test_with_json_wrong_usage_is_an_object_too(shared: System, arguments: tuple[str, ...]) -> None:
     ran = shared.es(*arguments, "--json").without_traceback()
     assert ran.code == 2

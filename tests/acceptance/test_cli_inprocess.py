@@ -334,6 +334,7 @@ def test_an_erasure_asks_on_a_terminal(shared: System) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.over("embedded", because="nothing is asked")
 def test_the_completion_script_is_one_that_bash_takes(system: System) -> None:
     script = 'PATH="$0:$PATH"; eval "$(es --show-completion; true)" && complete -p es'
     done = subprocess.run(
@@ -359,6 +360,7 @@ def test_the_completion_script_is_one_that_bash_takes(system: System) -> None:
         ("es workers run pro", {"projections"}),
     ],
 )
+@pytest.mark.over("embedded", because="nothing is asked")
 def test_groups_commands_options_and_roles_are_completed(
     system: System, words: str, offered: set[str]
 ) -> None:
