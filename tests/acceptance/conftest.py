@@ -37,9 +37,11 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import pytest
 
+from adapters.local import is_served, socket_path
 from adapters.rabbitmq import dead_queue_of, queue_of
 from adapters.settings import Settings, load_settings
-from adapters.wiring import open_store, open_vault, prepare_home, usual_roles
+from adapters.wiring import open_local_caller, open_store, open_vault, prepare_home, usual_roles
+from domain.errors import PartUnavailable
 from domain.ids import floor_id
 from tests.builders import PROFILES
 from tests.contract.postgres_fixture import execute, with_option
@@ -365,6 +367,17 @@ class System:
     def status(self) -> dict[str, Any]:
         return self.es("status", "--json").ok().object
 
+    def supervised(self) -> list[dict[str, Any]]:
+        """The workers as their supervisor has them; none without one. For waiting: it starts no process each time."""
+        if not is_served(socket_path(self.settings.run, "supervisor")):
+            return []
+        with closing(open_local_caller(self.settings)) as caller:
+            try:
+                workers: list[dict[str, Any]] = caller.ask("supervisor", "supervisor.status", {})["workers"]
+            except PartUnavailable:
+                return []  # it was just going
+        return workers
+
     def worker(self, role: str) -> dict[str, Any]:
         (found,) = [worker for worker in self.status()["workers"] if worker["role"] == role]
         return found
@@ -385,7 +398,7 @@ class System:
         """Wait until every worker is ready."""
 
         def all_ready() -> bool:
-            workers = self.status()["workers"]
+            workers = self.supervised()
             return bool(workers) and all(worker["state"] == "ready" for worker in workers)
 
         wait_until(all_ready, "all workers are ready")

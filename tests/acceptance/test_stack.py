@@ -61,12 +61,13 @@ def test_fresh_homes_come_up_every_time_also_on_a_busy_machine(systems: Callable
         assert [code for _, _, code in said] == [0] * len(fresh), [err for _, err, _ in said]
 
 
-def test_up_when_everything_runs_changes_nothing(running: System) -> None:
-    before = set(running.processes())
-    assert running.es("up", "--json").ok().object["pid"] in before
+@pytest.mark.slow
+def test_up_when_everything_runs_changes_nothing(shared: System) -> None:
+    before = set(shared.ready().processes())
+    assert shared.es("up", "--json").ok().object["pid"] in before
     # What `up` started may still be about to end: it found that it isn't needed.
-    wait_until(lambda: set(running.processes()) <= before, "nothing more is running")
-    assert set(running.processes()) == before
+    wait_until(lambda: set(shared.processes()) <= before, "nothing more is running")
+    assert set(shared.processes()) == before
 
 
 @pytest.mark.over("embedded", because="with a broker the workers may be anywhere, so a command starts none")
@@ -125,12 +126,13 @@ def test_roles_can_be_scaled(system: System) -> None:
     assert len(set(confirmed(answers).values())) == 500
 
 
-def test_status_shows_every_worker_ready_and_doctor_has_no_complaint(running: System) -> None:
-    running.ready()
-    status = running.status()
-    assert {worker["role"] for worker in status["workers"]} == set(running.roles)
+@pytest.mark.slow
+def test_status_shows_every_worker_ready_and_doctor_has_no_complaint(shared: System) -> None:
+    shared.ready()
+    status = shared.status()
+    assert {worker["role"] for worker in status["workers"]} == set(shared.roles)
     assert any(projection["state"] == "current" for projection in status["projections"])
-    found = running.es("doctor", "--json").ok().objects
+    found = shared.es("doctor", "--json").ok().objects
     assert found
     assert all(finding["state"] != "failed" for finding in found), found
 
@@ -220,21 +222,35 @@ def test_files_left_behind_by_a_kill_of_everything_are_no_obstacle(running: Syst
     assert len(running.processes()) == 1 + len(running.roles)
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_a_killed_worker_is_restarted_and_the_status_tells(running: System, role: str) -> None:
-    killed = running.signal(role, signal.SIGKILL)
+def _restarts(system: System) -> dict[str, int]:
+    return {worker["role"]: worker["restarts"] for worker in system.status()["workers"]}
 
-    wait_until(lambda: running.worker(role)["restarts"] == 1, f"the {role} worker was restarted")
-    running.ready()
-    worker = running.worker(role)
-    assert worker["pid"] != killed
-    assert worker["last_error"]["message"] == "killed by SIGKILL"
-    assert {w["role"]: w["restarts"] for w in running.status()["workers"]} == {
-        r: int(r == role) for r in running.roles
-    }
-    ended = [json.loads(line) for line in running.es("logs", "supervisor").ok().lines]
+
+def _restarted_alone(system: System, role: str, number: signal.Signals) -> None:
+    """Signal a role's worker, and see it, and no other, started again."""
+    before = _restarts(system.ready())
+    signalled = system.signal(role, number)
+
+    def restarts() -> list[int]:
+        return [worker["restarts"] for worker in system.supervised() if worker["role"] == role]
+
+    wait_until(lambda: restarts() == [before[role] + 1], f"the {role} worker was started again")
+    system.ready()
+    assert system.worker(role)["pid"] != signalled
+    assert _restarts(system) == {**before, role: before[role] + 1}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.slow
+def test_a_killed_worker_is_restarted_and_the_status_tells(shared: System, role: str) -> None:
+    told = len(shared.es("logs", "supervisor", "-n", "100000").ok().lines)
+    _restarted_alone(shared, role, signal.SIGKILL)
+
+    assert shared.worker(role)["last_error"]["message"] == "killed by SIGKILL"
+    lines = shared.es("logs", "supervisor", "-n", "100000").ok().lines
+    ended = [json.loads(line) for line in lines[told:]]
     assert [line["role"] for line in ended if line["action"] == "worker-ended"] == [role]
-    running.get(running.create())
+    shared.get(shared.create(f"killed-{role}@example.com"))
 
 
 def test_a_worker_that_dies_again_and_again_is_restarted_ever_more_slowly(running: System) -> None:
@@ -289,12 +305,11 @@ def test_a_lost_key_file_is_never_replaced_by_a_new_key(running: System) -> None
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_terminated_worker_drains_and_is_started_again(running: System, role: str) -> None:
-    running.signal(role, signal.SIGTERM)
-    wait_until(lambda: running.worker(role)["restarts"] == 1, f"the {role} worker was started again")
-    running.ready()
-    assert running.worker(role)["last_error"]["message"] == "ended with status 0"
-    running.get(running.create())
+@pytest.mark.slow
+def test_a_terminated_worker_drains_and_is_started_again(shared: System, role: str) -> None:
+    _restarted_alone(shared, role, signal.SIGTERM)
+    assert shared.worker(role)["last_error"]["message"] == "ended with status 0"
+    shared.get(shared.create(f"terminated-{role}@example.com"))
 
 
 # --- stopping ------------------------------------------------------------------------------------------
@@ -390,42 +405,43 @@ def test_several_roles_run_in_the_foreground_and_stop_together(
 
 
 @pytest.mark.over("embedded", because="over a broker any number of workers may serve a role")
-def test_a_second_worker_in_the_foreground_is_refused(running: System) -> None:
-    worker = _foreground(running, "ids")
+def test_a_second_worker_in_the_foreground_is_refused(shared: System) -> None:
+    worker = _foreground(shared.ready(), "ids")
     _, err = worker.communicate(timeout=DEADLINE_S)
     assert b"another one serves" in err
     assert worker.returncode == 4, err
     assert b"Traceback" not in err
-    running.create()
+    shared.create("second@example.com")
 
 
 # --- logs ------------------------------------------------------------------------------------------------
 
 
-def test_logs_are_json_lines_with_a_time_a_level_a_worker_and_an_action(running: System) -> None:
-    running.create()
-    running.signal("users", signal.SIGKILL)
-    wait_until(lambda: running.worker("users")["restarts"] == 1, "the worker was restarted")
-    running.ready()
+@pytest.mark.slow
+def test_logs_are_json_lines_with_a_time_a_level_a_worker_and_an_action(shared: System) -> None:
+    shared.create("logged@example.com")
+    _restarted_alone(shared, "users", signal.SIGKILL)
 
     for role in (None, "supervisor", *ROLES):
-        ran = running.es("logs", *([role] if role else [])).ok()
+        ran = shared.es("logs", *([role] if role else [])).ok()
         entries = [json.loads(line) for line in ran.lines]
         assert entries
         assert all({"time", "level", "worker", "action"} <= set(entry) for entry in entries)
         assert [entry["time"] for entry in entries] == sorted(entry["time"] for entry in entries)
         if role:
             assert {entry["worker"] for entry in entries} == {role}
-    assert len(running.es("logs", "-n", "1", "users").ok().lines) == 1
+    assert len(shared.es("logs", "-n", "1", "users").ok().lines) == 1
 
 
-def test_followed_logs_show_what_is_added(running: System) -> None:
-    following = running.start("logs", "supervisor", "-f", "-n", "1")
+@pytest.mark.slow
+def test_followed_logs_show_what_is_added(shared: System) -> None:
+    following = shared.ready().start("logs", "supervisor", "-f", "-n", "1")
     assert following.stdout is not None
     following.stdout.readline()
-    running.signal("ids", signal.SIGKILL)
+    shared.signal("ids", signal.SIGKILL)
     while json.loads(following.stdout.readline())["action"] != "worker-ended":
         pass
+    shared.ready()  # for whoever comes next
     following.send_signal(signal.SIGINT)
     out, err = following.communicate(timeout=DEADLINE_S)
     assert following.returncode == 130
