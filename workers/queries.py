@@ -283,7 +283,9 @@ class QueriesService:
         since_s = request.memo.setdefault("since_s", self._monotonic_s())
         if not events and request.body.get("wait") is True and self._monotonic_s() - since_s < PATIENCE_S / 3:
             return LATER
-        reached = events[-1].position if len(events) == _limit(request) else max(head, after)
+        # Events may have been stored since the end was looked up, so the last one may lie behind it.
+        last = events[-1].position if events else after
+        reached = last if len(events) == _limit(request) else max(head, last)
         type_ = _text(request, "type")
         return {
             "events": [self._event(event, None) for event in events if event.type.startswith(type_)],

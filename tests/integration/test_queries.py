@@ -37,6 +37,7 @@ from tests.integration.test_users_service import (
     ADA,
     ALAN,
     GRACE,
+    Hooked,
     People,
     change,
     create,
@@ -603,6 +604,17 @@ def test_events_are_paged_by_position(people: People, desk: Desk) -> None:
     assert (first["position"], rest["position"]) == (3, 5)
     assert desk.answer("events.read", after_position=5) == {"events": [], "position": 5}
     assert desk.answer("events.read", from_end=True) == {"events": [], "position": 5}
+
+
+def test_an_event_that_is_stored_while_a_page_is_read_is_shown_once(people: People, desk: Desk) -> None:
+    people.a_user(ADA)
+    store = Hooked(people.store, "read_all", lambda: people.a_user(GRACE))
+
+    (page,) = desk.service(store=store).handle([Request("events.read", {})])
+    assert isinstance(page, dict)
+    rest = desk.answer("events.read", after_position=page["position"])
+
+    assert [event["position"] for event in page["events"] + rest["events"]] == [1, 2]
 
 
 def test_events_are_waited_for(people: People, desk: Desk) -> None:
