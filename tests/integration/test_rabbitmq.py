@@ -976,6 +976,31 @@ def test_a_dead_letter_that_is_sent_again_is_carried_out(
     assert [letter.message_id for letter in dead.show(role)] == ["m-2"]
 
 
+def test_a_dead_letter_is_taken_away_only_after_it_was_stored_again(
+    rabbitmq: RabbitMQ, role: str, open_server: OpenServer, dead: DeadLetters
+) -> None:
+    open_server().close()
+    put(rabbitmq.url, dead_queue_of(role), a_request(1), message_id="m-1")
+    rabbitmq.delete_queues(queue_of(role))  # so it can't be stored
+
+    with pytest.raises(PartUnavailable, match="queue of this role does not exist"):
+        dead.retry(role, None)
+
+    eventually(lambda: dead.counts()[0].dead == 1, "it is still there")
+
+
+def test_a_worker_holds_no_more_than_it_may(rabbitmq: RabbitMQ, role: str, open_server: OpenServer) -> None:
+    holding = open_server(prefetch_count=5)
+    put(rabbitmq.url, queue_of(role), *(a_request(n) for n in range(20)))
+    held = receive(holding, 5)
+
+    # One more than it may, because the first was taken alone.
+    rest = receive(open_server(), 14)
+
+    numbers = [delivery.request.body["n"] for delivery in [*held, *rest]]
+    assert len(set(numbers)) == 19
+
+
 def test_dropping_removes_the_named_and_says_what_is_missing(
     rabbitmq: RabbitMQ,
     role: str,
