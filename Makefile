@@ -43,8 +43,9 @@ logs: install ## Print the workers' logs: make logs, make logs users
 demo: install ## Show the main job in a throw-away home
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/demo.sh
 
+# Three at a time, also on two cores: the tests of faults mostly wait.
 test: install ## Run every test that can run here
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: install ## Format, lint, types, imports, generated docs; edits nothing
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from domain.errors import EsError
 
 ROLES = ("ids", "users", "projections", "erasures", "relay")
-"""What workers can be, in the order in which they start; they stop in reverse, because `users` needs `ids`."""
+"""What workers can be, in the order in which they start; `ids` stops last, because `users` needs it."""
 
 Body = dict[str, Any]
 """A JSON object. Ids in it are decimal strings."""

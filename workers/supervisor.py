@@ -35,6 +35,8 @@ _SOUND_AFTER_S = 30.0
 _STOP_WAIT_S = 10.0
 _LOCK_WAIT_S = 20.0
 _TICK_S = 0.1
+_STOP_TOGETHER = (set(ROLES) - {"ids"}, {"ids"})
+"""What drains may still need an id."""
 
 
 class AlreadyRunning(Exception):
@@ -220,12 +222,12 @@ class Supervisor:
         # The control socket first: whoever starts a supervisor now sees that this one is on its way out.
         self._server.close()
         self._log.info("stopping")
-        for role in reversed(ROLES):
-            if role in self._sockets:
+        for roles in _STOP_TOGETHER:
+            for role in self._sockets.keys() & roles:
                 self._sockets[role].close()
                 with suppress(FileNotFoundError):
                     socket_path(self._settings.run, role).unlink()
-            self._end([worker for worker in self._workers if worker.role == role])
+            self._end([worker for worker in self._workers if worker.role in roles])
         own = socket_path(self._settings.run, SUPERVISOR)
         with suppress(FileNotFoundError):
             own.unlink()
