@@ -283,7 +283,8 @@ class PartUnavailable(EsError):
     code = "unavailable"
 
     def __str__(self) -> str:
-        return f"{self.part} is unavailable: {self.reason}"
+        verb = "are" if self.part == "read models" else "is"
+        return f"{self.part} {verb} unavailable: {self.reason}"
 
 
 def residue_left() -> PartUnavailable:

@@ -8,10 +8,6 @@ import pytest
 
 from tests.acceptance.conftest import System, confirmed, ndjson, people
 
-pytestmark = pytest.mark.over(
-    *("embedded", "distributed"),
-    because="what is refused never comes to a store, and both ways of asking are here",
-)
 nothing_is_asked = pytest.mark.over("embedded", because="nothing is asked")
 
 UNKNOWN_ID = "123"
