@@ -145,8 +145,10 @@ class Properties(pika.BasicProperties):  # type: ignore[misc]
 
 
 def _without_headers(encoded: bytes, offset: int) -> bytes:
-    """The same properties with an empty table of headers. Raises struct.error if these weren't the trouble."""
+    """The same properties with an empty table of headers. Raises ValueError when there are none to leave out."""
     (flags,) = struct.unpack_from(">H", encoded, offset)
+    if not flags & pika.BasicProperties.FLAG_HEADERS:
+        raise ValueError("properties without headers can't be read")
     start = offset + 2
     for before in (pika.BasicProperties.FLAG_CONTENT_TYPE, pika.BasicProperties.FLAG_CONTENT_ENCODING):
         if flags & before:

@@ -207,6 +207,9 @@ class Rebuilds:
             except EsError as error:  # a part is down; what is filled stays, and it goes on from there
                 self._log.error("rebuild-waits", error, projection=projection.name)
                 self._pause()
+            except Exception as error:  # a bug; whoever asks for the rebuild again starts it again
+                self._log.error("rebuild-crashed", error, projection=projection.name)
+                return
 
     def _pause(self) -> None:
         end_s = time.monotonic() + _REBUILD_PAUSE_S

@@ -35,6 +35,7 @@ from domain.ports import (
     GenerationState,
     HeldByOther,
     LivingKey,
+    Parked,
     Reserved,
 )
 from domain.projections import Change, Operation, Put
@@ -652,13 +653,73 @@ def test_a_lock_that_is_not_given_up_makes_unavailable_instead_of_waiting_for_ev
 
 
 @contextmanager
-def _locked(url: str, *statements: str) -> Iterator[None]:
+def _locked(url: str, *statements: str, commit: bool = False) -> Iterator[None]:
     """A transaction of somebody else that has run these statements and stays open."""
     with closing(psycopg.connect(url.partition("schema=")[0].rstrip("?&"))) as other:
         for statement in statements:
             other.execute(statement)
         yield
-        other.rollback()
+        other.commit() if commit else other.rollback()
+
+
+def test_a_key_is_destroyed_with_its_claims_and_the_checkpoint_or_not_at_all(
+    postgres_url: str, vault: PostgresVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(vault, 1)
+    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 100)
+    for table in ("email_claims", "data_keys", "checkpoints"):  # whichever of the three can't be written
+        with _locked(postgres_url, f"LOCK TABLE {vault._database.schema}.{table} IN EXCLUSIVE MODE"):
+            _unavailable(lambda: vault.destroy_key(1, process="erasures", position=9), "stayed locked")
+
+        assert isinstance(vault.data_keys([1])[1], LivingKey)
+        assert vault.holder("user1@example.com") == 1
+        assert vault.checkpoint("erasures") == 0
+
+
+def test_what_comes_in_an_order_is_sorted_and_not_so_by_luck(read_model: PostgresReadModel) -> None:
+    for way in ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"):
+        # Rows come as they lie, and not in the order of an index that finds them.
+        read_model._database.read(lambda c, way=way: c.execute(f"SET {way} = off"))  # type: ignore[misc]
+    first = read_model.prepare(Oddities(), now_us=NOW_US)
+    second = read_model.begin_rebuild(Oddities(), now_us=NOW_US)
+    backwards = [3, 2, 1]
+
+    moved = read_model.apply(
+        Oddities(),
+        first,
+        [Put(key, {"from": "x"}) for key in backwards],
+        checkpoint=3,
+        events=3,
+        parked=[Parked(position, "thing-1", "not readable") for position in backwards],
+    )
+
+    assert moved is not None
+    lying = read_model._sql("SELECT {key} FROM {table}", Oddities(), first.number)
+    assert [key for (key,) in read_model._all(lying, ())] == backwards
+    assert [row["order"] for row in read_model.rows(Oddities())] == [1, 2, 3]
+    assert [row["order"] for row in read_model.rows(Oddities(), keys=backwards)] == [1, 2, 3]
+    assert [row["order"] for row in read_model.rows(Oddities(), limit=2)] == [1, 2]
+    assert [each.position for each in read_model.parked(Oddities(), moved)] == [1, 2, 3]
+    assert read_model.generations(Oddities()) == [moved, second]
+
+
+def test_a_generation_is_not_promoted_over_one_that_gets_ahead_at_that_moment(
+    postgres_url: str, read_model: PostgresReadModel
+) -> None:
+    current = read_model.prepare(Oddities(), now_us=NOW_US)
+    built = read_model.begin_rebuild(Oddities(), now_us=NOW_US)
+    # A projector that has applied an event to the current one, and hasn't committed yet.
+    ahead = (
+        f"UPDATE {read_model._database.schema}.generations SET checkpoint = 1 WHERE number = {current.number}"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        with _locked(postgres_url, ahead, commit=True):
+            promoted = pool.submit(read_model.promote, Oddities(), built, now_us=NOW_US)
+            eventually(lambda: _somebody_waits(postgres_url), "the promotion waits")
+
+        assert promoted.result(DEADLINE_S) is False
+
+    assert read_model.prepare(Oddities(), now_us=NOW_US).number == current.number
 
 
 def test_batches_for_the_same_addresses_in_any_order_never_deadlock(server: Server, own_url: str) -> None:

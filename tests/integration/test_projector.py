@@ -27,6 +27,7 @@ from tests.integration.test_users_service import (
     ADA,
     ALAN,
     GRACE,
+    Hooked,
     People,
     change,
     create,
@@ -575,6 +576,24 @@ def test_a_rebuild_that_hits_an_outage_is_logged_and_goes_on_by_itself(
 
     assert "rebuild-waits" in log_text()
     assert [g.number for g in read_model.generations(USERS)] == [1, 2]
+    assert read_model.generations(USERS)[-1].state is GenerationState.CURRENT
+
+
+def test_a_rebuild_that_meets_a_bug_is_logged_and_may_be_asked_for_again(
+    people: People, read_model: SqliteReadModel, log: Log, log_text: Callable[[], str]
+) -> None:
+    a_busy_history(people)
+    project_all(people, read_model, log)
+    stores: list[Any] = [Hooked(people.store, "head", lambda: 1 // 0), people.store]
+    rebuilds = Rebuilds(lambda _: a_rebuild(people, read_model, log, store=stores.pop(0)), lambda: False, log)
+
+    rebuilds.ensure(USERS)
+    rebuilds.join()
+    logged = log_text()
+    rebuilds.ensure(USERS)
+    rebuilds.join()
+
+    assert "rebuild-crashed" in logged
     assert read_model.generations(USERS)[-1].state is GenerationState.CURRENT
 
 
