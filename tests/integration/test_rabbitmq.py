@@ -989,6 +989,14 @@ def test_a_dead_letter_is_taken_away_only_after_it_was_stored_again(
     eventually(lambda: dead.counts()[0].dead == 1, "it is still there")
 
 
+def test_a_crash_of_the_io_thread_is_not_waited_out_in_silence(open_server: OpenServer) -> None:
+    server = open_server()
+    server._link.call(lambda: 1 // 0)  # type: ignore[arg-type, return-value]  # a bug, wherever it may be
+
+    with pytest.raises(PartUnavailable, match="I/O thread crashed"):
+        eventually(lambda: server.receive(1, 0.05), "the worker hears of it")
+
+
 def test_a_worker_holds_no_more_than_it_may(rabbitmq: RabbitMQ, role: str, open_server: OpenServer) -> None:
     holding = open_server(prefetch_count=5)
     put(rabbitmq.url, queue_of(role), *(a_request(n) for n in range(20)))
