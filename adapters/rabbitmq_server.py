@@ -45,7 +45,6 @@ MAX_REPLY_BYTES = 1 << 20
 """Of one reply, as over the local transport; and about what one message of replies holds."""
 SUSPECT_AFTER = 3
 """A message delivered again this often may be what kills workers, and is handed over alone from then on."""
-_FENCE_S = 1.0
 _CANCEL_TIMEOUT_S = 1.0
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -181,13 +180,11 @@ class RabbitServer:
         # Of the worker alone:
         self._ready: collections.deque[Delivery] = collections.deque()
         self._suspects: list[Message] = []
-        self._tried: Message | None = None  # the suspect that was handed over last
         # Of the I/O thread alone, but that the worker looks at the generation:
         self._generation = 0
         self._channel: Any = None
         self._tags = Tags()
         self._consumer = ""
-        self._is_narrow = True
         self._listening = True
         self._consuming = threading.Event()
         # Under a memory alarm neither replies nor acknowledgements get through. Connecting anew wouldn't help, and
@@ -204,19 +201,13 @@ class RabbitServer:
         """
         self._start()
         self._raise_failure()
-        if self._tried is not None:
-            if self._tried.unanswered:  # it waits, maybe for a request behind it, and has killed nobody
-                self._link.call(self._widen)
-            self._tried = None
         if not self._ready:
             self._take(limit, 0 if self._suspects else wait_s)
             self._raise_failure()
         if not self._ready and self._suspects:
             # At random, because whatever is handed over before the one that kills has got away from it.
             chosen = random.randrange(len(self._suspects))  # noqa: S311
-            self._tried = self._suspects.pop(chosen)
-            self._fence()
-            self._unpack(self._tried)
+            self._unpack(self._suspects.pop(chosen))
         return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
 
     def _start(self) -> None:
@@ -229,21 +220,6 @@ class RabbitServer:
     def _raise_failure(self) -> None:
         if self._link.failure is not None:
             raise self._link.failure
-
-    def _fence(self) -> None:
-        """Wait until the broker knows all that was answered: what kills next takes none of that with it."""
-        known = threading.Event()
-
-        def ask() -> None:
-            if self._channel is None or not self._channel.is_open:
-                known.set()  # all that is here is of a lost channel
-                return
-            self.pump()
-            # Channels work in order, so the answer comes after the acknowledgements.
-            self._channel.basic_qos(prefetch_count=self._prefetch_count, callback=lambda _: known.set())
-
-        self._link.call(ask)
-        known.wait(_FENCE_S)
 
     def _take(self, limit: int, wait_s: float) -> None:
         try:
@@ -335,9 +311,7 @@ class RabbitServer:
         self._generation += 1
         self._channel, self._tags = channel, Tags()
         declare_queues(channel, self._role, delivery_limit=self._delivery_limit)
-        # What came back lies in front. As long as it may be what kills, nothing else is taken along with it.
-        channel.basic_qos(prefetch_count=1)
-        self._is_narrow = True
+        channel.basic_qos(prefetch_count=self._prefetch_count)
         if self._describe is None:
             self._consume(channel)
         else:  # the roll call first: whoever is counted as a consumer answers it
@@ -356,15 +330,6 @@ class RabbitServer:
             )
         else:
             self._link.settled()
-
-    def _widen(self) -> None:
-        if not (self._is_narrow and self._listening and self._channel is not None and self._channel.is_open):
-            return
-        self._is_narrow = False
-        narrow = self._consumer
-        self._channel.basic_qos(prefetch_count=self._prefetch_count)
-        self._consumer = self._channel.basic_consume(queue_of(self._role), self._on_message)
-        self._channel.basic_cancel(narrow)
 
     def lost(self, error: EsError) -> None:  # the link has logged it
         self._generation += 1
@@ -388,8 +353,6 @@ class RabbitServer:
         if properties.reply_to and not message.reply_to:
             self._log.warning("reply-undeliverable", reason="reply_to is malformed")
         self._incoming.put(message)
-        if not message.is_suspect:
-            self._widen()
 
     def pump(self) -> None:
         while self._outgoing:
