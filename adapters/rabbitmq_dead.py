@@ -151,8 +151,8 @@ class DeadLetters:
         people in the same message stay. Running it again changes nothing.
         """
         removed = 0
-        for role in self.roles:
-            with open_channel(self._url) as channel:
+        with open_channel(self._url) as channel:
+            for role in self.roles:
                 for held in _fetch(channel, role, None):
                     removed += _purge(channel, role, held, user_id, matches)
         return removed

@@ -1,6 +1,7 @@
 """`es gdpr …`: erasing a person."""
 
 import time
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -48,17 +49,18 @@ def erase(
 
 def _wait(user_id: str) -> str:
     """Until the erasure is carried out. Raises PartUnavailable while it is still under way."""
-    deadline = time.monotonic() + _WAIT_S
-    while True:
-        found = session.ask("erasures", "erasures.status", {"user_id": user_id})
-        state: str = found["erasure"]
-        if state == "completed":
-            return state
-        if time.monotonic() > deadline:
-            why = found["waits_for"]
-            raise PartUnavailable(
-                "the erasure",
-                "it is decided, and not carried out yet" + (f": {why['message']}" if why else ""),
-                "It goes on by itself; `es logs erasures` tells more. Repeating is safe.",
-            )
-        time.sleep(_POLL_S)
+    with closing(session.caller()) as connection:
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            found = connection.ask("erasures", "erasures.status", {"user_id": user_id}, timeout_s=_WAIT_S)
+            state: str = found["erasure"]
+            if state == "completed":
+                return state
+            if time.monotonic() > deadline:
+                why = found["waits_for"]
+                raise PartUnavailable(
+                    "the erasure",
+                    "it is decided, and not carried out yet" + (f": {why['message']}" if why else ""),
+                    "It goes on by itself; `es logs erasures` tells more. Repeating is safe.",
+                )
+            time.sleep(_POLL_S)

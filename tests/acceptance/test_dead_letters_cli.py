@@ -95,7 +95,8 @@ def test_no_log_tells_what_is_in_a_dead_letter(shared: System, dead: list[str]) 
 
 
 def test_without_a_broker_there_are_no_dead_letters_and_it_says_so(shared: System) -> None:
-    shared.es("dead", "list", environment={"ES_BROKER": "local:"}).failed(2)
+    ran = shared.es("dead", "list", environment={"ES_BROKER": "local:"}).failed(2)
+    assert "broker" in ran.err
 
 
 def test_an_erasure_takes_the_requests_of_the_person_out_of_the_dead_letters(shared: System) -> None:

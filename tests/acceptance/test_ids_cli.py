@@ -326,7 +326,7 @@ def test_with_the_workers_stopped_a_fence_is_over_in_seconds(running: System) ->
 
 
 def test_a_fence_with_a_wrong_command_id_is_refused(shared: System) -> None:
-    shared.es("ids", "fence", "--yes", "--command-id", "x").failed(2)
+    assert "--command-id" in shared.es("ids", "fence", "--yes", "--command-id", "x").failed(2).err
 
 
 # --- blocks for users, and what a stopping worker gives back ---------------------------------

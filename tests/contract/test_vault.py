@@ -685,8 +685,10 @@ def test_an_empty_vault_is_begun_beside_a_store_that_knows_nobody(
 ) -> None:
     open_vault().close()  # as a first start does that is cut off later
     emptied(vault_settings)
+    begun = open_vault()
+    registered(begun, 1, ADA)
 
-    registered(open_vault(), 1, ADA)
+    assert begun.holder(ADA) == 1
 
 
 # --- the key-encryption key ------------------------------------------------------------------
