@@ -191,7 +191,8 @@ def test_a_settings_file_that_is_wrong_is_named(system: System) -> None:
     for text in ("store = 'nonsense://'", "nonsense = 1", "not toml", "\x00", "store = 5"):
         (system.home / "es.toml").write_text(text)
         for command in (("up",), ("users", "list"), ("config", "show")):
-            system.es(*command, environment={"ES_STORE": ""}).failed(2)  # the environment would win
+            ran = system.es(*command, environment={"ES_STORE": ""}).failed(2)  # the environment would win
+            assert "es.toml" in ran.err
 
 
 @contextmanager
