@@ -12,12 +12,11 @@ from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 from uuid import UUID
 
-from domain.errors import Damaged, UnknownEventType
-from domain.events import Event, EventData, Metadata, Recorded
-from domain.personal import Personal, PersonalText, Sealed
-from domain.ports import Opener, Sealer
-
-_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+from domain.kernel.errors import Damaged, UnknownEventType
+from domain.kernel.events import Event, EventData, Metadata, Recorded
+from domain.kernel.messages import to_json
+from domain.kernel.personal import Personal, PersonalText, Sealed
+from domain.kernel.ports.codec import Opener, Sealer
 
 Upcaster = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
 """From the data of an older version to (newer wire name, newer data)."""
@@ -60,7 +59,7 @@ class JsonCodec:
                     f"{event.type}.{name} can't be sealed"
                 )  # a bug, and it must not reach the disk
             data[name] = sealer.seal(value, subject=subject, field=name, event_id=event_id).text
-        return EventData(event_id, event.type, _dump(data).encode(), _metadata_bytes(metadata))
+        return EventData(event_id, event.type, to_json(data).encode(), _metadata_bytes(metadata))
 
     def decode(
         self, recorded: Recorded, *, subject: int | None = None, opener: Opener | None = None
@@ -104,7 +103,7 @@ class JsonCodec:
 
 
 def _metadata_bytes(metadata: Metadata) -> bytes:
-    return _dump(
+    return to_json(
         {
             "command_id": str(metadata.command_id),
             "command": metadata.command,

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from domain.errors import EsError
+from domain.kernel.errors import EsError
 
 _MAX_BYTES = 5_000_000
 _KEPT_FILES = 3

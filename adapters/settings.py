@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from domain.errors import InvalidSetting
+from domain.kernel.errors import InvalidSetting
 
 CONFIG_FILE = "es.toml"
 _DEFAULTS = {

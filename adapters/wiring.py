@@ -6,24 +6,27 @@ Imports are inside the functions: a short-lived command must not pay for parts i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapters.settings import Settings
-from domain.errors import InvalidSetting, KeyUnavailable, PartUnavailable
-from domain.events import BEGINNING
-from domain.messages import ROLES
+from domain.features import ROLES
+from domain.kernel.errors import InvalidSetting, KeyUnavailable, PartUnavailable
+from domain.kernel.events import BEGINNING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from adapters.crypto.sealing import AllErased, Keyring
     from adapters.log import Log
-    from adapters.rabbitmq_dead import DeadLetters
-    from adapters.rabbitmq_publisher import RabbitPublisher
-    from adapters.sealing import AllErased, Keyring
-    from domain.errors import EsError
-    from domain.messages import Body, Caller, Server
-    from domain.ports import Codec, EventStore, ReadModel, Vault
+    from adapters.rabbitmq.dead_letters import DeadLetters
+    from adapters.rabbitmq.publisher import RabbitPublisher
+    from domain.kernel.errors import EsError
+    from domain.kernel.messages import Body
+    from domain.kernel.ports.codec import Codec
+    from domain.kernel.ports.event_store import EventStore
+    from domain.kernel.ports.read_model import ReadModel
+    from domain.kernel.ports.transport import Caller, Server
+    from domain.kernel.ports.vault import Vault
 
 
 def prepare_home(settings: Settings) -> None:
@@ -43,14 +46,14 @@ def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = No
     """The asking end of the transport. `on_absent` is for the local one: called when no worker is there."""
     if settings.is_local:
         return open_local_caller(settings, on_absent=on_absent)
-    from adapters.rabbitmq_caller import RabbitCaller
+    from adapters.rabbitmq.caller import RabbitCaller
 
     return RabbitCaller(settings.broker)
 
 
 def open_local_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:
     """Asks on the sockets of the home, whatever the broker is: the supervisor is always there."""
-    from adapters.local import LocalCaller
+    from adapters.local.caller import LocalCaller
 
     return LocalCaller(settings.run, on_absent=on_absent)
 
@@ -71,14 +74,15 @@ def open_server(
     `describe` is what a roll call over a broker answers; on this machine the supervisor knows.
     """
     if not settings.is_local:
-        from adapters.rabbitmq_server import RabbitServer
+        from adapters.rabbitmq.server import RabbitServer
 
         return RabbitServer(
             settings.broker, role, log=log, on_serving=on_serving, on_away=on_away, describe=describe
         )
     import socket
 
-    from adapters.local import LocalServer, is_served, listen, socket_path
+    from adapters.local.address import is_served, listen, socket_path
+    from adapters.local.server import LocalServer
 
     if listen_fd is not None:
         return LocalServer(socket.socket(fileno=listen_fd))
@@ -95,7 +99,7 @@ def open_server(
 def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:
     """Where the relay publishes. Raises InvalidSetting when the transport is no broker."""
     _need_broker(settings, "the relay publishes events")
-    from adapters.rabbitmq_publisher import RabbitPublisher
+    from adapters.rabbitmq.publisher import RabbitPublisher
 
     return RabbitPublisher(settings.broker, log=log)
 
@@ -103,14 +107,14 @@ def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:
 def open_dead_letters(settings: Settings, roles: Sequence[str]) -> DeadLetters:
     """The dead-letter queues. Raises InvalidSetting when the transport is no broker."""
     _need_broker(settings, "dead letters are kept")
-    from adapters.rabbitmq_dead import DeadLetters
+    from adapters.rabbitmq.dead_letters import DeadLetters
 
     return DeadLetters(settings.broker, roles)
 
 
 def workers_everywhere(settings: Settings, *, expected: int, wait_s: float) -> list[Body]:
     """What the workers behind the broker say of themselves, see `rabbitmq_roll_call`."""
-    from adapters.rabbitmq_roll_call import roll_call
+    from adapters.rabbitmq.roll_call import roll_call
 
     return roll_call(settings.broker, expected=expected, wait_s=wait_s)
 
@@ -124,23 +128,24 @@ def _need_broker(settings: Settings, what: str) -> None:
 
 def open_codec() -> Codec:
     from adapters.codec import JsonCodec
-    from domain import lanes, users
+    from domain.lanes import grants
+    from domain.users import account
 
-    return JsonCodec([*users.EVENTS, *lanes.EVENTS])
+    return JsonCodec([*account.EVENTS, *grants.EVENTS])
 
 
 def open_store(url: str) -> EventStore:
     """The event store of a URL: `sqlite:PATH`, `esdb://…` or `memory:`."""
     if url == "memory:":
-        from adapters.memory import MemoryStore
+        from adapters.memory.event_store import MemoryStore
 
         return MemoryStore()
     if url.startswith("esdb"):
-        from adapters.eventstoredb import EventStoreDbStore
+        from adapters.eventstoredb.event_store import EventStoreDbStore
 
         return EventStoreDbStore(url)
     if url.startswith("sqlite:"):
-        from adapters.sqlite_store import SqliteStore
+        from adapters.sqlite.event_store import SqliteStore
 
         return SqliteStore(_path(url))
     raise InvalidSetting("store", "is not a URL of an event store")
@@ -148,16 +153,16 @@ def open_store(url: str) -> EventStore:
 
 def open_vault(settings: Settings) -> Vault:
     """The vault. Its key-encryption key is made here only together with a new vault in the home."""
-    from adapters.kek import load_kek, make_kek
+    from adapters.crypto.kek import load_kek, make_kek
 
     def may_be_new() -> bool:
         return not _knows_people(settings)
 
     if settings.vault.startswith("postgres"):
-        from adapters.vault_postgres import PostgresVault
+        from adapters.postgres.vault import PostgresVault
 
         return PostgresVault(settings.vault, kek=load_kek(settings.kek_file), may_be_new=may_be_new)
-    from adapters.vault_sqlite import SqliteVault
+    from adapters.sqlite.vault import SqliteVault
 
     path = _path(settings.vault)
     if not path.exists():
@@ -170,7 +175,7 @@ def open_vault(settings: Settings) -> Vault:
 
 def _knows_people(settings: Settings) -> bool:
     """Then a new vault would start without their keys and claims: addresses could be given away twice."""
-    from domain.users import STREAM_PREFIX
+    from domain.users.account import STREAM_PREFIX
 
     if settings.store.startswith("sqlite:") and not _path(settings.store).exists():
         return False
@@ -183,24 +188,12 @@ def _knows_people(settings: Settings) -> bool:
 
 def open_read_model(settings: Settings) -> ReadModel:
     if settings.database.startswith("postgres"):
-        from adapters.read_postgres import PostgresReadModel
+        from adapters.postgres.read_model import PostgresReadModel
 
         return PostgresReadModel(settings.database)
-    from adapters.read_sqlite import SqliteReadModel
+    from adapters.sqlite.read_model import SqliteReadModel
 
     return SqliteReadModel(_path(settings.database))
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What a part is, for `es doctor`. `clock_offset_us` is how far its clock is ahead of this machine's."""
-
-    name: str
-    licence: str = ""
-    """Where a team has to know it."""
-    warning: str = ""
-    next: str = ""
-    clock_offset_us: int | None = None
 
 
 def usual_roles(settings: Settings) -> list[str]:
@@ -208,71 +201,15 @@ def usual_roles(settings: Settings) -> list[str]:
     return [role for role in ROLES if role != "relay" or not settings.is_local]
 
 
-def broker_version(settings: Settings) -> Version:
-    from adapters.rabbitmq import server_version
-
-    return Version(server_version(settings.broker))
-
-
-def store_version(settings: Settings) -> Version:
-    if not settings.store.startswith("esdb"):
-        return database_version(settings.store)
-    from adapters.eventstoredb import server_facts
-
-    version, offset_us = server_facts(settings.store, now_us=_now_us)
-    if version is None:
-        return Version(
-            "EventStoreDB (it doesn't say its version)",
-            "BSD-3-Clause up to 23.10, then Event Store License v2, from 25 on Kurrent License v1",
-        )
-    if version >= (25, 0):
-        licence = "Kurrent License v1: free to use, not open source by the OSI's definition"
-    elif version >= (24, 10):
-        licence = "Event Store License v2: some features need a licence key"
-    else:
-        licence = "BSD-3-Clause"
-    name = "KurrentDB" if version >= (25, 0) else "EventStoreDB"
-    return Version(f"{name} {'.'.join(map(str, version))}", licence, clock_offset_us=offset_us)
-
-
-def database_version(url: str) -> Version:
-    if url.startswith("postgres"):
-        from adapters.postgres import server_facts
-
-        name, offset_us = server_facts(url, now_us=_now_us)
-        return Version(name, clock_offset_us=offset_us)
-    from adapters.sqlite import sqlite_facts
-
-    name, is_affected = sqlite_facts()
-    if is_affected:
-        return Version(
-            name,
-            warning="this SQLite can corrupt a WAL database (fixed in 3.51.3)",
-            next="Install a newer apsw: `pip install --upgrade apsw`.",
-        )
-    return Version(name)
-
-
-def _now_us() -> int:
-    import time
-
-    return time.time_ns() // 1000
-
-
-def schema_version(part: EventStore | Vault | ReadModel) -> int | None:
-    """The version of the tables that a part keeps; None for one that keeps no tables."""
-    return getattr(part, "schema_version", None)
-
-
 def keyring_of(vault: Vault) -> Callable[[Sequence[int]], Keyring]:
     """A function that fetches the keys of some people, once, into something that opens and seals."""
-    from adapters.sealing import Keyring
+    from adapters.crypto.sealing import Keyring
 
     return lambda subjects: Keyring(vault.data_keys(subjects))
 
 
 def erased_keyring() -> AllErased:
-    from adapters.sealing import AllErased
+    from adapters.crypto.sealing import AllErased
 
     return AllErased()
 

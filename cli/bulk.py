@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from cli import render, session
-from domain.errors import EXIT_CODES, EsError, InvalidInput, Kind
-from domain.messages import Question
+from domain.kernel.errors import EXIT_CODES, EsError, InvalidInput, Kind
+from domain.kernel.messages import Question
 
 LINE_LIMIT_BYTES = 64 * 1024
 _CHUNK_BYTES = 1 << 16

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import render, session
-from domain.errors import InvalidInput
-from domain.messages import ROLES
+from domain.features import ROLES
+from domain.kernel.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from adapters.rabbitmq_dead import DeadLetter, DeadLetters
+    from adapters.rabbitmq.dead_letters import DeadLetter, DeadLetters
 
 app = typer.Typer(no_args_is_help=True)
 

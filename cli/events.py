@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import render, session
-from domain.messages import Body
+from domain.kernel.messages import Body
 
 app = typer.Typer(no_args_is_help=True)
 

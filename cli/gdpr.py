@@ -8,7 +8,7 @@ import typer
 
 from cli import render, session
 from cli.users import send
-from domain.errors import EsError, PartUnavailable
+from domain.kernel.errors import EsError, PartUnavailable
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -38,7 +38,7 @@ def erase(
     try:
         reply["erasure"] = _wait(user_id)
     except EsError as error:
-        error.command_id = reply["command_id"]  # type: ignore[attr-defined]
+        error.command_id = reply["command_id"]
         raise
     render.answer(
         reply,

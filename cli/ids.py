@@ -1,16 +1,15 @@
 """`es ids …`: draw ids, and look at them and at who may issue them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from cli import render, session
 from cli.times import parse_time_us
-from domain.errors import EsError, Kind
-from domain.ids import Range, ceil_id, decode, floor_id, parse_id, time_text
-from domain.messages import Body
+from domain.kernel.errors import EsError, Kind
+from domain.kernel.ids import Range, ceil_id, decode, floor_id, parse_id, time_text
+from domain.kernel.messages import Body
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +23,6 @@ _CHECK_MAX = 1000
 _LOOK_S = 60.0  # all lanes are read; a large store takes its time
 
 
-@dataclass
 class ProofFailed(EsError):
     """The history of the lanes does not show that every grant is disjoint."""
 
@@ -190,7 +188,7 @@ def fence(
     try:
         answer = session.ask("ids", "ids.fence", body, timeout_s=_LOOK_S)
     except EsError as error:
-        error.command_id = chosen  # type: ignore[attr-defined]
+        error.command_id = chosen
         raise
     render.answer(answer, as_json=as_json, human=lambda: render.fields(answer))
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli import render, session
-from domain.errors import EXIT_CODES, EsError, Kind
+from domain.kernel.errors import EXIT_CODES, EsError, Kind
 
 # A new service adds its group here. The help text stands here too, so that `es --help` imports nothing.
 GROUPS = {
@@ -71,8 +71,7 @@ class LazyGroup(TyperGroup):
         if cmd_name in GROUPS:
             return _named(typer.main.get_group(import_module(f"cli.{cmd_name}").app), cmd_name, GROUPS)
         if cmd_name in COMMANDS:
-            stack = typer.main.get_group(import_module("cli.stack").app)
-            return _named(stack.commands[cmd_name], cmd_name, COMMANDS)
+            return _named(typer.main.get_command(import_module(f"cli.{cmd_name}").app), cmd_name, COMMANDS)
         return None
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
@@ -122,7 +121,7 @@ def _show_trace() -> None:
 
 
 def _fail(error: EsError) -> NoReturn:
-    render.show_error(error, as_json=session.options.as_json, command_id=getattr(error, "command_id", None))
+    render.show_error(error, as_json=session.options.as_json, command_id=error.command_id)
     raise typer.Exit(EXIT_CODES[error.kind]) from None
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import render, session
-from domain.errors import PartUnavailable
-from domain.messages import Body
+from domain.kernel.errors import PartUnavailable
+from domain.kernel.messages import Body
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from domain.errors import EsError, Kind
+from domain.kernel.errors import EsError, Kind
+from domain.kernel.messages import to_json
 
 Json = Annotated[
     bool, typer.Option("--json", help="Answer with JSON: one object, or one per line for lists.")
@@ -22,8 +22,6 @@ CommandId = Annotated[
 
 EXIT_INTERRUPTED = 130
 EXIT_OUTPUT_CLOSED = 141  # what a shell shows for a program ended by SIGPIPE
-
-_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class OutputLost(EsError):
@@ -52,7 +50,7 @@ def line(text: str) -> None:
 
 
 def json_line(value: Mapping[str, Any]) -> None:
-    line(_dump(value))
+    line(to_json(value))
 
 
 def answer(value: Mapping[str, Any], *, as_json: bool, human: Callable[[], None]) -> None:
@@ -102,7 +100,7 @@ def show_error(error: EsError, *, as_json: bool, command_id: str | None) -> None
     """One line that says what happened, one that says what to do next."""
     if as_json:
         value: dict[str, Any] = {"command_id": command_id} if command_id else {}
-        print(_dump({**value, "error": error_object(error)}), file=sys.stderr)
+        print(to_json({**value, "error": error_object(error)}), file=sys.stderr)
         return
     print(f"error: {error}", file=sys.stderr)
     if error.hint:

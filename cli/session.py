@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from domain.errors import EsError, InvalidInput, Kind
+from domain.kernel.errors import EsError, InvalidInput, Kind
 
 if TYPE_CHECKING:
     from adapters.settings import Settings
-    from domain.messages import Body, Caller, Question
+    from domain.kernel.messages import Body, Question
+    from domain.kernel.ports.transport import Caller
 
 TIMEOUT_S = 8.0
 """How long a command waits for its answer: with its start and its end it takes less than ten seconds."""
@@ -55,7 +56,7 @@ def caller() -> Caller:
     chosen = settings()
 
     def start() -> bool:
-        from cli.stack import start_supervisor
+        from cli.supervisor import start_supervisor
 
         if start_supervisor(chosen):
             note(f"started the workers in {chosen.home} (ES_AUTOSTART=0 turns this off)")

@@ -6,7 +6,7 @@ import typer
 
 from cli import render, session
 from cli.events import show_event
-from domain.errors import EsError, Kind
+from domain.kernel.errors import EsError, Kind
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from domain.errors import InvalidInput
+from domain.kernel.errors import InvalidInput
 
 
 def parse_time_us(text: str, field: str) -> int:

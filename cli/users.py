@@ -7,8 +7,8 @@ import typer
 
 from cli import render, session
 from cli.times import parse_time_us
-from domain.errors import EsError, InvalidInput
-from domain.messages import Body
+from domain.kernel.errors import EsError, InvalidInput
+from domain.kernel.messages import Body
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -53,7 +53,7 @@ def send(kind: str, fields: Mapping[str, Any], command_id: str | None) -> Body:
             "users", kind, {"command_id": chosen, "actor": session.actor(), "input": dict(fields)}
         )
     except EsError as error:
-        error.command_id = chosen  # type: ignore[attr-defined]
+        error.command_id = chosen
         raise
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import session
-from domain.messages import ROLES
+from domain.features import ROLES
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -25,11 +25,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from adapters.codec import JsonCodec
-from adapters.memory import MemoryStore
-from domain import lanes
-from domain.ids import STEP
-from domain.messages import Request
-from workers.ids import IdsService
+from adapters.memory.event_store import MemoryStore
+from domain.kernel.ids import STEP
+from domain.kernel.messages import Request
+from domain.lanes import grants
+from workers.ids.service import IdsService
 
 ROUNDS = 200
 BLOCK = 4096
@@ -101,7 +101,7 @@ def _module(name: str) -> Any:
 
 
 def a_service() -> IdsService:
-    service = IdsService(MemoryStore(), JsonCodec(lanes.EVENTS), host="bench", pid=1, store_name="memory:")
+    service = IdsService(MemoryStore(), JsonCodec(grants.EVENTS), host="bench", pid=1, store_name="memory:")
     service.next_id()
     return service
 

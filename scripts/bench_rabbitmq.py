@@ -27,11 +27,11 @@ import pika
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from adapters.log import open_log
-from adapters.rabbitmq import open_channel
-from adapters.rabbitmq_caller import RabbitCaller
-from adapters.rabbitmq_server import RabbitServer
-from domain.messages import Question, Reply, Request
-from workers.runtime import serve
+from adapters.rabbitmq.caller import RabbitCaller
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.server import RabbitServer
+from domain.kernel.messages import Question, Reply, Request
+from workers.runtime.loop import serve
 
 ECHO = "bench-echo"
 WORKER = "bench-worker"

@@ -2,7 +2,7 @@
 
 `pytest tests/contract --store-url esdb://…` runs the contract suite against a real event store instead of
 the built-in ones. The option may be given several times. `eventstoredb:`, which stands for a real server, is
-found as tests/servers.py says, and comes on top of the built-in ones.
+found as tests/support/servers.py says, and comes on top of the built-in ones.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from domain.ports import EventStore
-from tests.builders import PROFILES, open_store
-from tests.contract.postgres_fixture import postgres_database, postgres_url  # noqa: F401  # fixtures
-from tests.servers import find_eventstoredb, fold_skips, private_rabbitmq, rabbitmq  # noqa: F401  # fixtures
+from domain.kernel.ports.event_store import EventStore
+from tests.support.builders import PROFILES, open_store
+from tests.support.postgres import postgres_database, postgres_url  # noqa: F401  # fixtures
+from tests.support.servers import find_eventstoredb, fold_skips, private_rabbitmq, rabbitmq  # noqa: F401  # fixtures
 
 # No deadline per example, and no health check of their speed: the machine may be busy, and slow isn't wrong.
 # The same examples every time, so that a run tells about what was changed; `--hypothesis-profile=thorough` digs.
@@ -35,7 +35,7 @@ settings.register_profile("thorough", deadline=None, max_examples=2000, suppress
 settings.load_profile("project")
 
 BUILT_IN_STORES = ("memory:", "sqlite:", "esdb:", "eventstoredb:")
-"""A URL without a path gets a fresh place for each test; `esdb:` is the test node of tests/node, and
+"""A URL without a path gets a fresh place for each test; `esdb:` is the test node of tests/support/node, and
 `eventstoredb:` a real server, if there is one."""
 
 
@@ -95,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture
 def node_url() -> Iterator[str]:
     """A fresh test node that speaks EventStoreDB's protocol."""
-    from tests.contract.esdb_fixture import running_node  # it imports grpc, which most tests don't need
+    from tests.support.eventstoredb import running_node
 
     with running_node() as url:
         yield url

@@ -15,10 +15,10 @@ from typing import Any
 from adapters.log import open_log
 from adapters.settings import Settings, load_settings
 from adapters.wiring import prepare_home, usual_roles
-from domain.errors import EXIT_CODES, EsError, PartUnavailable
-from domain.messages import ROLES
-from workers.control import Control
-from workers.supervisor import AlreadyRunning, Supervisor
+from domain.features import ROLES
+from domain.kernel.errors import EXIT_CODES, EsError, PartUnavailable
+from workers.runtime.control import Control
+from workers.runtime.supervisor import AlreadyRunning, Supervisor
 
 
 def main() -> int:
@@ -107,7 +107,7 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
-    from workers.roles import run_role
+    from workers.runtime.roles import run_role
 
     supervised = arguments.control_fd is not None
     role, instance = arguments.role, arguments.instance

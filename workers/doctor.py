@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from importlib.metadata import version as installed_version
 
-from adapters import wiring
+from adapters import versions, wiring
 from adapters.settings import Settings, without_password
-from domain.errors import EsError, StoreBehind
-from domain.messages import Body
-from domain.ports import GenerationState
-from domain.projections import PROJECTIONS
-from workers import erasures
+from domain.features import PROJECTIONS
+from domain.kernel.errors import EsError, StoreBehind
+from domain.kernel.messages import Body
+from domain.kernel.ports.read_model import GenerationState
+from workers.erasures import process
 
 FREE_DISK_WARNING_BYTES = 512 << 20
 CLOCK_WARNING_US = 500_000
@@ -94,7 +94,7 @@ def _broker(settings: Settings) -> Iterator[Body]:
         yield _finding("broker", version="local", detail="Unix sockets, nothing to run")
         return
     yield _finding(
-        "broker", version=wiring.broker_version(settings).name, detail=without_password(settings.broker)
+        "broker", version=versions.broker_version(settings).name, detail=without_password(settings.broker)
     )
     for queue in wiring.open_dead_letters(settings, wiring.usual_roles(settings)).counts():
         if not queue.workers:
@@ -109,26 +109,26 @@ def _store(settings: Settings) -> Iterator[Body]:
     store = wiring.open_store(settings.store)
     try:
         detail = f"{without_password(settings.store)}, ends at position {store.head()}"
-        schema_version = wiring.schema_version(store)
+        schema_version = versions.schema_version(store)
     finally:
         store.close()
-    yield _versioned("event store", wiring.store_version(settings), detail, schema_version)
+    yield _versioned("event store", versions.store_version(settings), detail, schema_version)
 
 
 def _vault(settings: Settings) -> Iterator[Body]:
     vault = wiring.open_vault(settings)  # raises when the key-encryption key isn't there or doesn't fit
     vault.close()
     detail = f"{without_password(settings.vault)}, the key-encryption key fits"
-    found = wiring.database_version(settings.vault)
-    yield _versioned("vault", found, detail, wiring.schema_version(vault))
+    found = versions.database_version(settings.vault)
+    yield _versioned("vault", found, detail, versions.schema_version(vault))
 
 
 def _read_models(settings: Settings) -> Iterator[Body]:
     read_model = wiring.open_read_model(settings)
     read_model.close()
     detail = without_password(settings.database)
-    found = wiring.database_version(settings.database)
-    yield _versioned("read models", found, detail, wiring.schema_version(read_model))
+    found = versions.database_version(settings.database)
+    yield _versioned("read models", found, detail, versions.schema_version(read_model))
 
 
 def _history(settings: Settings) -> Iterator[Body]:
@@ -137,7 +137,7 @@ def _history(settings: Settings) -> Iterator[Body]:
         store = opened.enter_context(closing(wiring.open_store(settings.store)))
         vault = opened.enter_context(closing(wiring.open_vault(settings)))
         read_model = opened.enter_context(closing(wiring.open_read_model(settings)))
-        seen = [vault.checkpoint(erasures.COMPLETING)]
+        seen = [vault.checkpoint(process.COMPLETING)]
         for projection in PROJECTIONS:
             generations = read_model.generations(projection)
             seen += [each.checkpoint for each in generations if each.state is GenerationState.CURRENT]
@@ -147,7 +147,7 @@ def _history(settings: Settings) -> Iterator[Body]:
             yield _finding("history", _FAILED, detail=str(behind), next=behind.hint, code=behind.code)
 
 
-def _versioned(part: str, found: wiring.Version, detail: str, schema_version: int | None) -> Body:
+def _versioned(part: str, found: versions.Version, detail: str, schema_version: int | None) -> Body:
     state, next_ = _OK, ""
     if found.warning:
         state, detail, next_ = _WARNING, found.warning, found.next

@@ -37,15 +37,15 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import pytest
 
-from adapters.local import is_served, socket_path
-from adapters.rabbitmq import dead_queue_of, queue_of
+from adapters.local.address import is_served, socket_path
+from adapters.rabbitmq.connection import dead_queue_of, queue_of
 from adapters.settings import Settings, load_settings
 from adapters.wiring import open_local_caller, open_store, open_vault, prepare_home, usual_roles
-from domain.errors import PartUnavailable
-from domain.ids import floor_id
-from tests.builders import PROFILES
-from tests.contract.postgres_fixture import execute, with_option
-from tests.servers import Guarded, RabbitMQ
+from domain.kernel.errors import PartUnavailable
+from domain.kernel.ids import floor_id
+from tests.support.builders import PROFILES
+from tests.support.postgres import execute, with_option
+from tests.support.servers import Guarded, RabbitMQ
 
 ES = str(Path(sys.executable).with_name("es"))
 """The installed script, as a person types it."""
@@ -624,7 +624,7 @@ def own_schema(database: str) -> Iterator[str]:
 def own_node() -> Iterator[str]:
     """The URL of an EventStoreDB test node in a process of its own: this one is often too busy to answer."""
     node = subprocess.Popen(
-        [sys.executable, "-m", "tests.node", "--port", "0"],
+        [sys.executable, "-m", "tests.support.node", "--port", "0"],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.rabbitmq import PERSISTENT, Properties, dead_queue_of, open_channel, queue_of
+from adapters.rabbitmq.connection import PERSISTENT, Properties, dead_queue_of, open_channel, queue_of
 from tests.acceptance.conftest import EVERY_ROLE, System, wait_until
 
 SECRET = "private.person@example.com"

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.acceptance.conftest import DEADLINE_S, System, wait_until
-from tests.contract.postgres_fixture import execute
+from tests.support.postgres import execute
 
 
 def _wrapped_key(system: System, user_id: str) -> bytes:

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from adapters.codec import JsonCodec
 from adapters.wiring import open_store
 from cli.main import app
-from domain import lanes
-from domain.ids import MAX_ID, ceil_id, floor_id, lane_of, time_text
-from domain.lanes import LaneGranted
-from domain.ports import Append, Appended
+from domain.kernel.ids import MAX_ID, ceil_id, floor_id, lane_of, time_text
+from domain.kernel.ports.event_store import Append, Appended
+from domain.lanes import grants
+from domain.lanes.grants import LaneGranted
 from tests.acceptance.conftest import System, people
-from tests.builders import metadata
+from tests.support.builders import metadata
 
 STEP = 1024
 WHEN = "2026-01-31T12:00:00Z"
@@ -257,7 +257,7 @@ def test_verify_proves_that_no_two_grants_overlap(invoke: Invoke) -> None:
 def test_verify_ends_with_1_and_names_what_it_found(running: System) -> None:
     overlapping = LaneGranted("nobody", "nowhere", 1, 10, 20)
     about = metadata()
-    event = JsonCodec(lanes.EVENTS).encode(
+    event = JsonCodec(grants.EVENTS).encode(
         overlapping, event_id=about.command_id, subject=None, metadata=about, sealer=None
     )
     running.es("ids", "next").ok()

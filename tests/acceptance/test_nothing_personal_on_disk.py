@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.rabbitmq import PERSISTENT, Properties, open_channel, queue_of
+from adapters.rabbitmq.connection import PERSISTENT, Properties, open_channel, queue_of
 from adapters.wiring import open_store
 from tests.acceptance.conftest import ROLES, System, ndjson, wait_until
-from tests.contract.postgres_fixture import execute
+from tests.support.postgres import execute
 
 NAME = "Canária Ünverwechselbar"
 EMAIL = "canary-fhqwhgads@example.com"

@@ -14,8 +14,8 @@ import pytest
 
 from adapters.settings import load_settings
 from adapters.wiring import open_caller
-from domain.errors import EsError
-from domain.messages import Caller
+from domain.kernel.errors import EsError
+from domain.kernel.ports.transport import Caller
 from tests.acceptance.conftest import System, confirmed, people, wait_until
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from tests.acceptance.conftest import (
     people,
     wait_until,
 )
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 NO_AUTOSTART = {"ES_AUTOSTART": "0"}
 

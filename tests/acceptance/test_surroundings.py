@@ -21,7 +21,7 @@ from tests.acceptance.conftest import (
     people,
     wait_until,
 )
-from tests.contract.postgres_fixture import execute
+from tests.support.postgres import execute
 
 CLOSED_PIPE = (0, 141)
 """A program whose reader has gone may end well, or as a shell shows a program that SIGPIPE ended."""

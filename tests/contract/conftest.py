@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from adapters import wiring
-from adapters.kek import make_kek
-from adapters.local import LocalServer, listen, socket_path
+from adapters.crypto.kek import make_kek
+from adapters.local.address import listen, socket_path
+from adapters.local.server import LocalServer
 from adapters.settings import Settings, load_settings
-from domain.messages import Caller, Server
-from domain.ports import ReadModel, Vault
-from tests.contract.rabbitmq_fixture import rabbit_broker, ready_server
-from tests.contract.scripted import caller, clock, patience, serve_by  # noqa: F401  # fixtures
+from domain.kernel.ports.read_model import ReadModel
+from domain.kernel.ports.transport import Caller, Server
+from domain.kernel.ports.vault import Vault
+from tests.support.rabbitmq import rabbit_broker, ready_server
+from tests.support.scripted import caller, clock, patience, serve_by  # noqa: F401  # fixtures
 
 VAULT_URLS = ["sqlite:", "postgresql:"]
 READ_MODEL_URLS = ["sqlite:", "postgresql:"]

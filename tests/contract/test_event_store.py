@@ -1,4 +1,4 @@
-"""The event store contract: a test for each sentence of `EventStore` in domain/ports.py, over every adapter.
+"""The event store contract: a test for each sentence of `EventStore` in domain/kernel/ports, over every adapter.
 
 Positions are opaque: they grow, and that is all a test may know. A real server may hold other people's
 events, so every test has streams of its own and looks at positions after the head it started from.
@@ -25,10 +25,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain.errors import DuplicateEventId, PartUnavailable, StoreBehind, VersionConflict
-from domain.events import NO_STREAM, EventData, Recorded
-from domain.ports import Append, Appended, CaughtUp, EventStore
-from tests.builders import (
+from domain.kernel.errors import DuplicateEventId, PartUnavailable, StoreBehind, VersionConflict
+from domain.kernel.events import NO_STREAM, EventData, Recorded
+from domain.kernel.ports.event_store import Append, Appended, CaughtUp, EventStore
+from tests.support.builders import (
     DEADLINE_S,
     a_stream,
     an_event,

@@ -19,20 +19,16 @@ from typing import Any
 
 import pytest
 
-from adapters.local import MAX_FRAME_BYTES, LocalCaller, LocalServer, is_served, listen, socket_path
+from adapters.local.address import is_served, listen, socket_path
+from adapters.local.caller import LocalCaller
+from adapters.local.frames import MAX_FRAME_BYTES
+from adapters.local.server import LocalServer
 from adapters.settings import Settings, load_settings
-from domain.errors import PartUnavailable
-from domain.messages import Caller, Reply, Request
-from tests.builders import DEADLINE_S, eventually, start_python
-from tests.contract.scripted import (
-    ROLE,
-    SHORT_S,
-    Clock,
-    Serve,
-    echo,
-    numbers,
-    questions,
-)
+from domain.kernel.errors import PartUnavailable
+from domain.kernel.messages import Reply, Request
+from domain.kernel.ports.transport import Caller
+from tests.support.builders import DEADLINE_S, eventually, start_python
+from tests.support.scripted import ROLE, SHORT_S, Clock, Serve, echo, numbers, questions
 
 
 @pytest.fixture
@@ -43,7 +39,8 @@ def broker_settings(home: Path) -> Settings:
 _SERVER_PROCESS = """
 import sys
 from pathlib import Path
-from adapters.local import LocalServer, listen, socket_path
+from adapters.local.server import LocalServer
+from adapters.local.address import listen, socket_path
 server = LocalServer(listen(socket_path(Path(sys.argv[1]), "echo")))
 print("ready", flush=True)
 answered, limit = 0, int(sys.argv[2])
@@ -504,7 +501,8 @@ def _received(server: LocalServer) -> Iterator[Any]:
 _FEW_DESCRIPTORS = """
 import resource, sys
 from pathlib import Path
-from adapters.local import LocalServer, listen, socket_path
+from adapters.local.server import LocalServer
+from adapters.local.address import listen, socket_path
 server = LocalServer(listen(socket_path(Path(sys.argv[1]), "echo")))
 resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
 print("ready", flush=True)

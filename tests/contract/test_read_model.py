@@ -1,4 +1,4 @@
-"""The read model contract: a test for each sentence of `ReadModel` in domain/ports.py, over every adapter."""
+"""The read model contract: a test for each sentence of `ReadModel` in domain/kernel/ports, over every adapter."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapters.read_sqlite import SqliteReadModel
 from adapters.settings import Settings
-from domain.errors import EsError, PartUnavailable
-from domain.events import Event, Position, Recorded
-from domain.ports import Generation, GenerationState, Parked, ReadModel
-from domain.projections import Change, Operation, Put, Value
-from tests.builders import DEADLINE_S, eventually, start_python
+from adapters.sqlite.read_model import SqliteReadModel
+from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.events import Event, Position, Recorded
+from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
+from domain.kernel.projection import Change, Operation, Put, Value
+from tests.support.builders import DEADLINE_S, eventually, start_python
 
 NOW_US = 1_760_000_000_000_000
 OpenReadModel = Callable[[], ReadModel]

@@ -1,4 +1,4 @@
-"""The transport contract: a test for each sentence of `Caller` and `Service` in domain/messages.py.
+"""The transport contract: a test for each sentence of `Caller` and `Service` in domain/kernel/ports/transport.py.
 
 Real servers in threads and processes answer over real sockets; a worker's own loop serves. The second half
 is about the local transport alone: whose sockets they are, and what strangers can send into them.
@@ -14,21 +14,13 @@ from typing import Any
 
 import pytest
 
-from adapters.local import MAX_FRAME_BYTES
-from domain.errors import EmailTaken, EsError, Kind, PartUnavailable, UserNotFound
-from domain.messages import LATER, Body, Caller, Question, Reply, Request
-from tests.builders import DEADLINE_S, eventually
-from tests.contract.scripted import (
-    ROLE,
-    SHORT_S,
-    Clock,
-    OpenCaller,
-    Serve,
-    Serving,
-    echo,
-    numbers,
-    questions,
-)
+from adapters.local.frames import MAX_FRAME_BYTES
+from domain.kernel.errors import EsError, Kind, PartUnavailable
+from domain.kernel.messages import LATER, Body, Question, Reply, Request
+from domain.kernel.ports.transport import Caller
+from domain.users.errors import EmailTaken, UserNotFound
+from tests.support.builders import DEADLINE_S, eventually
+from tests.support.scripted import ROLE, SHORT_S, Clock, OpenCaller, Serve, Serving, echo, numbers, questions
 
 # --- one question ----------------------------------------------------------------------------
 
@@ -438,7 +430,7 @@ def test_a_server_that_stops_finishes_what_waits(serve_by: Serve, caller: Caller
 def test_a_server_that_stops_does_not_wait_for_ever(
     serve_by: Serve, caller: Caller, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.runtime._DRAIN_S", 0.1)
+    monkeypatch.setattr("workers.runtime.loop._DRAIN_S", 0.1)
     serving = serve_by(lambda _: LATER)
 
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""The vault contract: a test for each sentence of `Vault` in domain/ports.py, over every adapter.
+"""The vault contract: a test for each sentence of `Vault` in domain/kernel/ports, over every adapter.
 
 The second half is about what one adapter alone can promise: files on disk, and the key-encryption key
 that lies in a file of its own.
@@ -22,11 +22,11 @@ import apsw
 import pytest
 
 from adapters import wiring
-from adapters.kek import make_kek
+from adapters.crypto.kek import make_kek
 from adapters.settings import Settings, load_settings
-from adapters.vault_sqlite import SqliteVault
-from domain.errors import EsError, KeyUnavailable, PartUnavailable
-from domain.ports import (
+from adapters.sqlite.vault import SqliteVault
+from domain.kernel.errors import EsError, KeyUnavailable, PartUnavailable
+from domain.kernel.ports.vault import (
     AlreadyHeld,
     ClaimAnswer,
     ClaimRequest,
@@ -37,9 +37,9 @@ from domain.ports import (
     Reserved,
     Vault,
 )
-from domain.reservations import RESERVATION_LIFE_US
-from tests.builders import DEADLINE_S, an_event, append, start_python
-from tests.contract.postgres_fixture import execute
+from domain.users.reservations import RESERVATION_LIFE_US
+from tests.support.builders import DEADLINE_S, an_event, append, start_python
+from tests.support.postgres import execute
 
 NOW_US = 1_760_000_000_000_000
 LATER_US = NOW_US + RESERVATION_LIFE_US
@@ -143,7 +143,7 @@ from contextlib import closing
 from uuid import uuid4
 from adapters import wiring
 from adapters.settings import load_settings
-from domain.ports import ClaimRequest
+from domain.kernel.ports.vault import ClaimRequest
 home, url, first = sys.argv[1:]
 with closing(wiring.open_vault(load_settings(environment={"ES_HOME": home, "ES_VAULT": url}))) as vault:
     print("ready", flush=True)
@@ -824,7 +824,7 @@ def test_a_wrapped_key_and_a_tag_are_in_no_file_after_the_key_was_destroyed(
 def test_a_wrapped_key_is_in_no_file_after_a_reader_that_prevented_it_is_gone(
     folder: Path, kek: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.sqlite.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("adapters.sqlite.database.BUSY_TIMEOUT_MS", 50)
     with closing(SqliteVault(folder / "vault.db", kek=kek)) as vault:
         registered(vault, 1, ADA)
         registered(vault, 2, GRACE)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from adapters.settings import load_settings
 from adapters.wiring import open_caller
-from domain.errors import EsError
-from domain.messages import Body, Caller
+from domain.kernel.errors import EsError
+from domain.kernel.messages import Body
+from domain.kernel.ports.transport import Caller
 
 PIPELINED = 200
 

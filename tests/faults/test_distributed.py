@@ -19,7 +19,7 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import pytest
 
-from adapters.rabbitmq import PERSISTENT, Properties, open_channel, queue_of
+from adapters.rabbitmq.connection import PERSISTENT, Properties, open_channel, queue_of
 from tests.acceptance.conftest import (
     DEADLINE_S,
     Bulk,
@@ -32,8 +32,8 @@ from tests.acceptance.conftest import (
     people,
     wait_until,
 )
-from tests.contract.postgres_fixture import Server, private_server
-from tests.servers import RabbitMQ
+from tests.support.postgres import Server, private_server
+from tests.support.servers import RabbitMQ
 
 BULK = int(os.environ.get("ES_TEST_BULK", "6000"))
 SEED = int(os.environ.get("ES_TEST_SEED", random.randrange(1 << 32)))

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import DEADLINE_S, System, wait_until
-from tests.builders import ROOT
 from tests.simulation.ledger import Ledger
+from tests.support.builders import ROOT
 
 SECONDS = float(os.environ.get("ES_TEST_IDS_SECONDS", "8"))
 SEED = int(os.environ.get("ES_TEST_SEED", random.randrange(1 << 32)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from domain.errors import EsError
-from domain.messages import LATER, Request
-from workers.ids import IdsService
+from domain.kernel.errors import EsError
+from domain.kernel.messages import LATER, Request
+from workers.ids.service import IdsService
 
 
 def ask(worker: IdsService, kind: str = "ids.next", **body: Any) -> dict[str, Any]:

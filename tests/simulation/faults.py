@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from adapters.memory import MemoryStore
-from domain.errors import PartUnavailable, VersionConflict
-from domain.events import NO_STREAM, EventData, Position, Recorded
-from domain.ports import Append, Appended, AppendResult, CaughtUp
+from adapters.memory.event_store import MemoryStore
+from domain.kernel.errors import PartUnavailable, VersionConflict
+from domain.kernel.events import NO_STREAM, EventData, Position, Recorded
+from domain.kernel.ports.event_store import Append, Appended, AppendResult, CaughtUp
 
 AWAY = PartUnavailable("event store", "the simulation cut the connection")
 

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.codec import JsonCodec
-from adapters.sqlite_store import SqliteStore
-from domain import lanes
-from domain.lanes import LaneRange
-from domain.messages import Request
-from domain.ports import EventStore
-from tests.builders import ROOT, open_store
+from adapters.sqlite.event_store import SqliteStore
+from domain.kernel.messages import Request
+from domain.kernel.ports.event_store import EventStore
+from domain.lanes import grants
+from domain.lanes.layout import LaneRange
 from tests.simulation.ledger import Ledger
-from workers.ids import MIN_LEASE_MS, IdsService
+from tests.support.builders import ROOT, open_store
+from workers.ids.service import MIN_LEASE_MS, IdsService
 
 LANES = LaneRange(0, 31)
 GENERATIONS = 3
@@ -88,7 +88,7 @@ def _store(url: str, skew_us: int) -> EventStore:
 def _main(url: str, skew_us: int) -> None:
     service = IdsService(
         _store(url, skew_us),
-        JsonCodec(lanes.EVENTS),
+        JsonCodec(grants.EVENTS),
         host="here",
         pid=os.getpid(),
         store_name=url,

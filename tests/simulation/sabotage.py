@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from domain import lanes
-from domain.lanes import Lane, LaneGranted, Standing, Worker
+from domain.lanes import grants
+from domain.lanes.grants import Lane, LaneGranted, Standing, Worker
 
 
 def let_grants_overlap(patch: pytest.MonkeyPatch) -> None:
@@ -17,5 +17,5 @@ def let_grants_overlap(patch: pytest.MonkeyPatch) -> None:
         start = max(now, at_least)
         return [LaneGranted(str(worker.token), worker.host, worker.pid, start, start + length)]
 
-    patch.setattr(lanes, "decide_grant", grant_anyway)
-    patch.setattr(lanes, "standing", lambda lane, now: Standing.FREE)
+    patch.setattr(grants, "decide_grant", grant_anyway)
+    patch.setattr(grants, "standing", lambda lane, now: Standing.FREE)

@@ -13,23 +13,23 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 import pytest
 
-import workers.ids
-import workers.lanes
-import workers.sure_store
 from adapters.codec import JsonCodec
-from domain import lanes
-from domain.ids import Range, compose, position_at, shard_of
-from domain.lanes import AHEAD, LaneGranted, LaneQuarantined, LaneRange, Lease, Standing, lease_of
-from domain.messages import Request
-from domain.ports import Append
-from tests.builders import metadata
+from domain.kernel.ids import Range, compose, position_at, shard_of
+from domain.kernel.messages import Request
+from domain.kernel.ports.event_store import Append
+from domain.lanes import grants, layout, leases
+from domain.lanes.grants import LaneGranted, LaneQuarantined, Standing
+from domain.lanes.layout import AHEAD, LaneRange
+from domain.lanes.leases import Lease, lease_of
 from tests.simulation.faults import Plan, no_fault
 from tests.simulation.world import HOUR_US, PEACE, SECOND_US, START_US, World
-from workers.ids import IdsService
-from workers.store_clock import StoreClock
-from workers.sure_store import SureStore
+from tests.support.builders import metadata
+from workers.ids import lease_keeper, service, sure_store
+from workers.ids.service import IdsService
+from workers.ids.store_clock import StoreClock
+from workers.ids.sure_store import SureStore
 
-CODEC = JsonCodec(lanes.EVENTS)
+CODEC = JsonCodec(grants.EVENTS)
 Problems = Sequence[str]
 
 
@@ -114,7 +114,7 @@ def a_worker_is_started_with_other_lanes() -> Problems:
     here.ask(here.workers[0], 5)
     stranger = here.start_worker(LaneRange(100, 110))
     here.ask(stranger, 5)
-    used = [name for name, _ in here.store.streams(prefix=lanes.STREAM_PREFIX, limit=2000)]
+    used = [name for name, _ in here.store.streams(prefix=layout.STREAM_PREFIX, limit=2000)]
     return [f"{name} is not of this store" for name in used if name != "lane-7"]
 
 
@@ -228,7 +228,7 @@ def _when_granting(here: World, plan: Plan) -> None:
     """Let `plan` happen to the next append that grants a lane."""
 
     def next_plan(batch: Sequence[Append]) -> Plan:
-        if not batch[0].stream.startswith(lanes.STREAM_PREFIX):
+        if not batch[0].stream.startswith(layout.STREAM_PREFIX):
             return Plan()
         here.store.next_plan = no_fault
         return plan
@@ -250,8 +250,8 @@ def _derived_event_id(new_token: Callable[[], UUID], stream: str, version: int) 
 
 
 def _no_standing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lanes, "standing", lambda lane, now: Standing.FREE)
-    patch.setattr(lanes, "within_reach", lambda position, now: True)
+    patch.setattr(grants, "standing", lambda lane, now: Standing.FREE)
+    patch.setattr(grants, "within_reach", lambda position, now: True)
     patch.setattr(Lease, "take", _take_anywhere)
 
 
@@ -293,31 +293,35 @@ THIS = __import__("sys").modules[__name__]
 
 HOLES = [
     Hole(1, a_process_forks, without(IdsService, "drop_lease_after_fork", lambda self: None)),
-    Hole(2, the_store_forgets_what_a_worker_saw, without(lanes, "went_back", lambda known, version: False)),
-    Hole(2, a_restored_store_is_fenced_while_a_worker_lives_on, without(lanes, "decide_lift", lambda *_: [])),
+    Hole(2, the_store_forgets_what_a_worker_saw, without(grants, "went_back", lambda known, version: False)),
+    Hole(
+        2, a_restored_store_is_fenced_while_a_worker_lives_on, without(grants, "decide_lift", lambda *_: [])
+    ),
     Hole(2, a_lane_grows_to_the_same_version_again, without(SureStore, "_check_base", lambda *_: None)),
-    Hole(3, the_history_of_a_lane_is_deleted, without(lanes, "numbering_is_whole", lambda *_: True)),
+    Hole(3, the_history_of_a_lane_is_deleted, without(grants, "numbering_is_whole", lambda *_: True)),
     Hole(
         4,
         two_workers_grant_the_same_version,
-        without(workers.sure_store, "_grant_event_id", _derived_event_id),
+        without(sure_store, "_grant_event_id", _derived_event_id),
     ),
     Hole(4, an_answer_is_lost_and_somebody_else_won, without(SureStore, "_is_ours", lambda *_: True)),
-    Hole(5, a_worker_is_started_with_other_lanes, without(lanes, "decide_layout", lambda *_: [])),
+    Hole(5, a_worker_is_started_with_other_lanes, without(layout, "decide_layout", lambda *_: [])),
     Hole(6, the_clock_of_a_machine_jumps, _look_once),
-    Hole(6, a_lane_is_poisoned_by_a_fast_clock, without(lanes, "is_poisoned", lambda *_: False)),
+    Hole(6, a_lane_is_poisoned_by_a_fast_clock, without(grants, "is_poisoned", lambda *_: False)),
     Hole(7, the_clock_of_the_store_is_behind_a_lane, _no_standing),
-    Hole(8, many_workers_start_together, without(lanes, "choose_lanes", lambda r, draws, start: r.numbers())),
-    Hole(9, a_worker_stops_and_another_starts, without(lanes, "decide_release", lambda lease: [])),
-    Hole(9, nobody_gets_ids_for_long, without(workers.lanes, "lease_is_due", lambda *_: True)),
+    Hole(
+        8, many_workers_start_together, without(layout, "choose_lanes", lambda r, draws, start: r.numbers())
+    ),
+    Hole(9, a_worker_stops_and_another_starts, without(leases, "decide_release", lambda lease: [])),
+    Hole(9, nobody_gets_ids_for_long, without(lease_keeper, "lease_is_due", lambda *_: True)),
     Hole(10, two_grants_touch, without(Lease, "take", _take_with_the_boundary)),
     Hole(10, a_caller_expands_blocks_of_two_lanes, without(Range, "__iter__", _count_in_ones)),
     Hole(
         11,
         a_worker_changes_lanes_while_the_clock_goes_back,
-        without(workers.lanes.Identity, "drop_lease", _forget_last),
+        without(lease_keeper.Identity, "drop_lease", _forget_last),
     ),
-    Hole(11, a_caller_hops_to_a_worker_that_is_behind, without(workers.ids, "position_of", lambda id_: -1)),
+    Hole(11, a_caller_hops_to_a_worker_that_is_behind, without(service, "position_of", lambda id_: -1)),
     Hole(12, ids_of_one_worker_are_sharded, without(THIS, "workers_shard", lambda id_, shards: id_ % shards)),
 ]
 EACH = pytest.mark.parametrize("hole", HOLES, ids=lambda hole: f"{hole.number}-{hole.scenario.__name__}")

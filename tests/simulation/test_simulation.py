@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from domain import lanes
-from domain.lanes import LaneRange
+from domain.lanes import grants
+from domain.lanes.layout import LaneRange
 from tests.simulation.__main__ import main, parse_seeds
 from tests.simulation.ledger import Ledger
 from tests.simulation.sabotage import let_grants_overlap
@@ -98,7 +98,7 @@ def test_the_ledger_finds_two_leases_that_interleave_without_a_single_equal_id()
 
 
 def test_the_simulation_finds_a_fence_that_lifts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "decide_lift", lambda lane, floor, now: [])
+    monkeypatch.setattr(grants, "decide_lift", lambda lane, floor, now: [])
     assert _seeds_that_find_something(), "eight seeds found nothing wrong with broken code"
 
 

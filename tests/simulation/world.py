@@ -16,20 +16,20 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from adapters.codec import JsonCodec
-from domain import lanes
-from domain.errors import EsError
-from domain.ids import decompose, position_at
-from domain.lanes import LaneRange
-from domain.messages import LATER, Request
-from domain.ports import Append
+from domain.kernel.errors import EsError
+from domain.kernel.ids import decompose, position_at
+from domain.kernel.messages import LATER, Request
+from domain.kernel.ports.event_store import Append
+from domain.lanes import grants, layout
+from domain.lanes.layout import LaneRange
 from tests.simulation.faults import FaultyStore, Plan, no_fault
 from tests.simulation.ledger import Ledger
-from workers.ids import IdsService
+from workers.ids.service import IdsService
 
 START_US = 1_800_000_000_000_000
 SECOND_US = 1_000_000
 HOUR_US = 3600 * SECOND_US
-LEASE_US = lanes.MAX_LEASE_MS * 1000
+LEASE_US = layout.MAX_LEASE_MS * 1000
 AHEAD_US = SECOND_US
 SIGHTING_US = 200_000
 """How long a look at the store's clock may take; by so much a worker may be late, never early."""
@@ -124,7 +124,7 @@ class World:
         self._depth = 0
         self._recent: deque[int] = deque(maxlen=50)
         self._outage_ends_us = 0
-        self._codec = JsonCodec(lanes.EVENTS)
+        self._codec = JsonCodec(grants.EVENTS)
         self.workers = [self.start_worker() for _ in range(workers)]
 
     # --- processes ---------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class World:
             self.ledger.issued(first, size, step)
             self.ledger.near(first, size, earliest, latest)
             self.ledger.under(self._lease_of(worker, token, first), first, size)
-            if count <= lanes.ORDERED_COUNT:
+            if count <= layout.ORDERED_COUNT:
                 self.ledger.ordered(token, first, size)
             if after is not None and first <= after:
                 self.ledger.problems.append(f"{first} was given after {after}")

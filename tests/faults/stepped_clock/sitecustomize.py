@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from adapters.sqlite_store import SqliteStore
+from adapters.sqlite.event_store import SqliteStore
 
 _OFFSET = Path(os.environ["ES_TEST_CLOCK"])
 

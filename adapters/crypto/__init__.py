@@ -1,0 +1,1 @@
+"""Sealing of personal values, and the key-encryption key."""

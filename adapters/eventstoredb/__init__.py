@@ -1,0 +1,1 @@
+"""EventStoreDB and KurrentDB: the event store."""

@@ -1,0 +1,1 @@
+"""Unix sockets: the transport of the embedded profile."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: vault and read models."""

@@ -1,0 +1,1 @@
+"""RabbitMQ: requests, dead letters, roll calls and published events."""

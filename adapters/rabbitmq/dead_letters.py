@@ -1,0 +1,292 @@
+"""Dead letters: messages that no worker could read, or that came back too often.
+
+Promise: looking changes nothing, and a message leaves the dead-letter queue only after whatever replaces it
+is stored. Refusal: a dead command holds plain input, so what is told by default is only what can't be personal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from adapters.rabbitmq.connection import (
+    PERSISTENT,
+    Properties,
+    dead_queue_of,
+    depth_of,
+    open_channel,
+    queue_of,
+)
+from domain.kernel.errors import EsError, Kind
+
+_PLAIN_KIND = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)*")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_GIVE_BACK_S = 2.0
+_LOOK_S = 0.01
+_TOLD = ("x-first-death-reason", "x-death")
+_REASONS = {
+    "rejected": "no worker can read it, or a part was down when it was sent again",
+    "delivery_limit": "it came back too often; perhaps it makes workers crash",
+    "expired": "it waited too long",
+    "maxlen": "its queue was full",
+    "bad_headers": "no worker can read its headers; sending it again leaves them out",
+}
+
+
+class DeadLetterNotFound(EsError):
+    message_id: str
+    code = "dead-letter-not-found"
+    kind = Kind.NOT_FOUND
+    hint = "`es dead show ROLE` names them; somebody may have been faster."
+
+    def __str__(self) -> str:
+        return f"there is no dead letter {self.message_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """How many messages a role's queue and its dead-letter queue hold, and how many workers consume."""
+
+    role: str
+    waiting: int
+    workers: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRequest:
+    """A request of a dead letter. `body` is personal data until proven otherwise."""
+
+    kind: str
+    command_id: str | None
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead message. `unreadable` is its text when it holds no requests; it may hold personal data."""
+
+    message_id: str
+    reason: str
+    died_at: str | None
+    requests: Sequence[DeadRequest]
+    unreadable: str | None
+
+
+@dataclass(slots=True)
+class _Held:
+    """A message that was fetched; it goes back into its queue unless it is removed."""
+
+    channel: Any
+    tag: int
+    properties: Any
+    raw: bytes
+    is_removed: bool = False
+
+    def remove(self) -> None:
+        self.channel.basic_ack(self.tag)
+        self.is_removed = True
+
+
+class DeadLetters:
+    """The dead-letter queues of some roles. Every method connects, works and lets go."""
+
+    def __init__(self, url: str, roles: Sequence[str]) -> None:
+        self._url = url
+        self.roles = roles
+
+    def counts(self) -> list[QueueState]:
+        """The queues of every role, in order of the roles. Queues that don't exist yet are empty."""
+        with open_channel(self._url) as channel:
+            return [self._state(channel, role) for role in self.roles]
+
+    def _state(self, channel: Any, role: str) -> QueueState:
+        waiting, workers = depth_of(channel, queue_of(role))
+        dead, _ = depth_of(channel, dead_queue_of(role))
+        return QueueState(role, waiting, workers, dead)
+
+    def show(self, role: str, *, limit: int = 100) -> list[DeadLetter]:
+        """The oldest dead letters of a role; all of them stay."""
+        with open_channel(self._url) as channel:
+            return [_dead_letter(held) for held in _fetch(channel, role, limit)]
+
+    def retry(self, role: str, message_ids: Collection[str] | None) -> int:
+        """Send dead letters (None: all) to their role again, as new; return how many.
+
+        Raises `DeadLetterNotFound` for an id that isn't there, after the others were sent.
+        """
+
+        def again(channel: Any, held: _Held) -> None:
+            # Stored anew before it is taken away: a crash between the two runs it twice, never not at all.
+            _publish(channel, queue_of(role), held.properties.message_id, held.raw)
+            held.remove()
+
+        return self._each(role, message_ids, again)
+
+    def drop(self, role: str, message_ids: Collection[str] | None) -> int:
+        """Remove dead letters (None: all) for good; return how many. Raises like `retry`."""
+        return self._each(role, message_ids, lambda _, held: held.remove())
+
+    def _each(
+        self, role: str, message_ids: Collection[str] | None, action: Callable[[Any, _Held], None]
+    ) -> int:
+        missing = set(message_ids or ())
+        count = 0
+        with open_channel(self._url) as channel:
+            for held in _fetch(channel, role, None):
+                message_id = _id_of(held)
+                if message_ids is None or message_id in message_ids:
+                    action(channel, held)
+                    missing.discard(message_id)
+                    count += 1
+        for message_id in sorted(missing):
+            raise DeadLetterNotFound(message_id)
+        return count
+
+    def purge_person(self, user_id: int, matches: Callable[[dict[str, Any]], bool]) -> int:
+        """Remove a person's requests from all dead letters; return how many requests that were.
+
+        A request belongs to the person if its input names the user id, or if `matches` says so of its
+        `{"kind", "body"}`, or of `{"unreadable": text}` for a message without requests. Requests of other
+        people in the same message stay. Running it again changes nothing.
+        """
+        removed = 0
+        with open_channel(self._url) as channel:
+            for role in self.roles:
+                for held in _fetch(channel, role, None):
+                    removed += _purge(channel, role, held, user_id, matches)
+        return removed
+
+
+def _purge(
+    channel: Any, role: str, held: _Held, user_id: int, matches: Callable[[dict[str, Any]], bool]
+) -> int:
+    requests = _requests(held.raw)
+    if requests is None:
+        found = matches({"unreadable": _text(held.raw)})
+        if found:
+            held.remove()
+        return int(found)
+    kept = [item for item in requests if not (_names(item, user_id) or matches(item))]
+    if len(kept) < len(requests):
+        if kept:
+            # The rest is stored before the whole is taken away.
+            raw = json.dumps({"requests": kept}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            # Of the headers only what tells how it died: pika reads some that it can't write.
+            headers = {
+                name: value for name, value in (held.properties.headers or {}).items() if name in _TOLD
+            }
+            _publish(channel, dead_queue_of(role), held.properties.message_id, raw, headers)
+        held.remove()
+    return len(requests) - len(kept)
+
+
+def _names(request: dict[str, Any], user_id: int) -> bool:
+    body = request.get("body")
+    given = body.get("input") if isinstance(body, dict) else None
+    return isinstance(given, dict) and str(given.get("user_id")) == str(user_id)
+
+
+# --- messages --------------------------------------------------------------------------------
+
+
+def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
+    """What the dead-letter queue of a role holds now. Whatever isn't removed meanwhile stays in it."""
+    queue = dead_queue_of(role)
+    count, _ = depth_of(channel, queue)
+    removed = given_back = 0
+    for _ in range(count if limit is None else min(count, limit)):
+        method, properties, raw = channel.basic_get(queue)
+        if method is None:
+            break
+        held = _Held(channel, method.delivery_tag, properties, raw)
+        yield held
+        removed += held.is_removed
+        given_back += not held.is_removed
+    if given_back:
+        # Give back all that nobody removed, in one go; tag 0 stands for everything.
+        channel.basic_nack(0, multiple=True, requeue=True)
+        # The broker takes its time, and whoever looks next must find them all.
+        deadline_s = time.monotonic() + _GIVE_BACK_S
+        while depth_of(channel, queue)[0] < count - removed and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_S)
+
+
+def _publish(channel: Any, queue: str, message_id: str | None, raw: bytes, headers: Any = None) -> None:
+    """Store a message; returns when the broker has it, raises when it hasn't."""
+    properties = Properties(
+        message_id=message_id, headers=headers, delivery_mode=PERSISTENT, content_type="application/json"
+    )
+    channel.basic_publish("", queue, raw, properties, mandatory=True)
+
+
+def _dead_letter(held: _Held) -> DeadLetter:
+    death = _death(held.properties)
+    reason = "bad_headers" if held.properties.has_bad_headers else _first_reason(held.properties, death)
+    requests = _requests(held.raw)
+    return DeadLetter(
+        message_id=_id_of(held),
+        reason=_REASONS.get(reason, "unknown"),
+        died_at=_time(death.get("time")),
+        requests=[_dead_request(item) for item in requests or ()],
+        unreadable=_text(held.raw) if requests is None else None,
+    )
+
+
+def _death(properties: Any) -> dict[str, Any]:
+    """What the broker says of the last death. Anybody may have sent the header, so it may be anything."""
+    deaths = (properties.headers or {}).get("x-death")
+    return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+
+
+def _first_reason(properties: Any, death: dict[str, Any]) -> str:
+    return str((properties.headers or {}).get("x-first-death-reason") or death.get("reason") or "")
+
+
+def _dead_request(item: dict[str, Any]) -> DeadRequest:
+    kind, body = item.get("kind"), item.get("body")
+    body = body if isinstance(body, dict) else {}
+    try:
+        command_id = str(UUID(body.get("command_id")))
+    except (ValueError, TypeError, AttributeError):
+        command_id = None
+    plain = isinstance(kind, str) and _PLAIN_KIND.fullmatch(kind) is not None
+    return DeadRequest(str(kind) if plain else "?", command_id, body)
+
+
+def _requests(raw: bytes) -> list[dict[str, Any]] | None:
+    """The requests of a message as JSON objects, or None when it holds none."""
+    try:
+        value = json.loads(str(raw, "utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        value = value.get("requests", [value])
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        return None
+    return value
+
+
+def _id_of(held: _Held) -> str:
+    """The message id; or a hash of the message, for one without an id that can be typed."""
+    given = held.properties.message_id
+    if isinstance(given, str) and _PLAIN_ID.fullmatch(given):
+        return given
+    return hashlib.sha256(held.raw).hexdigest()[:16]
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")
+
+
+def _time(value: Any) -> str | None:
+    if not isinstance(value, datetime):
+        return None
+    return value.replace(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

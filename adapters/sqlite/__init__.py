@@ -1,0 +1,1 @@
+"""SQLite: event store, vault and read models in one file each."""

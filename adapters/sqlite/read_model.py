@@ -1,0 +1,247 @@
+"""Read models in one SQLite file: a table per projection and generation.
+
+Promise: rows and checkpoint move together, and readers see one whole generation. Refusal: it knows
+nothing of events and opens no sealed value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from adapters.sqlite.database import SCHEMA_VERSION, Connection, Database
+from domain.kernel.errors import PartUnavailable
+from domain.kernel.events import Position
+from domain.kernel.ports.read_model import Generation, GenerationState, Parked
+from domain.kernel.projection import Operation, Projection, Put, Value
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS generations(
+    projection TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    checkpoint INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    started_at_us INTEGER NOT NULL,
+    finished_at_us INTEGER,
+    PRIMARY KEY(projection, number)
+) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS one_of_a_state ON generations(projection, state) WHERE state <> 'retired';
+CREATE TABLE IF NOT EXISTS parked(
+    projection TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    stream TEXT NOT NULL,
+    error TEXT NOT NULL,
+    PRIMARY KEY(projection, generation, position)
+) STRICT;
+"""
+_GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us"
+
+
+class SqliteReadModel:
+    def __init__(self, path: Path, *, page_limit: int | None = None) -> None:
+        # Rows and checkpoint are lost together or not at all; what is lost is projected again.
+        self._database = Database(
+            path, part="read models", schema=_SCHEMA, derived=True, page_limit=page_limit
+        )
+        self.schema_version = SCHEMA_VERSION
+
+    def prepare(self, projection: Projection, *, now_us: int) -> Generation:
+        current = self._in_state(projection, GenerationState.CURRENT)
+        if current is not None:
+            return current
+        with self._database.writing() as connection:
+            if _find(connection, projection, GenerationState.CURRENT) is None:
+                _create(connection, projection, GenerationState.CURRENT, now_us)
+            return _must_find(connection, projection, GenerationState.CURRENT)
+
+    def generations(self, projection: Projection) -> list[Generation]:
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT {_GENERATION} FROM generations WHERE projection = ? ORDER BY number",
+                (projection.name,),
+            ).fetchall()
+        return [_generation(row) for row in rows]
+
+    def apply(
+        self,
+        projection: Projection,
+        generation: Generation,
+        operations: Sequence[Operation],
+        *,
+        checkpoint: Position,
+        events: int,
+        parked: Sequence[Parked] = (),
+    ) -> Generation | None:
+        with self._database.writing() as connection:
+            # The checkpoint is the fence between projectors: only one that continues from it may go on.
+            moved = connection.execute(
+                f"""UPDATE generations SET checkpoint = ?, events = events + ?
+                    WHERE projection = ? AND number = ? AND state = ? AND checkpoint = ?
+                    RETURNING {_GENERATION}""",
+                (
+                    checkpoint,
+                    events,
+                    projection.name,
+                    generation.number,
+                    generation.state.value,
+                    generation.checkpoint,
+                ),
+            ).fetchall()
+            if not moved:
+                return None
+            for statement, rows in _statements(projection, generation.number, operations):
+                connection.executemany(statement, rows)
+            connection.executemany(
+                "INSERT OR REPLACE INTO parked VALUES(?, ?, ?, ?, ?)",
+                [(projection.name, generation.number, p.position, p.stream, p.error) for p in parked],
+            )
+            return _generation(moved[0])
+
+    def begin_rebuild(self, projection: Projection, *, now_us: int) -> Generation:
+        with self._database.writing() as connection:
+            unfinished = _find(connection, projection, GenerationState.BUILDING)
+            if unfinished is not None:
+                return unfinished
+            retired: list[Any] = connection.execute(
+                "SELECT number FROM generations WHERE projection = ? AND state = 'retired'",
+                (projection.name,),
+            ).fetchall()
+            for (number,) in retired:
+                connection.execute(f"DROP TABLE {_table(projection, number)}")
+                for table, column in (("generations", "number"), ("parked", "generation")):
+                    connection.execute(
+                        f"DELETE FROM {table} WHERE projection = ? AND {column} = ?",
+                        (projection.name, number),
+                    )
+            _create(connection, projection, GenerationState.BUILDING, now_us)
+            return _must_find(connection, projection, GenerationState.BUILDING)
+
+    def promote(self, projection: Projection, generation: Generation, *, now_us: int) -> bool:
+        with self._database.writing() as connection:
+            built = _find(connection, projection, GenerationState.BUILDING)
+            current = _must_find(connection, projection, GenerationState.CURRENT)
+            if built is None or built.number != generation.number or built.checkpoint < current.checkpoint:
+                return False
+            _set_state(connection, current, GenerationState.RETIRED)
+            _set_state(connection, built, GenerationState.CURRENT)
+            connection.execute(
+                "UPDATE generations SET finished_at_us = ? WHERE projection = ? AND number = ?",
+                (now_us, projection.name, built.number),
+            )
+            return True
+
+    def parked(self, projection: Projection, generation: Generation) -> list[Parked]:
+        with self._database.reading() as connection:
+            rows: list[Any] = connection.execute(
+                "SELECT position, stream, error FROM parked WHERE projection = ? AND generation = ? ORDER BY position",
+                (projection.name, generation.number),
+            ).fetchall()
+        return [Parked(*row) for row in rows]
+
+    def rows(
+        self,
+        projection: Projection,
+        *,
+        keys: Sequence[int] | None = None,
+        after: int = 0,
+        where: Mapping[str, Value] | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Value]]:
+        found: list[Any]
+        # One read transaction: a promotion between finding the table and reading it would go unseen, and
+        # the table of a retired generation may be gone.
+        with self._database.reading() as connection, connection:
+            current = _find(connection, projection, GenerationState.CURRENT)
+            if current is None:
+                raise PartUnavailable("read models", f"the projection {projection.name} was never filled")
+            names = [projection.key, *projection.columns]
+            select = f"SELECT {', '.join(names)} FROM {_table(projection, current.number)}"
+            if keys is not None:
+                statement = f"{select} WHERE {projection.key} = ?"
+                rows = (connection.execute(statement, (key,)).fetchone() for key in sorted(set(keys)))
+                found = [row for row in rows if row is not None]
+            else:
+                conditions = [f"{projection.key} > ?", *(f"{name} = ?" for name in where or {})]
+                found = connection.execute(
+                    f"{select} WHERE {' AND '.join(conditions)} ORDER BY {projection.key} LIMIT ?",
+                    (after, *(where or {}).values(), -1 if limit is None else limit),
+                ).fetchall()
+        return [dict(zip(names, row, strict=True)) for row in found]
+
+    def _in_state(self, projection: Projection, state: GenerationState) -> Generation | None:
+        with self._database.reading() as connection:
+            return _find(connection, projection, state)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _table(projection: Projection, number: int) -> str:
+    return f"{projection.name}_g{number}"
+
+
+def _create(connection: Connection, projection: Projection, state: GenerationState, now_us: int) -> None:
+    number: Any = connection.execute(
+        "SELECT coalesce(max(number), 0) + 1 FROM generations WHERE projection = ?", (projection.name,)
+    ).get
+    columns = "".join(f", {name} {type_}" for name, type_ in projection.columns.items())
+    connection.execute(
+        f"CREATE TABLE {_table(projection, number)}({projection.key} INTEGER PRIMARY KEY{columns}) STRICT"
+    )
+    connection.execute(
+        "INSERT INTO generations VALUES(?, ?, ?, 0, 0, ?, NULL)",
+        (projection.name, number, state.value, now_us),
+    )
+
+
+def _find(connection: Connection, projection: Projection, state: GenerationState) -> Generation | None:
+    row = connection.execute(
+        f"SELECT {_GENERATION} FROM generations WHERE projection = ? AND state = ?",
+        (projection.name, state.value),
+    ).fetchone()
+    return None if row is None else _generation(row)
+
+
+def _must_find(connection: Connection, projection: Projection, state: GenerationState) -> Generation:
+    found = _find(connection, projection, state)
+    assert found is not None
+    return found
+
+
+def _set_state(connection: Connection, generation: Generation, state: GenerationState) -> None:
+    connection.execute(
+        "UPDATE generations SET state = ? WHERE projection = ? AND number = ?",
+        (state.value, generation.projection, generation.number),
+    )
+
+
+def _generation(row: Any) -> Generation:
+    projection, number, state, checkpoint, events, started_at_us, finished_at_us = row
+    return Generation(
+        projection, number, GenerationState(state), checkpoint, events, started_at_us, finished_at_us
+    )
+
+
+def _statements(
+    projection: Projection, number: int, operations: Sequence[Operation]
+) -> Iterator[tuple[str, list[tuple[Value, ...]]]]:
+    """Operations as SQL; neighbours of one shape share a statement, and the order between shapes is kept."""
+    table = _table(projection, number)
+
+    def shape(operation: Operation) -> tuple[bool, tuple[str, ...]]:
+        columns = operation.row if isinstance(operation, Put) else operation.columns
+        return isinstance(operation, Put), tuple(columns)
+
+    for (is_put, names), run in groupby(operations, key=shape):
+        if is_put:
+            columns = ", ".join([*names, projection.key])
+            marks = ", ".join("?" * (len(names) + 1))
+            statement = f"INSERT OR REPLACE INTO {table}({columns}) VALUES({marks})"
+        else:
+            changes = ", ".join(f"{name} = ?" for name in names)
+            statement = f"UPDATE {table} SET {changes} WHERE {projection.key} = ?"
+        yield statement, [(*(op.row if isinstance(op, Put) else op.columns).values(), op.key) for op in run]

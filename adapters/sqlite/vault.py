@@ -1,0 +1,267 @@
+"""The vault in one SQLite file: wrapped data keys and e-mail claims.
+
+Promise: a key is minted once, with its registration, and a destroyed one leaves a tombstone for ever.
+Refusal: neither an address nor a clear key is ever written; rows of keys have one size, so that
+overwriting one leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from adapters.crypto.sealing import unwrap, wrap
+from adapters.sqlite.database import SCHEMA_VERSION, Connection, Database
+from domain.kernel.errors import KeyUnavailable, residue_left, vault_emptied
+from domain.kernel.events import Position
+from domain.kernel.ports.vault import (
+    Claim,
+    ClaimAnswer,
+    ClaimRequest,
+    ClaimState,
+    DataKey,
+    DestroyedKey,
+    LivingKey,
+)
+from domain.users.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS data_keys(
+    subject INTEGER PRIMARY KEY,
+    command_id BLOB UNIQUE,
+    destroyed INTEGER NOT NULL,
+    wrapped BLOB NOT NULL CHECK(length(wrapped) = 60)
+) STRICT;
+CREATE TABLE IF NOT EXISTS email_claims(
+    tag BLOB PRIMARY KEY CHECK(length(tag) = 32),
+    subject INTEGER NOT NULL,
+    command_id BLOB NOT NULL,
+    reservation_id BLOB NOT NULL UNIQUE,
+    confirmed INTEGER NOT NULL,
+    expires_at_us INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS claims_by_subject ON email_claims(subject);
+CREATE INDEX IF NOT EXISTS claims_by_expiry ON email_claims(expires_at_us) WHERE confirmed = 0;
+CREATE TABLE IF NOT EXISTS secrets(name TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS checkpoints(process TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT;
+"""
+_BLANK = bytes(60)
+_INDEX_KEY = "email-index-key"
+
+
+class SqliteVault:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kek: bytes,
+        may_be_new: Callable[[], bool] = lambda: True,
+        page_limit: int | None = None,
+    ) -> None:
+        """`kek` is the 256-bit key-encryption key; `may_be_new` is asked before a new vault is begun.
+
+        Raises KeyUnavailable when the key is not this vault's, or the vault is empty and may not be.
+        """
+        self._kek = kek
+        self._may_be_new = may_be_new
+        self._database = Database(path, part="vault", schema=_SCHEMA, page_limit=page_limit)
+        self.schema_version = SCHEMA_VERSION
+        try:
+            self._index_key = self._secret(_INDEX_KEY)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _secret(self, name: str) -> bytes:
+        """A secret of the vault's own, made on first use. Of two processes that make it at once one wins."""
+        find = "SELECT wrapped FROM secrets WHERE name = ?"
+        with self._database.reading() as connection:
+            stored = connection.execute(find, (name,)).get
+        if stored is None:
+            # Asked before the second look: whoever has people by then has made the vault before.
+            may_be_new = self._may_be_new()
+            with self._database.writing() as connection:
+                stored = connection.execute(find, (name,)).get
+                if stored is None:
+                    if not may_be_new:
+                        raise vault_emptied()
+                    stored = wrap(self._kek, os.urandom(32), name)
+                    connection.execute("INSERT INTO secrets VALUES(?, ?)", (name, stored))
+        return unwrap(self._kek, stored, name)
+
+    def _tag(self, email: str) -> bytes:
+        return hmac.digest(self._index_key, email.encode(), "sha256")
+
+    # --- e-mail claims -------------------------------------------------------------------------
+
+    def reserve(self, requests: Sequence[ClaimRequest], *, now_us: int) -> list[ClaimAnswer]:
+        tagged = [(self._tag(request.email), request) for request in requests]
+        with self._database.writing() as connection:
+            reservations = _load(connection, tagged)
+            answers = [reservations.answer(tag, request) for tag, request in tagged]
+            self._store(connection, reservations, now_us + RESERVATION_LIFE_US)
+            return answers
+
+    def _store(self, connection: Connection, decided: Reservations, expires_at_us: int) -> None:
+        connection.executemany(
+            "UPDATE email_claims SET expires_at_us = ? WHERE reservation_id = ?",
+            [(expires_at_us, reservation_id.bytes) for reservation_id in decided.extended],
+        )
+        connection.executemany(
+            "INSERT INTO email_claims VALUES(?, ?, ?, ?, 0, ?)",
+            [
+                (tag, claim.subject, claim.command_id.bytes, claim.reservation_id.bytes, expires_at_us)
+                for tag, claim in decided.claimed.items()
+            ],
+        )
+        before = connection.total_changes()
+        connection.executemany(
+            "INSERT OR IGNORE INTO data_keys VALUES(?, ?, 0, ?)",
+            [
+                (subject, command_id.bytes, wrap(self._kek, os.urandom(32), str(subject)))
+                for command_id, subject in decided.minted.items()
+            ],
+        )
+        if connection.total_changes() - before != len(decided.minted):
+            raise key_minted_twice()
+
+    def confirm(self, reservation_ids: Sequence[UUID]) -> None:
+        self._each("UPDATE email_claims SET confirmed = 1 WHERE reservation_id = ?", reservation_ids)
+
+    def release(self, reservation_ids: Sequence[UUID]) -> None:
+        self._each("DELETE FROM email_claims WHERE reservation_id = ?", reservation_ids)
+
+    def _each(self, statement: str, reservation_ids: Sequence[UUID]) -> None:
+        with self._database.writing() as connection:
+            connection.executemany(statement, [(id_.bytes,) for id_ in reservation_ids])
+
+    def abandon_registration(self, subject: int, reservation_id: UUID) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                "DELETE FROM email_claims WHERE reservation_id = ? AND subject = ?",
+                (reservation_id.bytes, subject),
+            )
+            # The tombstone stays: a subject is never given a second key. Its command may register anew.
+            connection.execute(
+                "UPDATE data_keys SET wrapped = ?, destroyed = 1, command_id = NULL WHERE subject = ?",
+                (_BLANK, subject),
+            )
+
+    def claims_of(self, subject: int, *, now_us: int) -> list[Claim]:
+        return self._claims("WHERE subject = ?", (subject,), now_us)
+
+    def expired_claims(self, *, now_us: int, limit: int) -> list[Claim]:
+        condition = "WHERE confirmed = 0 AND expires_at_us <= ? ORDER BY expires_at_us LIMIT ?"
+        return self._claims(condition, (now_us, limit), now_us)
+
+    def _claims(self, condition: str, arguments: tuple[int, ...], now_us: int) -> list[Claim]:
+        with self._database.reading() as connection:
+            rows: list[Any] = connection.execute(
+                "SELECT subject, command_id, reservation_id, confirmed, expires_at_us FROM email_claims "
+                + condition,
+                arguments,
+            ).fetchall()
+        return [
+            Claim(
+                subject,
+                UUID(bytes=command),
+                UUID(bytes=reservation),
+                ClaimState.CONFIRMED if confirmed else ClaimState.RESERVED,
+                not confirmed and expires_at_us <= now_us,
+            )
+            for subject, command, reservation, confirmed, expires_at_us in rows
+        ]
+
+    def holder(self, email: str) -> int | None:
+        with self._database.reading() as connection:
+            subject = connection.execute(
+                "SELECT subject FROM email_claims WHERE tag = ?", (self._tag(email),)
+            ).get
+            return None if subject is None else int(subject)
+
+    # --- keys ----------------------------------------------------------------------------------
+
+    def data_keys(self, subjects: Sequence[int]) -> Mapping[int, DataKey]:
+        keys: dict[int, DataKey] = {}
+        with self._database.reading() as connection:
+            for subject in subjects:
+                row = connection.execute(
+                    "SELECT wrapped, destroyed FROM data_keys WHERE subject = ?", (subject,)
+                ).fetchone()
+                if row is not None:
+                    wrapped, destroyed = row
+                    # The vault's own secret fitted, so a key that doesn't is one damaged row: others go on.
+                    with contextlib.suppress(KeyUnavailable):
+                        keys[subject] = (
+                            DestroyedKey()
+                            if destroyed
+                            else LivingKey(unwrap(self._kek, wrapped, str(subject)))
+                        )
+        return keys
+
+    def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                """INSERT INTO data_keys VALUES(?, NULL, 1, ?)
+                   ON CONFLICT(subject) DO UPDATE SET destroyed = 1, wrapped = excluded.wrapped""",
+                (subject, _BLANK),
+            )
+            connection.execute("DELETE FROM email_claims WHERE subject = ?", (subject,))
+            _save_checkpoint(connection, process, position)
+        if not self._database.remove_remains():
+            raise residue_left()
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def checkpoint(self, process: str) -> Position:
+        with self._database.reading() as connection:
+            return int(
+                connection.execute(
+                    "SELECT coalesce(max(position), 0) FROM checkpoints WHERE process = ?", (process,)
+                ).get
+            )
+
+    def save_checkpoint(self, process: str, position: Position) -> None:
+        with self._database.writing() as connection:
+            _save_checkpoint(connection, process, position)
+
+    def rewind_checkpoint(self, process: str, position: Position) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE checkpoints SET position = min(position, ?) WHERE process = ?", (position, process)
+            )
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _load(connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]]) -> Reservations:
+    reservations = Reservations({}, {})
+    for tag, request in tagged:
+        claim = connection.execute(
+            "SELECT subject, command_id, reservation_id, confirmed FROM email_claims WHERE tag = ?", (tag,)
+        ).fetchone()
+        if claim is not None:
+            subject, command, reservation, confirmed = claim
+            reservations.held[tag] = Held(
+                subject, UUID(bytes=command), UUID(bytes=reservation), bool(confirmed)
+            )
+        if request.registers:
+            command = request.command_id.bytes
+            known = connection.execute("SELECT subject FROM data_keys WHERE command_id = ?", (command,)).get
+            if known is not None:
+                reservations.registered[request.command_id] = known
+    return reservations
+
+
+def _save_checkpoint(connection: Connection, process: str, position: Position) -> None:
+    connection.execute(
+        """INSERT INTO checkpoints VALUES(?, ?)
+           ON CONFLICT(process) DO UPDATE SET position = max(position, excluded.position)""",
+        (process, position),
+    )

@@ -1,0 +1,76 @@
+"""What each configured part is: its version, its licence, its clock. For `es doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapters.clock import now_us
+from adapters.settings import Settings
+
+if TYPE_CHECKING:
+    from domain.kernel.ports.event_store import EventStore
+    from domain.kernel.ports.read_model import ReadModel
+    from domain.kernel.ports.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a part is, for `es doctor`. `clock_offset_us` is how far its clock is ahead of this machine's."""
+
+    name: str
+    licence: str = ""
+    """Where a team has to know it."""
+    warning: str = ""
+    next: str = ""
+    clock_offset_us: int | None = None
+
+
+def broker_version(settings: Settings) -> Version:
+    from adapters.rabbitmq.connection import server_version
+
+    return Version(server_version(settings.broker))
+
+
+def store_version(settings: Settings) -> Version:
+    if not settings.store.startswith("esdb"):
+        return database_version(settings.store)
+    from adapters.eventstoredb.event_store import server_facts
+
+    version, offset_us = server_facts(settings.store, now_us=now_us)
+    if version is None:
+        return Version(
+            "EventStoreDB (it doesn't say its version)",
+            "BSD-3-Clause up to 23.10, then Event Store License v2, from 25 on Kurrent License v1",
+        )
+    if version >= (25, 0):
+        licence = "Kurrent License v1: free to use, not open source by the OSI's definition"
+    elif version >= (24, 10):
+        licence = "Event Store License v2: some features need a licence key"
+    else:
+        licence = "BSD-3-Clause"
+    name = "KurrentDB" if version >= (25, 0) else "EventStoreDB"
+    return Version(f"{name} {'.'.join(map(str, version))}", licence, clock_offset_us=offset_us)
+
+
+def database_version(url: str) -> Version:
+    if url.startswith("postgres"):
+        from adapters.postgres.database import server_facts
+
+        name, offset_us = server_facts(url, now_us=now_us)
+        return Version(name, clock_offset_us=offset_us)
+    from adapters.sqlite.database import sqlite_facts
+
+    name, is_affected = sqlite_facts()
+    if is_affected:
+        return Version(
+            name,
+            warning="this SQLite can corrupt a WAL database (fixed in 3.51.3)",
+            next="Install a newer apsw: `pip install --upgrade apsw`.",
+        )
+    return Version(name)
+
+
+def schema_version(part: EventStore | Vault | ReadModel) -> int | None:
+    """The version of the tables that a part keeps; None for one that keeps no tables."""
+    return getattr(part, "schema_version", None)

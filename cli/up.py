@@ -1,0 +1,87 @@
+"""`es up`: start the workers and wait until they are ready."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from adapters.clock import now_us
+from cli import render, session
+from cli.status import show_workers
+from cli.supervisor import POLL_S, ask_supervisor, name_of, start_supervisor
+from domain.features import ROLES
+from domain.kernel.errors import EsError, InvalidInput, KeyUnavailable, PartUnavailable
+from domain.kernel.ids import time_text
+from domain.kernel.messages import Body
+
+app = typer.Typer()
+
+_READY_WAIT_S = 30.0
+
+
+@app.command()
+def up(
+    scale: Annotated[
+        list[str] | None,
+        typer.Option("--scale", metavar="ROLE=N", help="Run N workers of a role; repeatable."),
+    ] = None,
+    as_json: render.Json = False,
+) -> None:
+    """Start the workers in the background and wait until they are ready."""
+    settings = session.settings()
+    began = time_text(now_us())
+    started = start_supervisor(settings, roles=[_scaled(item) for item in scale or []])
+    if not started and scale:
+        session.note("the workers were running already; `es down` first to change how many there are")
+    status = _until_ready(began)
+    render.answer(status, as_json=as_json, human=lambda: show_workers(status))
+
+
+def _until_ready(began: str) -> Body:
+    """The status once every worker is ready; raises PartUnavailable for one that fails or when it takes too long.
+
+    What failed before `began`, a time, may have been mended since, and counts only once it has failed again.
+    """
+    deadline = time.monotonic() + _READY_WAIT_S
+    told = False
+    while True:
+        status = ask_supervisor(session.settings(), "supervisor.status")
+        workers = status["workers"] if status else []
+        late = [worker for worker in workers if worker["state"] != "ready"]
+        if status is not None and workers and not late:
+            return status
+        for worker in late:
+            if _needs_somebody(worker):
+                if worker["last_error"]["at"] > began:
+                    raise _not_ready([worker])
+            elif worker["state"] == "waiting" and not told:
+                session.note(f"the {name_of(worker)} worker waits: {worker['last_error']['message']}")
+                told = True
+        if time.monotonic() > deadline:
+            raise _not_ready(late)
+        time.sleep(POLL_S)
+
+
+def _needs_somebody(worker: Body) -> bool:
+    """Whether there is no use in waiting: a part may come back by itself, a key doesn't."""
+    if worker["state"] == "waiting":
+        return bool(worker["last_error"]["code"] == KeyUnavailable.code)
+    return bool(worker["state"] == "failing")
+
+
+def _scaled(item: str) -> str:
+    role, _, count = item.partition("=")
+    if role not in ROLES or not (count.isascii() and count.isdecimal()) or not 1 <= int(count) <= 64:
+        raise InvalidInput("--scale", "must look like users=2, with a role and a number from 1 to 64")
+    return item
+
+
+def _not_ready(late: list[Body]) -> EsError:
+    for worker in late:
+        if error := worker["last_error"]:
+            hint = error.get("hint") or "Look at `es logs`."
+            return PartUnavailable(f"the {name_of(worker)} worker", error["message"], hint)
+    names = ", ".join(map(name_of, late)) or "supervisor"
+    return PartUnavailable(
+        f"the {names} worker", f"not ready after {_READY_WAIT_S:g} s", "Look at `es logs`."
+    )

@@ -1,0 +1,1 @@
+"""Lanes: the grants that decide which worker may issue which ids."""

@@ -1,0 +1,1 @@
+"""User accounts: register, rename, change the e-mail address, delete, erase."""

@@ -1,0 +1,349 @@
+"""The codec: every event there and back, nothing personal readable, nothing unknown guessed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, get_type_hints
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.codec import JsonCodec
+from adapters.crypto.sealing import Keyring
+from adapters.wiring import open_codec
+from domain.kernel.errors import Damaged, KeyUnavailable, Tampered, UnknownEventType
+from domain.kernel.events import Event, Metadata, event_id, shown_fields
+from domain.kernel.personal import ERASED, Personal, PersonalText, Sealed, readable
+from domain.kernel.ports.codec import Codec
+from domain.kernel.ports.vault import DestroyedKey
+from domain.users.account import UserDeleted, UserErased, UserRegistered, UserRenamed
+from tests.support.builders import a_key, a_sample, event_classes, metadata, personal_fields, recorded
+
+SUBJECT = 42
+EVENT_ID = UUID(int=0xC0DEC)
+CODEC = open_codec()
+KEYRING = Keyring({SUBJECT: a_key()})
+
+_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+_FIELD_VALUES: dict[Any, st.SearchStrategy[Any]] = {
+    PersonalText: _texts.map(Personal),
+    str: _texts,
+    int: st.integers(-(2**63), 2**63 - 1),
+    bool: st.booleans(),
+}
+_each_class = pytest.mark.parametrize(
+    "event_class", event_classes(), ids=lambda event_class: event_class.type
+)
+
+
+def _any_event(event_class: type[Event]) -> st.SearchStrategy[Event]:
+    hints = get_type_hints(event_class)
+    return st.builds(event_class, **{f.name: _FIELD_VALUES[hints[f.name]] for f in fields(event_class)})
+
+
+def _encode(event: Event, codec: Codec = CODEC) -> Any:
+    return codec.encode(event, event_id=EVENT_ID, subject=SUBJECT, metadata=metadata(), sealer=KEYRING)
+
+
+def _decode(data: Any, codec: Codec = CODEC) -> Event:
+    return codec.decode(recorded(data), subject=SUBJECT, opener=KEYRING)
+
+
+# --- there and back --------------------------------------------------------------------------
+
+
+@given(st.one_of([_any_event(event_class) for event_class in event_classes()]))
+def test_every_event_comes_back_as_it_was(event: Event) -> None:
+    assert _decode(_encode(event)) == event
+
+
+@_each_class
+def test_an_event_is_stored_under_its_wire_name_as_compact_json(event_class: type[Event]) -> None:
+    stored = _encode(a_sample(event_class))
+
+    assert stored.type == event_class.type
+    assert stored.event_id == EVENT_ID
+    assert set(json.loads(stored.data)) == {field.name for field in fields(event_class)}
+    assert b": " not in stored.data
+    assert b", " not in stored.data
+
+
+def test_text_is_stored_as_utf8_that_every_client_can_read() -> None:
+    assert _encode(UserErased("Löschung ☃")).data == '{"basis":"Löschung ☃"}'.encode()
+
+
+@given(st.uuids(), st.uuids(), st.uuids(), _texts, _texts)
+def test_metadata_comes_back_as_it_was(
+    command_id: UUID, correlation_id: UUID, causation_id: UUID, command: str, actor: str
+) -> None:
+    written = Metadata(command_id, command, correlation_id, causation_id, actor)
+
+    stored = CODEC.encode(UserDeleted(), event_id=EVENT_ID, subject=None, metadata=written, sealer=None)
+
+    assert CODEC.metadata(recorded(stored)) == written
+
+
+def test_an_event_without_personal_fields_needs_neither_subject_nor_sealer() -> None:
+    stored = CODEC.encode(UserErased("b"), event_id=EVENT_ID, subject=None, metadata=metadata(), sealer=None)
+
+    assert CODEC.decode(recorded(stored)) == UserErased("b")
+
+
+def test_the_id_of_an_event_is_the_same_on_every_retry() -> None:
+    command_id = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+
+    assert event_id(command_id, 0) == event_id(command_id, 0)
+    assert len({event_id(command_id, index) for index in range(100)}) == 100
+    # The value itself is frozen: stores hold ids that were made with it.
+    assert event_id(command_id, 0) == UUID("6af613b6-569c-5c22-9c37-2ed93f31d3af")
+
+
+# --- personal data ---------------------------------------------------------------------------
+
+
+@_each_class
+def test_no_personal_value_is_ever_written_readable(event_class: type[Event]) -> None:
+    stored = _encode(a_sample(event_class))
+
+    for spelling in (
+        b"Lovelace",
+        b"ada@",
+        b"QWRhIExvdmVsYWNl",
+        b"YWRhQGV4YW1wbGU",
+        b"416461204c6f76",
+        b"616461406578",
+    ):
+        assert spelling.lower() not in stored.data.lower() + stored.metadata.lower()
+    written = json.loads(stored.data)
+    assert all(written[name].startswith(f"es1:{SUBJECT}:") for name in personal_fields(event_class))
+
+
+@pytest.mark.parametrize("value", [Sealed("es1:x"), ERASED, "plain text", None], ids=repr)
+def test_what_is_not_a_readable_personal_value_is_not_written(value: Any) -> None:
+    with pytest.raises(TypeError, match="can't be sealed"):
+        _encode(UserRenamed(value))
+
+
+@pytest.mark.parametrize(
+    ("subject", "sealer"),
+    [(None, KEYRING), (SUBJECT, None), (None, None)],
+    ids=["no subject", "no sealer", "neither"],
+)
+def test_personal_fields_are_not_written_without_subject_and_sealer(
+    subject: int | None, sealer: Keyring | None
+) -> None:
+    with pytest.raises(TypeError, match="can't be sealed"):
+        CODEC.encode(
+            a_sample(UserRegistered), event_id=EVENT_ID, subject=subject, metadata=metadata(), sealer=sealer
+        )
+
+
+def test_the_complaint_about_a_value_does_not_tell_it() -> None:
+    with pytest.raises(TypeError) as refused:
+        _encode(UserRenamed("canary"))  # type: ignore[arg-type]
+
+    assert "canary" not in str(refused.value)
+
+
+def test_a_personal_value_in_a_field_that_is_not_marked_is_not_written() -> None:
+    @dataclass(frozen=True)
+    class Careless(Event):
+        name: str
+        type: ClassVar[str] = "careless.v1"
+
+    with pytest.raises(TypeError):
+        _encode(Careless(Personal("canary")), JsonCodec([Careless]))  # type: ignore[arg-type]
+
+
+def test_without_an_opener_personal_fields_stay_sealed() -> None:
+    stored = _encode(UserRenamed(Personal("Ada")))
+
+    event = CODEC.decode(recorded(stored))
+
+    assert event == UserRenamed(Sealed(json.loads(stored.data)["name"]))
+
+
+def test_each_field_is_sealed_for_itself() -> None:
+    data = json.loads(_encode(UserRegistered(Personal("same"), Personal("same"))).data)
+    swapped = json.dumps({"email": data["name"], "name": data["email"]}).encode()
+
+    with pytest.raises(Tampered):
+        _decode(replace(_encode(a_sample(UserRegistered)), data=swapped))
+
+
+def test_a_sealed_field_is_bound_to_the_id_of_its_event() -> None:
+    stored = _encode(UserRenamed(Personal("Ada")))
+
+    with pytest.raises(Tampered):
+        _decode(replace(stored, event_id=UUID(int=1)))
+
+
+def test_after_an_erasure_personal_fields_are_erased_and_the_rest_is_there() -> None:
+    stored = _encode(a_sample(UserRegistered))
+    after = Keyring({SUBJECT: DestroyedKey()})
+
+    assert CODEC.decode(recorded(stored), subject=SUBJECT, opener=after) == UserRegistered(ERASED, ERASED)
+
+
+def test_without_its_key_an_event_is_unavailable_and_not_erased() -> None:
+    with pytest.raises(KeyUnavailable):
+        CODEC.decode(recorded(_encode(UserRenamed(Personal("Ada")))), subject=SUBJECT, opener=Keyring({}))
+
+
+def test_fields_are_shown_readable_or_as_nothing_once_erased_but_never_sealed() -> None:
+    assert shown_fields(UserRegistered(Personal("a@b.c"), ERASED)) == {"email": "a@b.c", "name": None}
+    assert shown_fields(UserErased("Art. 17")) == {"basis": "Art. 17"}
+    assert (readable(Personal("x")), readable(ERASED)) == ("x", None)
+    with pytest.raises(TypeError):
+        readable(Sealed("x"))
+    with pytest.raises(TypeError):
+        shown_fields(UserRenamed(Sealed("x")))
+
+
+# --- unknown, and damaged --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type_", ["user-promoted.v1", "user-deleted.v2", "user-deleted", "UserDeleted", ""])
+def test_an_unknown_type_is_never_guessed(type_: str) -> None:
+    with pytest.raises(UnknownEventType) as refused:
+        _decode(replace(_encode(UserDeleted()), type=type_))
+
+    assert refused.value.event_type == type_
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"7",
+        b'{"basis":"b"} trailing',
+        b"\xff\xfe\x00",
+        b'{"basis":"\xff"}',
+        b"{}",
+        b'{"base":"b"}',
+        b'{"basis":"b","extra":1}',
+        b"[" * 100_000,
+        b'{"basis":' * 100_000,
+    ],
+    ids=lambda data: ascii(data[:24]),
+)
+def test_data_that_is_not_what_was_written_is_damaged(data: bytes) -> None:
+    with pytest.raises(Damaged) as refused:
+        _decode(replace(_encode(UserErased("b")), data=data))
+
+    assert "event 0 of user-1" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"{}", b'{"email":"x"}', b'{"email":"x","name":null}', b'{"email":"x","name":5}']
+)
+def test_a_personal_field_that_is_missing_or_no_text_is_damaged_even_unopened(data: bytes) -> None:
+    with pytest.raises(Damaged):
+        CODEC.decode(recorded(replace(_encode(a_sample(UserRegistered)), data=data)))
+
+
+@given(
+    st.binary(max_size=60) | st.text(max_size=60).map(lambda text: json.dumps({"basis": text}).encode()[:-3])
+)
+def test_no_bytes_make_the_codec_raise_anything_but_damaged(data: bytes) -> None:
+    try:
+        event = _decode(replace(_encode(UserErased("b")), data=data))
+    except Damaged:
+        return
+    assert isinstance(event, UserErased)
+
+
+@pytest.mark.parametrize(
+    "metadata_bytes",
+    [b"", b"{}", b"[]", b"null", b'{"command_id":"no-uuid"}', b'{"command_id":7}', b"\xff"],
+    ids=ascii,
+)
+def test_damaged_metadata_is_damaged(metadata_bytes: bytes) -> None:
+    with pytest.raises(Damaged):
+        CODEC.metadata(recorded(replace(_encode(UserDeleted()), metadata=metadata_bytes)))
+
+
+@pytest.mark.parametrize("missing", ["command_id", "command", "correlation_id", "causation_id", "actor"])
+def test_metadata_without_one_of_its_fields_is_damaged(missing: str) -> None:
+    stored = _encode(UserDeleted())
+    rest = {name: value for name, value in json.loads(stored.metadata).items() if name != missing}
+
+    with pytest.raises(Damaged):
+        CODEC.metadata(recorded(replace(stored, metadata=json.dumps(rest).encode())))
+
+
+def test_unknown_metadata_of_a_newer_version_is_passed_over() -> None:
+    stored = _encode(UserDeleted())
+    more = json.loads(stored.metadata) | {"tenant": "t1"}
+
+    assert CODEC.metadata(recorded(replace(stored, metadata=json.dumps(more).encode()))) == CODEC.metadata(
+        recorded(stored)
+    )
+
+
+# --- upcasters -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moved(Event):
+    """The third shape of an event that used to be a line of text, and then two fields."""
+
+    street: PersonalText
+    city: str
+    country: str
+    type: ClassVar[str] = "moved.v3"
+
+
+def _v1_to_v2(data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    city = data.pop("where")
+    return "moved.v2", data | {"city": city}
+
+
+def _v2_to_v3(data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "moved.v3", data | {"country": "unknown"}
+
+
+_UPCAST = JsonCodec([Moved], {"moved.v1": _v1_to_v2, "moved.v2": _v2_to_v3})
+
+
+@pytest.mark.parametrize(
+    ("type_", "rest", "country"),
+    [
+        ("moved.v1", {"where": "London"}, "unknown"),
+        ("moved.v2", {"city": "London"}, "unknown"),
+        ("moved.v3", {"city": "London", "country": "UK"}, "UK"),
+    ],
+)
+def test_every_older_version_becomes_the_newest(type_: str, rest: dict[str, str], country: str) -> None:
+    sealed = KEYRING.seal(
+        Personal("12 St James's Square"), subject=SUBJECT, field="street", event_id=EVENT_ID
+    )
+    data = json.dumps({"street": sealed.text, **rest}).encode()
+    old = replace(_encode(UserDeleted()), type=type_, data=data)
+
+    assert _decode(old, _UPCAST) == Moved(Personal("12 St James's Square"), "London", country)
+    assert _UPCAST.decode(recorded(old)) == Moved(sealed, "London", country), "upcasting opens nothing"
+
+
+def test_an_upcaster_that_leads_nowhere_is_an_unknown_type() -> None:
+    codec = JsonCodec([Moved], {"moved.v1": _v1_to_v2})
+    old = replace(_encode(UserDeleted()), type="moved.v1", data=b'{"where":"London"}')
+
+    with pytest.raises(UnknownEventType) as refused:
+        _decode(old, codec)
+
+    assert refused.value.event_type == "moved.v2"
+
+
+def test_data_that_an_upcaster_cannot_read_is_damaged() -> None:
+    old = replace(_encode(UserDeleted()), type="moved.v1", data=b"{}")
+
+    with pytest.raises(Damaged):
+        _decode(old, _UPCAST)

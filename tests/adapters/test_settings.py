@@ -1,0 +1,239 @@
+"""Settings: flag > environment > es.toml in the home > default; read once, wrong ones named, no password shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from adapters.settings import Setting, Settings, load_settings, without_password
+from domain.kernel.errors import InvalidInput
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+def load(
+    home: Path, environment: Mapping[str, str] | None = None, *, file: str | bytes | None = None
+) -> Settings:
+    if file is not None:
+        (home / "es.toml").write_bytes(file if isinstance(file, bytes) else file.encode())
+    return load_settings(environment={"ES_HOME": str(home), **(environment or {})})
+
+
+# --- where a setting comes from --------------------------------------------------------------
+
+
+def test_without_any_configuration_everything_is_embedded(home: Path) -> None:
+    settings = load(home)
+
+    assert (settings.broker, settings.store, settings.database, settings.vault) == (
+        "local:",
+        f"sqlite:{home}/events.db",
+        f"sqlite:{home}/read.db",
+        f"sqlite:{home}/vault.db",
+    )
+    assert settings.autostart is True
+    assert settings.kek_file == home / "secrets" / "kek"
+    assert settings.kek_is_ours is True
+    assert (settings.run, settings.log) == (home / "run", home / "log")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"ES_HOME": "/x/y"}, "/x/y"),
+        ({"XDG_DATA_HOME": "/data"}, "/data/es"),
+        ({"ES_HOME": "/x/y", "XDG_DATA_HOME": "/data"}, "/x/y"),
+        ({"ES_HOME": "", "XDG_DATA_HOME": "/data"}, "/data/es"),
+        ({}, os.path.expanduser("~/.local/share/es")),
+        ({"ES_HOME": "~/somewhere"}, os.path.expanduser("~/somewhere")),
+    ],
+)
+def test_the_home_is_the_environments_or_the_users(environment: dict[str, str], expected: str) -> None:
+    assert str(load_settings(environment=environment).home) == expected
+
+
+def test_a_flag_goes_before_the_environment() -> None:
+    settings = load_settings(home_flag="/flagged", environment={"ES_HOME": "/x"})
+
+    assert settings.home == Path("/flagged")
+    assert settings.origins["home"] == Setting("/flagged", "flag")
+
+
+def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert load_settings(home_flag="some/../place", environment={}).home == tmp_path / "place"
+    assert load_settings(environment={"ES_HOME": "place"}).home == tmp_path / "place"
+
+
+def test_sqlite_without_a_path_is_the_usual_file_and_a_relative_path_is_in_the_home(home: Path) -> None:
+    settings = load(home, {"ES_STORE": "sqlite:", "ES_DATABASE": "sqlite:mine.db"})
+
+    assert settings.store == f"sqlite:{home}/events.db"
+    assert settings.database == f"sqlite:{home}/mine.db"
+
+
+def test_the_environment_goes_before_the_file_and_the_file_before_the_default(home: Path) -> None:
+    file = 'store = "sqlite:/from/file"\nvault = "sqlite:/vault/from/file"\n'
+
+    settings = load(home, {"ES_STORE": "sqlite:/from/environment"}, file=file)
+
+    assert settings.store == "sqlite:/from/environment"
+    assert settings.vault == "sqlite:/vault/from/file"
+    assert settings.database == f"sqlite:{home}/read.db"
+    assert settings.origins["store"] == Setting("sqlite:/from/environment", "ES_STORE")
+    assert settings.origins["vault"] == Setting("sqlite:/vault/from/file", "es.toml")
+    assert settings.origins["database"] == Setting(f"sqlite:{home}/read.db", "default")
+
+
+@pytest.mark.parametrize("name", ["broker", "store", "database", "vault", "kek_file", "autostart"])
+def test_every_setting_can_be_given_in_both_places(home: Path, name: str) -> None:
+    value = {"broker": "local:", "kek_file": "/k", "autostart": "0"}.get(name, "sqlite:/there")
+
+    assert load(home, {f"ES_{name.upper()}": value}).origins[name] == Setting(value, f"ES_{name.upper()}")
+    assert load(home, file=f'{name} = "{value}"').origins[name] == Setting(value, "es.toml")
+
+
+def test_an_empty_variable_is_one_that_is_not_set(home: Path) -> None:
+    settings = load(home, {"ES_STORE": "", "ES_KEK_FILE": ""}, file='store = "sqlite:/from/file"')
+
+    assert settings.store == "sqlite:/from/file"
+    assert settings.kek_is_ours is True
+
+
+def test_settings_are_read_once_and_stay(home: Path) -> None:
+    settings = load(home)
+
+    with pytest.raises(FrozenInstanceError):
+        settings.store = "sqlite:/elsewhere"  # type: ignore[misc]
+
+
+def test_every_setting_tells_where_it_came_from(home: Path) -> None:
+    assert set(load(home).origins) == {
+        "home",
+        "broker",
+        "store",
+        "database",
+        "vault",
+        "kek_file",
+        "autostart",
+    }
+
+
+# --- what a setting means --------------------------------------------------------------------
+
+
+def test_a_key_file_that_was_named_is_not_ours_to_make(home: Path) -> None:
+    settings = load(home, {"ES_KEK_FILE": "~/mounted/kek"})
+
+    assert settings.kek_file == Path("~/mounted/kek").expanduser()
+    assert settings.kek_is_ours is False
+
+
+@pytest.mark.parametrize("off", ["0", "false", "False", "NO", "off"])
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_autostart_can_be_turned_off(home: Path, off: str, place: str) -> None:
+    settings = (
+        load(home, {"ES_AUTOSTART": off})
+        if place == "environment"
+        else load(home, file=f'autostart = "{off}"')
+    )
+
+    assert settings.autostart is False
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"), [("autostart = false", False), ("autostart = 0", False), ("autostart = true", True)]
+)
+def test_autostart_may_be_a_truth_value_in_the_file(home: Path, file: str, expected: bool) -> None:
+    assert load(home, file=file).autostart is expected
+
+
+# --- what is wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["broker", "store", "database", "vault"])
+@pytest.mark.parametrize("value", ["nonsense", "http://localhost", "SQLITE:", ":"])
+def test_a_url_that_nothing_can_open_is_refused_by_name_and_origin(home: Path, name: str, value: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        load(home, {f"ES_{name.upper()}": value})
+
+    assert refused.value.field == name
+    assert f"ES_{name.upper()}" in str(refused.value)
+
+
+def test_a_refused_url_is_not_repeated_for_it_may_hold_a_password(home: Path) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        load(home, {"ES_STORE": "mongodb://admin:canary-5f1d@localhost"})
+
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("file", ["store = ", "[store\n", b"\xff\xfe", 'store = "a"\nstore = "b"'])
+def test_a_file_that_is_not_toml_is_refused_by_name(home: Path, file: str | bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"es\.toml"):
+        load(home, file=file)
+
+
+def test_an_unknown_setting_in_the_file_is_refused_and_the_known_are_named(home: Path) -> None:
+    with pytest.raises(InvalidInput, match="stroe") as refused:
+        load(home, file='stroe = "sqlite:"')
+
+    assert "kek_file" in str(refused.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(home: Path) -> None:
+    (home / "es.toml").mkdir()
+
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load(home)
+
+
+def test_a_home_that_is_not_there_yet_has_no_file(tmp_path: Path) -> None:
+    assert load_settings(environment={"ES_HOME": str(tmp_path / "new")}).store.startswith("sqlite:")
+    assert not (tmp_path / "new").exists(), "reading settings makes nothing"
+
+
+# --- passwords -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://es:secret@rabbit:5672/vhost", "amqp://es:***@rabbit:5672/vhost"),
+        ("postgresql://es:secret@db/es?sslmode=require", "postgresql://es:***@db/es?sslmode=require"),
+        ("esdb://admin:changeit@a:2113,b:2113?tls=true", "esdb://admin:***@a:2113,b:2113?tls=true"),
+        ("amqp://:secret@rabbit", "amqp://:***@rabbit"),
+        ("postgresql://h/d?user=u&password=secret", "postgresql://h/d?user=u&password=***"),
+        ("postgresql://h/d?sslpassword=secret&user=u", "postgresql://h/d?sslpassword=***&user=u"),
+        ("amqp://es@rabbit", "amqp://es@rabbit"),
+        ("amqp://rabbit:5672", "amqp://rabbit:5672"),
+        ("sqlite:/home/me@work/es.db", "sqlite:/home/me@work/es.db"),
+        ("sqlite:", "sqlite:"),
+        ("local:", "local:"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+@given(password=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=20))
+@example(password="p@ss/ward:1")
+@example(password="a:worker@b")
+def test_no_password_is_ever_shown_however_it_was_written(password: str) -> None:
+    for written in (password, quote(password, safe="")):
+        shown = without_password(f"amqp://worker:{written}@broker.example.com:5672/es")
+
+        assert shown == "amqp://worker:***@broker.example.com:5672/es"

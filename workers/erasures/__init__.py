@@ -1,0 +1,1 @@
+"""The `erasures` role: the process that carries an erasure through."""

@@ -1,0 +1,75 @@
+"""The `erasures` worker: the process manager that carries an erasure through and settles e-mail claims.
+
+It follows the people's streams. For `user-erased` it removes the person's requests from the dead letters,
+destroys the key and the claims, with its checkpoint in the same vault transaction, then appends
+`erasure-completed`. For a changed address or a deletion it
+settles the person's claims. Every step may be repeated, so a crash anywhere is resumed by running again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from domain.kernel.errors import EsError, UnknownRequest
+from domain.kernel.events import Position
+from domain.kernel.messages import Reply, Request
+from domain.kernel.ports.codec import Codec
+from domain.kernel.ports.event_store import EventStore
+from domain.users.account import (
+    INITIAL,
+    Status,
+    evolve,
+    stream_of,
+)
+from domain.users.commands import parse_user_id
+from domain.users.errors import UserNotFound
+from workers.erasures.process import ErasureProcess
+from workers.runtime.followers import progress
+
+
+class ErasuresService:
+    """Answers how far the process is, and how far the erasure of a person."""
+
+    role = "erasures"
+
+    def __init__(self, *, store: EventStore, codec: Codec, process: ErasureProcess) -> None:
+        self._store = store
+        self._codec = codec
+        self._process = process
+
+    def handle(self, batch: Sequence[Request]) -> list[Reply]:
+        replies: list[Reply] = []
+        for request in batch:
+            try:
+                replies.append(self._answer(request))
+            except EsError as error:
+                replies.append(error)
+        return replies
+
+    def close(self) -> None:
+        """Nothing is held between batches."""
+
+    def _answer(self, request: Request) -> Reply:
+        match request.kind:
+            case "erasures.progress":
+                return progress(self._store, self._process.reached)
+            case "erasures.status":
+                return self._status(parse_user_id(request.body.get("user_id")))
+        return UnknownRequest(request.kind)
+
+    def _status(self, user_id: int) -> Reply:
+        user, position = INITIAL, Position(0)
+        for recorded in self._store.read_stream(stream_of(user_id)):
+            user, position = evolve(user, self._codec.decode(recorded)), recorded.position
+        if user.status is Status.UNKNOWN:
+            return UserNotFound(user_id)
+        state, waits_for = "none", None
+        if user.status is Status.ERASED:
+            state = "completed" if user.erasure_completed else "under-way"
+            waits_for = None if user.erasure_completed else self._process.waits_for
+        return {
+            "user_id": str(user_id),
+            "erasure": state,
+            "position": position,
+            "waits_for": waits_for and waits_for.to_wire(),
+        }

@@ -1,0 +1,1 @@
+"""The `ids` role: ids out of leases on lanes."""

@@ -1,0 +1,1 @@
+"""The `projections` role: read models, rebuilds and queries."""

@@ -1,0 +1,1 @@
+"""The `relay` role: publishes stored events."""

@@ -1,0 +1,1 @@
+"""What every worker shares: the request loop, control, followers, and the supervisor."""

@@ -1,0 +1,1 @@
+"""The `users` role: account commands and e-mail claims."""
