@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from domain.kernel.events import Event, Recorded
 from domain.kernel.personal import PersonalText, Sealed
-from domain.kernel.projection import Change, Operation, Put, Value
+from domain.kernel.projection import Change, Operation, Projection, Put, Value
 from domain.users.account import (
     STREAM_PREFIX,
     Status,
@@ -24,7 +24,7 @@ from domain.users.account import (
 )
 
 
-class Users:
+class Users(Projection):
     """One row per account, as `es users get` and `list` show it."""
 
     name: ClassVar[str] = "users"
