@@ -7,19 +7,17 @@ personal field never leaves here readable, and an event that this version doesn'
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any
 from uuid import UUID
 
+from domain.kernel.aggregate import Upcaster
 from domain.kernel.errors import Damaged, UnknownEventType
-from domain.kernel.events import Event, EventData, Metadata, Recorded
+from domain.kernel.events import Event, EventData, Metadata, Recorded, personal_fields
 from domain.kernel.messages import to_json
-from domain.kernel.personal import Personal, PersonalText, Sealed
+from domain.kernel.personal import Personal, Sealed
 from domain.kernel.ports.codec import Opener, Sealer
-
-Upcaster = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
-"""From the data of an older version to (newer wire name, newer data)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +30,8 @@ class _Shape:
 
 
 def _shape(event_class: type[Event]) -> _Shape:
-    hints = get_type_hints(event_class)
+    personal = personal_fields(event_class)
     names = [field.name for field in fields(event_class)]
-    personal = tuple(name for name in names if hints[name] == PersonalText)
     return _Shape(event_class, personal, tuple(name for name in names if name not in personal))
 
 

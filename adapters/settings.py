@@ -18,6 +18,7 @@ _DEFAULTS = {
     "vault": "sqlite:vault.db",
     "kek_file": "",
     "autostart": "1",
+    "features": "",
 }
 _SCHEMES = {
     "broker": ("local:", "amqp:", "amqps:"),
@@ -47,6 +48,8 @@ class Settings:
     kek_file: Path
     kek_is_ours: bool  # in the home, so it may be made on first start
     autostart: bool
+    features: tuple[str, ...]
+    """Modules of features from outside, see `domain.features`."""
     origins: Mapping[str, Setting]
 
     @property
@@ -100,6 +103,7 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
         kek_file=Path(origins["kek_file"].value).expanduser(),
         kek_is_ours=not kek,
         autostart=_switch("autostart", origins["autostart"]),
+        features=tuple(name for name in re.split(r"[,\s]+", origins["features"].value) if name),
         origins=origins,
     )
 

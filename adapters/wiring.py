@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from adapters.settings import Settings
-from domain.features import ROLES
+from domain.features import registry
 from domain.kernel.errors import InvalidSetting, KeyUnavailable, PartUnavailable
 from domain.kernel.events import BEGINNING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adapters.rabbitmq.dead_letters import DeadLetters
     from adapters.rabbitmq.publisher import RabbitPublisher
     from domain.kernel.errors import EsError
+    from domain.kernel.feature import Role
     from domain.kernel.messages import Body
     from domain.kernel.ports.codec import Codec
     from domain.kernel.ports.event_store import EventStore
@@ -126,12 +127,12 @@ def _need_broker(settings: Settings, what: str) -> None:
         )
 
 
-def open_codec() -> Codec:
+def open_codec(outside: tuple[str, ...] = ()) -> Codec:
+    """The codec of every event of the built-in features and of those that `outside` names (`Settings.features`)."""
     from adapters.codec import JsonCodec
-    from domain.lanes import grants
-    from domain.users import account
 
-    return JsonCodec([*account.EVENTS, *grants.EVENTS])
+    known = registry(outside)
+    return JsonCodec(known.events, known.upcasters)
 
 
 def open_store(url: str) -> EventStore:
@@ -175,13 +176,13 @@ def open_vault(settings: Settings) -> Vault:
 
 def _knows_people(settings: Settings) -> bool:
     """Then a new vault would start without their keys and claims: addresses could be given away twice."""
-    from domain.users.account import STREAM_PREFIX
+    from domain.users.account import USER
 
     if settings.store.startswith("sqlite:") and not _path(settings.store).exists():
         return False
     store = open_store(settings.store)
     try:
-        return any(True for _ in store.read_all(BEGINNING, 1, prefixes=[STREAM_PREFIX]))
+        return any(True for _ in store.read_all(BEGINNING, 1, prefixes=[USER.prefix]))
     finally:
         store.close()
 
@@ -196,9 +197,10 @@ def open_read_model(settings: Settings) -> ReadModel:
     return SqliteReadModel(_path(settings.database))
 
 
-def usual_roles(settings: Settings) -> list[str]:
-    """The roles that run unless somebody says otherwise: without a broker the relay has nobody to tell."""
-    return [role for role in ROLES if role != "relay" or not settings.is_local]
+def usual_roles(settings: Settings) -> list[Role]:
+    """The roles that run unless the operator names others: without a broker, not those that need one."""
+    roles = registry(settings.features).roles
+    return [role for role in roles if not (role.needs_broker and settings.is_local)]
 
 
 def keyring_of(vault: Vault) -> Callable[[Sequence[int]], Keyring]:

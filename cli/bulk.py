@@ -56,7 +56,8 @@ def open_input(name: str) -> BinaryIO:
 class Bulk:
     """One bulk run of a kind of command."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, role: str, kind: str) -> None:
+        self._role = role
         self._kind = kind
         self._command_ids: collections.deque[str | None] = collections.deque()
         self._interrupts = 0
@@ -69,7 +70,9 @@ class Bulk:
         before = signal.signal(signal.SIGINT, self._interrupted)
         progress = _Progress()
         try:
-            for reply in session.ask_many("users", self._questions(source), timeout_s=session.TIMEOUT_S * 3):
+            for reply in session.ask_many(
+                self._role, self._questions(source), timeout_s=session.TIMEOUT_S * 3
+            ):
                 command_id = self._command_ids.popleft()
                 self._show(command_id, reply)
                 progress.show(self._done, sum(self._failed.values()))
@@ -125,13 +128,10 @@ def _question(kind: str, line: bytes | LineTooLong, actor: str) -> tuple[str | N
         return None, InvalidInput("the line", "is not valid JSON")
     if not isinstance(given, dict):
         return None, InvalidInput("the line", "is not a JSON object")
-    own_id = given.pop("command_id", None)
     try:
-        if own_id is not None and not isinstance(own_id, str):
-            raise InvalidInput("command_id", "is not a UUID")
-        command_id = session.command_id(own_id)
-    except InvalidInput:
-        return None, InvalidInput("command_id", "is not a UUID")
+        command_id = session.command_id(given.pop("command_id", None), field="command_id")
+    except InvalidInput as error:
+        return None, error
     return command_id, (kind, {"command_id": command_id, "actor": actor, "input": given})
 
 

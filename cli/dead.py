@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import render, session
-from domain.features import ROLES
+from domain.features import registry
 from domain.kernel.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def _open(role: str | None = None) -> DeadLetters:
     """The dead letters of the configured transport. Raises InvalidInput for a role that there isn't."""
     from adapters.wiring import open_dead_letters
 
-    letters = open_dead_letters(session.settings(), ROLES)
+    settings = session.settings()
+    letters = open_dead_letters(settings, registry(settings.features).role_names)
     if role is not None and role not in letters.roles:
         raise InvalidInput("role", f"must be one of {', '.join(letters.roles)}")
     return letters

@@ -15,7 +15,7 @@ from domain.kernel.errors import (
 )
 from domain.kernel.messages import Body
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 _DAMAGE = {"damaged", "tampered", "unknown-event-type", "store-behind"}
 
 

@@ -8,7 +8,7 @@ from cli import render, session
 from cli.supervisor import POLL_S, ask_supervisor
 from domain.kernel.errors import PartUnavailable
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 _DOWN_WAIT_S = 60.0
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cli import render, session
-from cli.users import send
-from domain.kernel.errors import EsError, PartUnavailable
+from cli.commands import send
+from domain.kernel.errors import PartUnavailable
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,12 +34,9 @@ def erase(
 ) -> None:
     """Destroy a person's key, so that nobody can read their data again, here or in any copy."""
     session.ask_first(f"Erase user {user_id} for good?", because="an erasure cannot be undone", yes=yes)
-    reply = send("users.erase", {"user_id": user_id, "basis": basis}, command_id)
-    try:
+    reply = send("users", "users.erase", {"user_id": user_id, "basis": basis}, command_id)
+    with session.errors_of(reply["command_id"]):
         reply["erasure"] = _wait(user_id)
-    except EsError as error:
-        error.command_id = reply["command_id"]
-        raise
     render.answer(
         reply,
         as_json=as_json,

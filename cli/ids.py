@@ -185,11 +185,8 @@ def fence(
         "Stop all ids until the lost time is over?", because="a fence stops all ids for a while", yes=yes
     )
     body = {"command_id": chosen, "workers_stopped": workers_stopped}
-    try:
+    with session.errors_of(chosen):
         answer = session.ask("ids", "ids.fence", body, timeout_s=_LOOK_S)
-    except EsError as error:
-        error.command_id = chosen
-        raise
     render.answer(answer, as_json=as_json, human=lambda: render.fields(answer))
 
 

@@ -12,7 +12,7 @@ from cli import render, session
 from cli.supervisor import POLL_S
 from domain.kernel.errors import InvalidInput
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

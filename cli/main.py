@@ -6,23 +6,19 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from cli import render, session
+from cli.lazy_group import LazyGroup
+from domain.features import Registry, registry
 from domain.kernel.errors import EXIT_CODES, EsError, Kind
+from domain.kernel.feature import Feature
 
-# A new service adds its group here. The help text stands here too, so that `es --help` imports nothing.
-GROUPS = {
-    "users": "Create, read, change and delete user accounts.",
-    "ids": "Draw and examine ids: unique, numeric, sortable by time.",
-    "projections": "Look at read models and rebuild them.",
-    "gdpr": "Erase a person for good.",
-    "streams": "List and read event streams.",
-    "events": "Watch events as they are stored.",
+TOOLS = {
     "dead": "Show, retry or drop messages that no worker could carry out.",
     "workers": "Run workers in the foreground, for systemd and containers.",
     "config": "Show the settings and where each comes from.",
 }
+"""Groups that belong to no feature. Their help stands here too, so that `es --help` imports none of them."""
 COMMANDS = {
     "up": "Start the workers in the background.",
     "down": "Stop the workers; they finish what they have begun.",
@@ -55,24 +51,39 @@ class WrongUsage(EsError):
         return self.message
 
 
-class LazyGroup(TyperGroup):
+class RootGroup(LazyGroup):
     """Finds its commands by name, imports them on use, and turns errors into lines and exit codes."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        # typer suggests from the commands that a group has; ours are made on use, so it needs their names.
-        if args and args[0] not in GROUPS and args[0] not in COMMANDS:
-            self.commands = dict.fromkeys(self.list_commands(ctx))  # type: ignore[assignment]
-        return super().resolve_command(ctx, args)
+        with _designed_errors():
+            return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*GROUPS, *COMMANDS]
+        try:
+            features = _features(ctx).features
+        except EsError as error:  # help has to work also when a setting is wrong
+            session.note(f"{error}. {error.hint}")
+            features = registry().features
+        return [*(feature.name for feature in features if feature.help), *TOOLS, *COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in GROUPS:
-            return _named(typer.main.get_group(import_module(f"cli.{cmd_name}").app), cmd_name, GROUPS)
+        # The built-in ones first: only a name that is not theirs costs the import of features from outside.
         if cmd_name in COMMANDS:
-            return _named(typer.main.get_command(import_module(f"cli.{cmd_name}").app), cmd_name, COMMANDS)
-        return None
+            return _named(
+                typer.main.get_command(import_module(f"cli.{cmd_name}").app), cmd_name, COMMANDS[cmd_name]
+            )
+        if cmd_name in TOOLS:
+            return _named(
+                typer.main.get_group(import_module(f"cli.{cmd_name}").app), cmd_name, TOOLS[cmd_name]
+            )
+        known = registry()
+        feature = known.feature(cmd_name)
+        if feature is None:
+            known = _features(ctx)
+            feature = known.feature(cmd_name)
+        if feature is None or not feature.help:
+            return None
+        return _named(typer.main.get_group(_group_of(feature, known)), cmd_name, feature.help)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         # Known before anything is parsed: also wrong usage has to answer in the form that was asked for.
@@ -125,14 +136,29 @@ def _fail(error: EsError) -> NoReturn:
     raise typer.Exit(EXIT_CODES[error.kind]) from None
 
 
-def _named(command: Any, name: str, helps: dict[str, str]) -> Any:
+def _features(ctx: Any) -> Registry:
+    """The registry with the features of the settings; the flags of the root command are parsed, but not yet applied."""
+    session.options.home = ctx and ctx.params.get("home")
+    return registry(session.settings().features)
+
+
+def _group_of(feature: Feature, known: Registry) -> typer.Typer:
+    if feature.cli:
+        own: typer.Typer = import_module(feature.cli).app
+        return own
+    from cli.feature_group import group_of
+
+    return group_of(feature, known)
+
+
+def _named(command: Any, name: str, help_: str) -> Any:
     command.name = name
-    command.help = command.help or helps[name]
+    command.help = command.help or help_
     return command
 
 
 app = typer.Typer(
-    cls=LazyGroup,
+    cls=RootGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,

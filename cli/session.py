@@ -6,6 +6,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -83,14 +84,23 @@ def ask_many(
         connection.close()
 
 
-def command_id(given: str | None) -> str:
-    """The command id to use: the given one, or a new one. Raises InvalidInput if it isn't a UUID."""
+def command_id(given: object, *, field: str = "--command-id") -> str:
+    """The command id to use: the given one, or a new one. Raises InvalidInput if it isn't the text of a UUID."""
     if given is None:
         return str(uuid.uuid4())
+    from domain.kernel.commands import parse_command_id
+
+    return str(parse_command_id(given, field=field))
+
+
+@contextmanager
+def errors_of(command_id: str) -> Iterator[None]:
+    """Errors of a command that was sent carry its id, with which it can be repeated."""
     try:
-        return str(uuid.UUID(given))
-    except ValueError as error:
-        raise InvalidInput("--command-id", "is not a UUID") from error
+        yield
+    except EsError as error:
+        error.command_id = command_id
+        raise
 
 
 def actor() -> str:

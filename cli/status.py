@@ -10,11 +10,11 @@ import typer
 from adapters.wiring import open_dead_letters, usual_roles, workers_everywhere
 from cli import render, session
 from cli.supervisor import ask_supervisor, name_of
-from domain.features import ROLES
+from domain.features import registry
 from domain.kernel.errors import EsError, Kind, PartUnavailable
 from domain.kernel.messages import Body
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 _PROGRESS_WAIT_S = 2.0
 _ROLL_CALL_WAIT_S = 1.0
 
@@ -66,7 +66,7 @@ def _status() -> Body:
             return found
     if found["running"]:
         found["projections"] = _progress("projections", "projections.status").get("projections", [])
-        roles = [role for role in usual_roles(settings) if role in ("erasures", "relay")]
+        roles = [role.name for role in usual_roles(settings) if role.follows]
         found["followers"] = [{"role": role, **_progress(role, f"{role}.progress")} for role in roles]
     return found
 
@@ -74,7 +74,7 @@ def _status() -> Body:
 def _add_everybody(found: Body) -> None:
     """Add what waits at the broker, who takes it, and the workers that aren't this home's."""
     settings = session.settings()
-    counts = open_dead_letters(settings, usual_roles(settings)).counts()
+    counts = open_dead_letters(settings, [role.name for role in usual_roles(settings)]).counts()
     found["queues"] = [
         {"role": q.role, "waiting": q.waiting, "workers": q.workers, "dead": q.dead} for q in counts
     ]
@@ -82,7 +82,8 @@ def _add_everybody(found: Body) -> None:
     answers = workers_everywhere(settings, expected=expected, wait_s=_ROLL_CALL_WAIT_S) if expected else []
     ours = {(worker["host"], worker["pid"]) for worker in found["workers"]}
     others = [worker for worker in answers if (worker["host"], worker["pid"]) not in ours]
-    others.sort(key=lambda worker: (ROLES.index(worker["role"]), worker["host"], worker["pid"]))
+    order = registry(settings.features).role_names
+    others.sort(key=lambda worker: (order.index(worker["role"]), worker["host"], worker["pid"]))
     found["workers"] += [{**worker, "restarts": None} for worker in others]
     found["silent"] = max(expected - len(answers), 0)
     found["running"] = found["running"] or expected > 0

@@ -9,12 +9,12 @@ from adapters.clock import now_us
 from cli import render, session
 from cli.status import show_workers
 from cli.supervisor import POLL_S, ask_supervisor, name_of, start_supervisor
-from domain.features import ROLES
+from domain.features import registry
 from domain.kernel.errors import EsError, InvalidInput, KeyUnavailable, PartUnavailable
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _READY_WAIT_S = 30.0
 
@@ -71,7 +71,11 @@ def _needs_somebody(worker: Body) -> bool:
 
 def _scaled(item: str) -> str:
     role, _, count = item.partition("=")
-    if role not in ROLES or not (count.isascii() and count.isdecimal()) or not 1 <= int(count) <= 64:
+    if (
+        role not in registry(session.settings().features).role_names
+        or not (count.isascii() and count.isdecimal())
+        or not 1 <= int(count) <= 64
+    ):
         raise InvalidInput("--scale", "must look like users=2, with a role and a number from 1 to 64")
     return item
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import typer
 
-from cli.main import COMMANDS, GROUPS, app
+from cli.main import COMMANDS, TOOLS, app
+from domain.features import registry
 
 TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAD = """# The command line
@@ -50,17 +51,21 @@ def main() -> int:
     return 0
 
 
+def _groups() -> list[str]:
+    return [*(feature.name for feature in registry().features if feature.help), *TOOLS]
+
+
 def _sections() -> Iterator[str]:
     root = typer.main.get_group(app)
     yield "## es\n\n" + _options(root)
-    for name in [*GROUPS, *COMMANDS]:
+    for name in [*_groups(), *COMMANDS]:
         command = root.get_command(None, name)  # type: ignore[arg-type]
         if name in COMMANDS:
             yield _command(f"es {name}", command)
             continue
         yield f"## es {name}\n\n{command.help}\n"
-        for sub_name, sub in command.commands.items():
-            yield _command(f"es {name} {sub_name}", sub)
+        for sub_name in command.list_commands(None):
+            yield _command(f"es {name} {sub_name}", command.get_command(None, sub_name))
 
 
 def _command(title: str, command: Any) -> str:

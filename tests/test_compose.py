@@ -25,8 +25,10 @@ from adapters.postgres import database as postgres
 from adapters.rabbitmq import connection as rabbitmq
 from adapters.settings import load_settings
 from cli.main import app
-from domain.features import ROLES
+from domain.features import registry
 from workers.runtime import supervisor
+
+ROLES = registry().role_names
 
 ROOT = Path(__file__).parents[1]
 FILES = ("docker-compose.yml", "docker-compose.cluster.yml")

@@ -15,7 +15,7 @@ from typing import Any
 from adapters.log import open_log
 from adapters.settings import Settings, load_settings
 from adapters.wiring import prepare_home, usual_roles
-from domain.features import ROLES
+from domain.features import registry
 from domain.kernel.errors import EXIT_CODES, EsError, PartUnavailable
 from workers.runtime.control import Control
 from workers.runtime.supervisor import AlreadyRunning, Supervisor
@@ -43,7 +43,7 @@ def _arguments() -> argparse.Namespace:
     supervise.add_argument("--role", action="append", default=[], metavar="ROLE[=COUNT]")
     supervise.add_argument("--foreground", action="store_true")
     serve = commands.add_parser("serve")
-    serve.add_argument("role", choices=ROLES)
+    serve.add_argument("role")
     serve.add_argument("--instance", type=int, default=1)
     serve.add_argument("--listen-fd", type=int)
     serve.add_argument("--control-fd", type=int)
@@ -81,10 +81,9 @@ def _instances(given: list[str], settings: Settings) -> dict[str, int]:
     """`["ids=2"]` to how many workers each role has; roles that aren't named have one, or none if any stands alone."""
     named = {role: count for role, _, count in (item.partition("=") for item in given)}
     alone = any(not count for count in named.values())
-    usual = usual_roles(settings)
-    return {
-        role: int(named.get(role) or 1) for role in ROLES if role in named or (role in usual and not alone)
-    }
+    usual = [] if alone else [role.name for role in usual_roles(settings)]
+    known = registry(settings.features).role_names
+    return {role: int(named.get(role) or 1) for role in known if role in named or role in usual}
 
 
 def _listening(*, foreground: bool) -> None:
@@ -107,7 +106,7 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
-    from workers.runtime.roles import run_role
+    from workers.runtime.worker import run_role
 
     supervised = arguments.control_fd is not None
     role, instance = arguments.role, arguments.instance

@@ -16,7 +16,7 @@ from importlib.metadata import version as installed_version
 
 from adapters import versions, wiring
 from adapters.settings import Settings, without_password
-from domain.features import PROJECTIONS
+from domain.features import registry
 from domain.kernel.errors import EsError, StoreBehind
 from domain.kernel.messages import Body
 from domain.kernel.ports.read_model import GenerationState
@@ -96,7 +96,9 @@ def _broker(settings: Settings) -> Iterator[Body]:
     yield _finding(
         "broker", version=versions.broker_version(settings).name, detail=without_password(settings.broker)
     )
-    for queue in wiring.open_dead_letters(settings, wiring.usual_roles(settings)).counts():
+    for queue in wiring.open_dead_letters(
+        settings, [role.name for role in wiring.usual_roles(settings)]
+    ).counts():
         if not queue.workers:
             next_ = f"Start one: `es workers run {queue.role}`, or `es up`."
             yield _finding(f"queue {queue.role}", _WARNING, detail="no worker takes from it", next=next_)
@@ -138,7 +140,7 @@ def _history(settings: Settings) -> Iterator[Body]:
         vault = opened.enter_context(closing(wiring.open_vault(settings)))
         read_model = opened.enter_context(closing(wiring.open_read_model(settings)))
         seen = [vault.checkpoint(process.COMPLETING)]
-        for projection in PROJECTIONS:
+        for projection in registry(settings.features).projections:
             generations = read_model.generations(projection)
             seen += [each.checkpoint for each in generations if each.state is GenerationState.CURRENT]
         head = store.head()  # after what was seen of it: workers may be writing

@@ -250,7 +250,7 @@ class Database:
 
     # --- errors --------------------------------------------------------------------------------
 
-    def _translate(self, error: psycopg.Error | Raced) -> EsError | None:
+    def _translate(self, error: psycopg.Error | Raced) -> EsError | ValueError | None:
         """What happened, in this project's words; None for a wrong statement, which is a bug and no outage."""
         where = self._where()
         match error:
@@ -258,6 +258,8 @@ class Database:
                 return PartUnavailable(
                     self.part, f"{where}: overtaken {TRIES} times in a row", "Repeat the command."
                 )
+            case errors.NumericValueOutOfRange():
+                return ValueError("a value does not fit its column")
             case errors.UndefinedTable():
                 return TableGone(self.part, f"{where}: a table is missing")
             case errors.LockNotAvailable():

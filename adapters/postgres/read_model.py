@@ -9,7 +9,7 @@ commits, rows and checkpoint together, and what is lost is projected again. Gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
@@ -18,7 +18,7 @@ from adapters.postgres.database import Connection, Database, Name, TableGone, on
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import Position
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
-from domain.kernel.projection import Change, Operation, Projection, Put, Value
+from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Shape, Value, merged
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ _MIGRATIONS = (
     """,
 )
 _TYPES = {"INTEGER": "bigint", "TEXT": "text"}
+_KEY_TYPES = {"INTEGER": "bigint", "TEXT": 'text COLLATE "C"'}  # C: in order of code point
 _NAME_BYTES = 63
 _LOOKS = 10
 _DROP_WAIT_MS = 1_000
@@ -103,7 +104,10 @@ class PostgresReadModel:
     ) -> Generation | None:
         own = (projection.name, generation.number)
         fence = (checkpoint, events, *own, generation.state.value, generation.checkpoint)
-        statements = list(self._statements(projection, generation.number, operations))
+        statements = [
+            (self._statement(projection, generation.number, shape), _by_column(projection, shape, rows))
+            for shape, rows in merged(projection, operations).items()
+        ]
         parking = [(*own, p.position, _text(p.stream), _text(p.error)) for p in parked]
 
         def advance(connection: Connection) -> Generation | None:
@@ -176,34 +180,40 @@ class PostgresReadModel:
         self,
         projection: Projection,
         *,
-        keys: Sequence[int] | None = None,
-        after: int = 0,
+        keys: Sequence[Key] | None = None,
+        after: Key | None = None,
         where: Mapping[str, Value] | None = None,
         limit: int | None = None,
+        generation: Generation | None = None,
     ) -> list[dict[str, Value]]:
         names = [projection.key, *projection.columns]
         chosen = {name: _stored(value) for name, value in (where or {}).items()}
-        arguments: Sequence[Any]
+        arguments: list[Any]
         if keys is not None:
-            condition, arguments = "{key} = ANY(%b::bigint[]) ORDER BY {key}", [list(keys)]
+            condition = f"{{key}} = ANY(%b::{_TYPES[projection.key_type]}[]) ORDER BY {{key}}"
+            arguments = [[_stored_key(key) for key in keys]]
         else:
             marks = ", ".join(f"%s::{_type(projection, name)}" for name in chosen)
-            equal = f"AND ROW({{chosen}}) = ROW({marks})" if chosen else ""
-            condition = f"{{key}} > %s {equal} ORDER BY {{key}} LIMIT %s"
-            arguments = [after, *chosen.values(), limit]
+            conditions = [f"ROW({{chosen}}) = ROW({marks})"] if chosen else []
+            arguments = [*chosen.values()]
+            if after is not None:
+                conditions.append("{key} > %s")
+                arguments.append(_stored_key(after))
+            condition = f"{' AND '.join(conditions) or 'TRUE'} ORDER BY {{key}} LIMIT %s"
+            arguments.append(limit)
         select = "SELECT {names} FROM {table} WHERE " + condition
 
         def look(connection: Connection) -> list[tuple[Any, ...]]:
-            current = self._find(connection, projection, GenerationState.CURRENT)
-            if current is None:
+            found = generation or self._find(connection, projection, GenerationState.CURRENT)
+            if found is None:
                 raise PartUnavailable("read models", f"the projection {projection.name} was never filled")
-            statement = self._sql(select, projection, current.number, names=[*names], chosen=[*chosen])
+            statement = self._sql(select, projection, found.number, names=[*names], chosen=[*chosen])
             # One statement sees one state. The generation may have been retired since it was looked up, and
             # is whole nevertheless; or removed, and then the next look finds its successor.
             return connection.execute(statement, arguments).fetchall()
 
-        found = self._until_found(self._database.read, look)
-        return [dict(zip(names, map(_plain, row), strict=True)) for row in found]
+        found = self._database.read(look) if generation else self._until_found(self._database.read, look)
+        return [dict(zip(names, (_plain_key(key), *map(_plain, row)), strict=True)) for key, *row in found]
 
     def close(self) -> None:
         self._database.close()
@@ -234,8 +244,8 @@ class PostgresReadModel:
             ),
             projection.name,
         )
-        create = self._sql("CREATE TABLE {table}({key} bigint PRIMARY KEY)", projection, number)
-        connection.execute(create)
+        create = f"CREATE TABLE {{table}}({{key}} {_KEY_TYPES[projection.key_type]} PRIMARY KEY)"
+        connection.execute(self._sql(create, projection, number))
         for column, type_ in projection.columns.items():
             add = "ALTER TABLE {table} ADD {column} " + _TYPES[type_]
             connection.execute(self._sql(add, projection, number, column=column))
@@ -263,53 +273,38 @@ class PostgresReadModel:
             raise ValueError(f"{table} is too long for a name")
         return self._database.sql(template, table=(self._database.schema, table), key=projection.key, **names)
 
-    def _statements(
-        self, projection: Projection, number: int, operations: Sequence[Operation]
-    ) -> Iterator[tuple[str, list[list[Any]]]]:
-        """Operations as few statements, each with its values column by column, the keys first."""
-        every = list(projection.columns)
-        for (kind, given), rows in _merged(operations).items():
-            types = ["bigint", *(_type(projection, name) for name in given)]
-            new = "unnest(" + ", ".join(f"%b::{type_}[]" for type_ in types) + ") AS new({key}, {given})"
-            if kind is Put:
-                template = f"""INSERT INTO {{table}}({{key}}, {{given}}) SELECT * FROM {new}
-                    ON CONFLICT ({{key}}) DO UPDATE SET ({{changed}}) = ROW({{values}})"""
-                changed, source = every, "excluded"  # a column that isn't given becomes null
-            else:
-                template = f"""UPDATE {{table}} AS old SET ({{changed}}) = ROW({{values}})
-                    FROM {new} WHERE old.{{key}} = new.{{key}}"""
-                changed, source = [*given], "new"
-            statement = self._sql(
-                template,
-                projection,
-                number,
-                given=[*given],
-                changed=[*changed],
-                values=[(source, name) for name in changed],
-            )
-            yield statement, [list(column) for column in zip(*rows, strict=True)]
-
-
-def _merged(
-    operations: Sequence[Operation],
-) -> dict[tuple[type[Operation], tuple[str, ...]], list[tuple[Value, ...]]]:
-    """The operations' effect: at most one per key, by kind and columns. Between keys their order is free."""
-    last: dict[int, Operation] = {}
-    for operation in operations:
-        before = last.get(operation.key)
-        if isinstance(operation, Put) or before is None:
-            last[operation.key] = operation
-        elif isinstance(before, Put):
-            last[operation.key] = Put(operation.key, {**before.row, **operation.columns})
+    def _statement(self, projection: Projection, number: int, shape: Shape) -> str:
+        """For all rows of a shape at once; its arguments are their values column by column."""
+        types = [*_types(projection, shape), _TYPES[projection.key_type]]
+        new = "unnest(" + ", ".join(f"%b::{type_}[]" for type_ in types) + ") AS new({given})"
+        names: dict[str, Name | list[Name]] = {"given": [*shape.columns, *shape.added, projection.key]}
+        if shape.kind is Delete:
+            template = "DELETE FROM {table} WHERE {key} = ANY(%b::" + types[0] + "[])"
+        elif shape.kind is Put:
+            names["changed"] = [*projection.columns]
+            names["values"] = [("excluded", name) for name in projection.columns]  # null unless given
+            update = "UPDATE SET ({changed}) = ROW({values})" if projection.columns else "NOTHING"
+            template = f"""INSERT INTO {{table}}({{given}}) SELECT * FROM {new}
+                ON CONFLICT ({{key}}) DO {update}"""
         else:
-            last[operation.key] = Change(operation.key, {**before.columns, **operation.columns})
-    shapes: dict[tuple[type[Operation], tuple[str, ...]], list[tuple[Value, ...]]] = {}
-    for operation in last.values():
-        row = operation.row if isinstance(operation, Put) else operation.columns
-        if row:
-            values = map(_stored, row.values())
-            shapes.setdefault((type(operation), tuple(row)), []).append((operation.key, *values))
-    return shapes
+            changes = []
+            for number_, name in enumerate((*shape.columns, *shape.added)):
+                names[f"c{number_}"] = name
+                old = f"coalesce(old.{{c{number_}}}, 0) + " if name in shape.added else ""
+                changes.append(f"{{c{number_}}} = {old}new.{{c{number_}}}")
+            template = f"""UPDATE {{table}} AS old SET {", ".join(changes)}
+                FROM {new} WHERE old.{{key}} = new.{{key}}"""
+        return self._sql(template, projection, number, **names)
+
+
+def _types(projection: Projection, shape: Shape) -> list[str]:
+    return [_type(projection, name) for name in (*shape.columns, *shape.added)]
+
+
+def _by_column(projection: Projection, shape: Shape, rows: Sequence[tuple[Value, ...]]) -> list[list[Value]]:
+    """The values of rows as one list per column, the keys last."""
+    *columns, keys = zip(*rows, strict=True)
+    return [*([_stored(value) for value in column] for column in columns), [_stored_key(key) for key in keys]]
 
 
 def _type(projection: Projection, column: str) -> str:
@@ -324,7 +319,7 @@ def _generation(row: Sequence[Any]) -> Generation:
     )
 
 
-# PostgreSQL's text can't hold U+0000. It is stored as \0, and a backslash as \\.
+# PostgreSQL's text can't hold U+0000. In a value it is stored as \0, and a backslash as \\.
 
 
 def _text(text: str) -> str:
@@ -339,3 +334,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and "\\" in value:
         return "\\".join(part.replace("\\0", "\0") for part in value.split("\\\\"))
     return value
+
+
+# In a key it is stored as U+0001 U+0001, and U+0001 as U+0001 U+0002, which keeps the order of keys.
+
+
+def _stored_key(key: Any) -> Any:
+    if isinstance(key, str) and ("\0" in key or "\1" in key):
+        return key.replace("\1", "\1\2").replace("\0", "\1\1")
+    return key
+
+
+def _plain_key(stored: Any) -> Any:
+    if isinstance(stored, str) and "\1" in stored:
+        return stored.replace("\1\1", "\0").replace("\1\2", "\1")
+    return stored

@@ -162,6 +162,15 @@ class Database:
                 connection.close()
 
 
+@contextlib.contextmanager
+def checked_values() -> Iterator[None]:
+    """Raise ValueError where a value does not fit its column: SQLite turns a sum beyond 64 bits into a real."""
+    try:
+        yield
+    except apsw.ConstraintError as error:
+        raise ValueError("a value does not fit its column") from error
+
+
 def _use_wal(connection: Connection) -> None:
     """Unlike any other statement, changing the journal mode doesn't wait for whoever is creating the file."""
     give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000

@@ -6,16 +6,15 @@ nothing of events and opens no sealed value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.sqlite.database import SCHEMA_VERSION, Connection, Database
+from adapters.sqlite.database import SCHEMA_VERSION, Connection, Database, checked_values
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import Position
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
-from domain.kernel.projection import Operation, Projection, Put, Value
+from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Shape, Value, merged
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS generations(
@@ -76,6 +75,10 @@ class SqliteReadModel:
         events: int,
         parked: Sequence[Parked] = (),
     ) -> Generation | None:
+        statements = [
+            (_statement(projection, generation.number, shape), rows)
+            for shape, rows in merged(projection, operations).items()
+        ]
         with self._database.writing() as connection:
             # The checkpoint is the fence between projectors: only one that continues from it may go on.
             moved = connection.execute(
@@ -93,8 +96,9 @@ class SqliteReadModel:
             ).fetchall()
             if not moved:
                 return None
-            for statement, rows in _statements(projection, generation.number, operations):
-                connection.executemany(statement, rows)
+            with checked_values():
+                for statement, rows in statements:
+                    connection.executemany(statement, rows)
             connection.executemany(
                 "INSERT OR REPLACE INTO parked VALUES(?, ?, ?, ?, ?)",
                 [(projection.name, generation.number, p.position, p.stream, p.error) for p in parked],
@@ -146,29 +150,30 @@ class SqliteReadModel:
         self,
         projection: Projection,
         *,
-        keys: Sequence[int] | None = None,
-        after: int = 0,
+        keys: Sequence[Key] | None = None,
+        after: Key | None = None,
         where: Mapping[str, Value] | None = None,
         limit: int | None = None,
+        generation: Generation | None = None,
     ) -> list[dict[str, Value]]:
         found: list[Any]
         # One read transaction: a promotion between finding the table and reading it would go unseen, and
-        # the table of a retired generation may be gone.
+        # the table of a retired generation may be removed.
         with self._database.reading() as connection, connection:
-            current = _find(connection, projection, GenerationState.CURRENT)
-            if current is None:
-                raise PartUnavailable("read models", f"the projection {projection.name} was never filled")
+            table = _table(projection, _number_to_read(connection, projection, generation))
             names = [projection.key, *projection.columns]
-            select = f"SELECT {', '.join(names)} FROM {_table(projection, current.number)}"
+            select = f"SELECT {', '.join(names)} FROM {table}"
             if keys is not None:
                 statement = f"{select} WHERE {projection.key} = ?"
-                rows = (connection.execute(statement, (key,)).fetchone() for key in sorted(set(keys)))
+                rows = (connection.execute(statement, (key,)).fetchone() for key in _in_order(keys))
                 found = [row for row in rows if row is not None]
             else:
-                conditions = [f"{projection.key} > ?", *(f"{name} = ?" for name in where or {})]
+                wanted = {f"{name} = ?": value for name, value in (where or {}).items()}
+                if after is not None:
+                    wanted[f"{projection.key} > ?"] = after
                 found = connection.execute(
-                    f"{select} WHERE {' AND '.join(conditions)} ORDER BY {projection.key} LIMIT ?",
-                    (after, *(where or {}).values(), -1 if limit is None else limit),
+                    f"{select} WHERE {' AND '.join(wanted) or 'TRUE'} ORDER BY {projection.key} LIMIT ?",
+                    (*wanted.values(), -1 if limit is None else limit),
                 ).fetchall()
         return [dict(zip(names, row, strict=True)) for row in found]
 
@@ -189,8 +194,11 @@ def _create(connection: Connection, projection: Projection, state: GenerationSta
         "SELECT coalesce(max(number), 0) + 1 FROM generations WHERE projection = ?", (projection.name,)
     ).get
     columns = "".join(f", {name} {type_}" for name, type_ in projection.columns.items())
+    # A whole-number key is the row id itself; for a text key the row id would be a second key.
+    options = "STRICT" if projection.key_type == "INTEGER" else "STRICT, WITHOUT ROWID"
     connection.execute(
-        f"CREATE TABLE {_table(projection, number)}({projection.key} INTEGER PRIMARY KEY{columns}) STRICT"
+        f"CREATE TABLE {_table(projection, number)}"
+        f"({projection.key} {projection.key_type} PRIMARY KEY{columns}) {options}"
     )
     connection.execute(
         "INSERT INTO generations VALUES(?, ?, ?, 0, 0, ?, NULL)",
@@ -204,6 +212,24 @@ def _find(connection: Connection, projection: Projection, state: GenerationState
         (projection.name, state.value),
     ).fetchone()
     return None if row is None else _generation(row)
+
+
+def _number_to_read(connection: Connection, projection: Projection, given: Generation | None) -> int:
+    if given is None:
+        found = _find(connection, projection, GenerationState.CURRENT)
+        reason = "was never filled"
+    else:
+        number = "SELECT count() FROM generations WHERE projection = ? AND number = ?"
+        exists = connection.execute(number, (projection.name, given.number)).get
+        found, reason = given if exists else None, f"has no generation {given.number} any more"
+    if found is None:
+        raise PartUnavailable("read models", f"the projection {projection.name} {reason}")
+    return found.number
+
+
+def _in_order(keys: Sequence[Key]) -> list[Any]:
+    """Numbers by value, texts by code point, as SQLite orders them; each once."""
+    return sorted(set(keys))
 
 
 def _must_find(connection: Connection, projection: Projection, state: GenerationState) -> Generation:
@@ -226,22 +252,14 @@ def _generation(row: Any) -> Generation:
     )
 
 
-def _statements(
-    projection: Projection, number: int, operations: Sequence[Operation]
-) -> Iterator[tuple[str, list[tuple[Value, ...]]]]:
-    """Operations as SQL; neighbours of one shape share a statement, and the order between shapes is kept."""
+def _statement(projection: Projection, number: int, shape: Shape) -> str:
     table = _table(projection, number)
-
-    def shape(operation: Operation) -> tuple[bool, tuple[str, ...]]:
-        columns = operation.row if isinstance(operation, Put) else operation.columns
-        return isinstance(operation, Put), tuple(columns)
-
-    for (is_put, names), run in groupby(operations, key=shape):
-        if is_put:
-            columns = ", ".join([*names, projection.key])
-            marks = ", ".join("?" * (len(names) + 1))
-            statement = f"INSERT OR REPLACE INTO {table}({columns}) VALUES({marks})"
-        else:
-            changes = ", ".join(f"{name} = ?" for name in names)
-            statement = f"UPDATE {table} SET {changes} WHERE {projection.key} = ?"
-        yield statement, [(*(op.row if isinstance(op, Put) else op.columns).values(), op.key) for op in run]
+    if shape.kind is Delete:
+        return f"DELETE FROM {table} WHERE {projection.key} = ?"
+    if shape.kind is Put:
+        columns = ", ".join([*shape.columns, projection.key])
+        marks = ", ".join("?" * (len(shape.columns) + 1))
+        return f"INSERT OR REPLACE INTO {table}({columns}) VALUES({marks})"
+    changes = [f"{name} = ?" for name in shape.columns]
+    changes += [f"{name} = coalesce({name}, 0) + ?" for name in shape.added]
+    return f"UPDATE {table} SET {', '.join(changes)} WHERE {projection.key} = ?"

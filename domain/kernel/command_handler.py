@@ -1,14 +1,14 @@
-"""Carry commands out: load, decide, append at the exact version; on conflict load and decide again.
+"""Carry out commands: load, decide, append at the exact version; on a conflict load and decide anew.
 
-Promise: a command has its effect once, however often it is handed in: its outcome is in the stream, and
-a stream that holds the command id answers with the first result. Refusal: nothing is ever appended
-without an expected version, and nothing is decided on a state that was not just loaded.
+Promise: a command has one effect, however often it is sent. The stream holds its outcome, and a stream that holds the
+command id answers with the first result. Refusal: nothing is appended without an expected version, and nothing is
+decided on a state that was not just loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
@@ -20,12 +20,15 @@ from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import Append, Appended, EventStore
 
 ATTEMPTS = 12
-"""How often one command is decided anew after a conflict before its caller is asked to repeat it."""
+"""How often a decision is repeated after a conflict before its caller is asked to repeat the command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order(Generic[C]):
-    """One command on its way. `is_new` says that the stream cannot exist yet, which saves the first load."""
+    """One command on its way to one stream. `subject` is the person whose key seals its personal fields.
+
+    `is_new` says that the stream cannot exist yet, which saves the first load.
+    """
 
     command: C
     stream: str
@@ -49,11 +52,18 @@ class Done:
 Outcome = Done | EsError
 
 
-@dataclass(slots=True)
-class _Pending(Generic[C]):
-    index: int
-    order: Order[C]
-    conflict: VersionConflict | None = None
+def until_no_conflict(pause: Callable[[float], None]) -> Retrying:
+    """Repeat a call while it returns something true: what met a conflict. `pause` waits that many seconds.
+
+    Bounded and jittered: a hot stream must not keep a worker for ever, nor let rivals collide in step.
+    """
+    return Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.002, max=0.1),
+        retry=retry_if_result(bool),
+        retry_error_callback=lambda _: None,
+        sleep=pause,
+    )
 
 
 class CommandHandler(Generic[S, C]):
@@ -73,66 +83,55 @@ class CommandHandler(Generic[S, C]):
         self._store = store
         self._codec = codec
         self._keyring = keyring
-        # Bounded and jittered: a hot stream must not keep a worker for ever, nor let rivals collide in step.
-        self._until_settled = Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.002, max=0.1),
-            retry=retry_if_result(bool),
-            retry_error_callback=lambda _: None,
-            sleep=pause,
-        )
+        self._until_no_conflict = until_no_conflict(pause)
 
     def handle(self, orders: Sequence[Order[C]]) -> list[Outcome]:
-        """One outcome per order, in order. Raises `PartUnavailable` when a part is down: then repeat."""
+        """One outcome per order, in order. Raises `PartUnavailable` when a part is unavailable: then repeat."""
         outcomes: dict[int, Outcome] = {}
         for wave in _waves(orders):
             self._settle(wave, outcomes)
         return [outcomes[index] for index in range(len(orders))]
 
-    def _settle(self, wave: list[_Pending[C]], outcomes: dict[int, Outcome]) -> None:
+    def _settle(self, wave: Mapping[int, Order[C]], outcomes: dict[int, Outcome]) -> None:
+        """Repeat what loses a race; at the end its outcome is the last conflict."""
         pending = wave
 
-        def attempt() -> list[_Pending[C]]:
+        def attempt() -> bool:
             nonlocal pending
-            pending = self._attempt(pending, outcomes)
-            return pending
+            lost = self._attempt(pending, outcomes)
+            pending = {index: replace(pending[index], is_new=False) for index in lost}
+            return bool(pending)
 
-        self._until_settled(attempt)
-        for left in pending:
-            assert left.conflict is not None
-            outcomes[left.index] = left.conflict
+        self._until_no_conflict(attempt)
 
-    def _attempt(self, pending: Sequence[_Pending[C]], outcomes: dict[int, Outcome]) -> list[_Pending[C]]:
-        """Decide and append each once; return those that lost a race."""
-        keyring = self._keyring([item.order.subject for item in pending])
-        appends: list[tuple[_Pending[C], Append]] = []
-        for item in pending:
-            planned = self._plan(item, keyring)
+    def _attempt(self, pending: Mapping[int, Order[C]], outcomes: dict[int, Outcome]) -> list[int]:
+        """Decide and append each once; return those that met a conflict."""
+        keyring = self._keyring([order.subject for order in pending.values()])
+        appends: dict[int, Append] = {}
+        for index, order in pending.items():
+            planned = self._plan(order, keyring)
             if isinstance(planned, Append):
-                appends.append((item, planned))
+                appends[index] = planned
             else:
-                outcomes[item.index] = planned
-        lost: list[_Pending[C]] = []
-        results = self._store.append([append for _, append in appends]) if appends else []
-        for (item, _), result in zip(appends, results, strict=True):
+                outcomes[index] = planned
+        results = self._store.append([*appends.values()]) if appends else []
+        lost: list[int] = []
+        for index, result in zip(appends, results, strict=True):
             match result:
                 case Appended(version=version, position=position):
-                    outcomes[item.index] = Done(version, position)
-                case VersionConflict():
-                    item.conflict = result
-                    lost.append(item)
+                    outcomes[index] = Done(version, position)
                 case DuplicateEventId():
-                    outcomes[item.index] = CommandIdReused(str(item.order.metadata.command_id))
+                    outcomes[index] = CommandIdReused(str(pending[index].metadata.command_id))
                 case _:
-                    outcomes[item.index] = result
+                    outcomes[index] = result
+                    if isinstance(result, VersionConflict):
+                        lost.append(index)
         return lost
 
-    def _plan(self, item: _Pending[C], keyring: Keyring) -> Append | Outcome:
-        order = item.order
+    def _plan(self, order: Order[C], keyring: Keyring) -> Append | Outcome:
+        """What to append for an order, or what became of it."""
         try:
-            history: list[Recorded] = []
-            if not order.is_new or item.conflict is not None:
-                history = list(self._store.read_stream(order.stream))
+            history = [] if order.is_new else list(self._store.read_stream(order.stream))
             first_result = self._first_result(order, history)
             if first_result is not None:
                 return first_result
@@ -143,25 +142,22 @@ class CommandHandler(Generic[S, C]):
             decided = self._aggregate.decide(state, order.command)
             if isinstance(decided, EsError):
                 return decided
+            version = history[-1].version if history else NO_STREAM
             if not decided:
-                return (
-                    Done(history[-1].version, history[-1].position) if history else Done(NO_STREAM, BEGINNING)
+                return Done(version, history[-1].position if history else BEGINNING)
+            command_id = order.metadata.command_id
+            events = [
+                self._codec.encode(
+                    event,
+                    event_id=event_id(command_id, index),
+                    subject=order.subject,
+                    metadata=order.metadata,
+                    sealer=keyring,
                 )
-            return Append(
-                order.stream,
-                history[-1].version if history else NO_STREAM,
-                [
-                    self._codec.encode(
-                        event,
-                        event_id=event_id(order.metadata.command_id, index),
-                        subject=order.subject,
-                        metadata=order.metadata,
-                        sealer=keyring,
-                    )
-                    for index, event in enumerate(decided)
-                ],
-            )
-        except EsError as error:  # of this stream alone: its neighbours go on
+                for index, event in enumerate(decided)
+            ]
+            return Append(order.stream, version, events)
+        except EsError as error:  # of this stream alone: the other orders go on
             return error
 
     def _first_result(self, order: Order[C], history: Sequence[Recorded]) -> Outcome | None:
@@ -174,16 +170,15 @@ class CommandHandler(Generic[S, C]):
         return None
 
 
-def _waves(orders: Sequence[Order[C]]) -> Iterator[list[_Pending[C]]]:
-    """The orders in runs that hold a stream at most once, so that later commands see the earlier ones."""
-    waiting = [_Pending(index, order) for index, order in enumerate(orders)]
+def _waves(orders: Sequence[Order[C]]) -> Iterator[dict[int, Order[C]]]:
+    """The orders, by index, in runs that hold a stream at most once: a later command sees the earlier ones."""
+    waiting = dict(enumerate(orders))
     while waiting:
-        wave: dict[str, _Pending[C]] = {}
-        later: list[_Pending[C]] = []
-        for item in waiting:
-            if item.order.stream in wave:
-                later.append(item)
-            else:
-                wave[item.order.stream] = item
-        yield list(wave.values())
-        waiting = later
+        wave: dict[int, Order[C]] = {}
+        streams: set[str] = set()
+        for index, order in waiting.items():
+            if order.stream not in streams:
+                streams.add(order.stream)
+                wave[index] = order
+        yield wave
+        waiting = {index: order for index, order in waiting.items() if index not in wave}

@@ -7,10 +7,10 @@ Domain events are frozen dataclasses with an explicit wire name that never chang
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 from uuid import UUID, uuid5
 
-from domain.kernel.personal import Erased, Personal, Sealed, readable
+from domain.kernel.personal import Erased, Personal, PersonalText, Sealed, readable
 
 NO_STREAM = -1
 """Expected version of a stream that must not exist yet; the first event has version 0."""
@@ -26,6 +26,12 @@ class Event:
     """Base of all domain events."""
 
     type: ClassVar[str]
+
+
+def personal_fields(event_class: type[Event]) -> tuple[str, ...]:
+    """The fields that hold personal data: those declared as `PersonalText`."""
+    hints = get_type_hints(event_class)
+    return tuple(field.name for field in fields(event_class) if hints[field.name] == PersonalText)
 
 
 def shown_fields(event: Event) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from domain.kernel.errors import EsError
+from domain.kernel.events import Metadata, Recorded
+from domain.kernel.ids import time_text
 
 Body = dict[str, Any]
 """A JSON object. Ids in it are decimal strings."""
@@ -34,6 +36,25 @@ class Later:
 
 
 LATER = Later()
+
+
+def event_body(recorded: Recorded, metadata: Metadata | None, data: Body) -> Body:
+    """An event as queries and published messages show it. `metadata` is None for an event of another program."""
+    return {
+        "position": recorded.position,
+        "stream": recorded.stream,
+        "version": recorded.version,
+        "type": recorded.type,
+        "time": time_text(recorded.recorded_at_us),
+        "event_id": str(recorded.event_id),
+        "command": metadata and metadata.command,
+        "command_id": metadata and str(metadata.command_id),
+        "correlation_id": metadata and str(metadata.correlation_id),
+        "causation_id": metadata and str(metadata.causation_id),
+        "actor": metadata and metadata.actor,
+        "data": data,
+    }
+
 
 Question = tuple[str, Mapping[str, Any]] | EsError
 """Kind and body of a request; or an error that is its own answer, to keep its place in a pipeline."""

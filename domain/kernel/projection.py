@@ -1,45 +1,190 @@
-"""Projections: from events to rows, purely. Personal fields pass through sealed; nothing is opened here.
+"""Projections: pure functions from events to row operations.
 
-`apply(recorded, event)` says what changes; who stores rows, checkpoints and generations is somebody
-else's business, so rebuilding is the same code as living.
+Promise: live updates and rebuilds run the same code, and `applied` defines the effect of every operation.
+Refusal: nothing is read, stored or opened here. Personal fields stay sealed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple
 
 from domain.kernel.events import Event, Recorded
 
 Value = str | int | None
+Key = int | str
+Row = Mapping[str, Value]
+"""The columns of a row, without its key."""
+
+KEY_BYTES = 1_000
+"""The largest text key in UTF-8. PostgreSQL indexes no more than 2,704 bytes, and a key may double when stored."""
+_INTEGERS = range(-(1 << 63), 1 << 63)
+
+
+class _OfKey:
+    """Raises ValueError for a key that a read model cannot store: the projector parks the event."""
+
+    __slots__ = ()
+    key: Key
+
+    def __post_init__(self) -> None:
+        if isinstance(self.key, str):
+            if len(self.key.encode()) > KEY_BYTES:
+                raise ValueError(f"a text key has at most {KEY_BYTES} bytes")
+        elif self.key not in _INTEGERS:
+            raise ValueError("a key has at most 64 bits")
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
-    """Insert a whole row, or replace it. `row` has every column but the key."""
+class Put(_OfKey):
+    """Insert a row, or replace it. `row` has every column."""
 
-    key: int
-    row: Mapping[str, Value]
+    key: Key
+    row: Row
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(_OfKey):
     """Set some columns of a row. Without such a row nothing happens."""
 
-    key: int
-    columns: Mapping[str, Value]
+    key: Key
+    columns: Row
 
 
-Operation = Put | Change
+@dataclass(frozen=True, slots=True)
+class Add(_OfKey):
+    """Add to whole-number columns of a row; null counts as 0. Without such a row nothing happens."""
+
+    key: Key
+    columns: Mapping[str, int]
 
 
-class Projection(Protocol):
-    """`columns` maps each column to its SQL type; the key is a whole number of its own name."""
+@dataclass(frozen=True, slots=True)
+class Delete(_OfKey):
+    """Remove a row. Without such a row nothing happens."""
+
+    key: Key
+
+
+Operation = Put | Change | Add | Delete
+
+
+class Projection:
+    """Base of all projections.
+
+    `columns` maps each column except the key to its SQL type, INTEGER or TEXT; `key_type` is one of them too.
+    `prefixes` are those of the streams whose events it reads.
+    """
 
     name: ClassVar[str]
     prefixes: ClassVar[Sequence[str]]
     key: ClassVar[str]
+    key_type: ClassVar[str] = "INTEGER"
     columns: ClassVar[Mapping[str, str]]
+    sees_rows: ClassVar[bool] = False
+    """Whether `apply` needs the row of `key_of`. Each batch then reads its rows first."""
 
-    def apply(self, recorded: Recorded, event: Event) -> Sequence[Operation]: ...
+    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
+        """The operations of an event, in order.
+
+        With `sees_rows`, `row` is the row of `key_of` before the event, or None without one.
+        Otherwise `row` is None. Raises ValueError, TypeError or KeyError for an event to be parked.
+        """
+        raise NotImplementedError
+
+    def key_of(self, recorded: Recorded, event: Event) -> Key | None:
+        """The key of the row that `apply` needs, or None. Only called with `sees_rows`."""
+        return None
+
+
+def applied(row: Row | None, operation: Operation) -> Row | None:
+    """The row of the operation's key after the operation; None means no row.
+
+    Raises ValueError if a sum leaves 64 bits or a column to add to holds text.
+    """
+    if isinstance(operation, Put):
+        return operation.row
+    if row is None or isinstance(operation, Delete):
+        return None
+    if isinstance(operation, Change):
+        return {**row, **operation.columns}
+    return {**row, **{name: _sum(row.get(name), number) for name, number in operation.columns.items()}}
+
+
+def _sum(value: Value, number: int) -> int:
+    if isinstance(value, str):
+        raise ValueError("only whole numbers can be added to")
+    total = (value or 0) + number
+    if total not in _INTEGERS:
+        raise ValueError("a sum leaves 64 bits")
+    return total
+
+
+# --- a batch in few statements ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The effect of several `Change`s and `Add`s of one row: columns to set, and other columns to add to."""
+
+    key: Key
+    columns: Row
+    added: Mapping[str, int]
+
+
+class Shape(NamedTuple):
+    """Operations of one shape fit into one statement: their kind, the columns to set and those to add to."""
+
+    kind: type[Put | Update | Delete]
+    columns: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+
+
+def merged(projection: Projection, operations: Iterable[Operation]) -> dict[Shape, list[tuple[Value, ...]]]:
+    """The same effect with at most one operation for each key, so that their order is free.
+
+    By shape, the values of each: of its columns, of those to add to, and the key. Raises ValueError if a sum
+    of additions leaves 64 bits, or a column to add to is not a whole number.
+    """
+    last: dict[Key, Put | Update | Delete] = {}
+    for operation in operations:
+        if isinstance(operation, Add) and any(
+            projection.columns[name] != "INTEGER" for name in operation.columns
+        ):
+            raise ValueError("only whole numbers can be added to")
+        last[operation.key] = _merge(last.get(operation.key), operation)
+    shapes: dict[Shape, list[tuple[Value, ...]]] = {}
+    for effect in last.values():
+        if isinstance(effect, Update):
+            shape = Shape(Update, tuple(effect.columns), tuple(effect.added))
+            values = (*effect.columns.values(), *effect.added.values(), effect.key)
+        elif isinstance(effect, Put):
+            shape = Shape(Put, tuple(effect.row))
+            values = (*effect.row.values(), effect.key)
+        else:
+            shape, values = Shape(Delete), (effect.key,)
+        if len(values) > 1 or shape.kind is not Update:
+            shapes.setdefault(shape, []).append(values)
+    return shapes
+
+
+def _merge(before: Put | Update | Delete | None, operation: Operation) -> Put | Update | Delete:
+    if isinstance(operation, Put | Delete):
+        return operation
+    if isinstance(before, Delete):
+        return before
+    if isinstance(before, Put):
+        return Put(before.key, applied(before.row, operation) or {})
+    if before is None and isinstance(operation, Change):
+        return Update(operation.key, operation.columns, {})
+    columns, added = (before.columns, before.added) if before else ({}, {})
+    if isinstance(operation, Change):
+        kept = {name: number for name, number in added.items() if name not in operation.columns}
+        return Update(operation.key, {**columns, **operation.columns}, kept)
+    sums = {name: _sum(columns.get(name, added.get(name)), n) for name, n in operation.columns.items()}
+    return Update(
+        operation.key,
+        {name: sums.get(name, value) for name, value in columns.items()},
+        {**added, **{name: total for name, total in sums.items() if name not in columns}},
+    )

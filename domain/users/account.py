@@ -12,32 +12,24 @@ from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
+from domain.kernel.aggregate import Aggregate
 from domain.kernel.errors import Refusal
 from domain.kernel.events import Event
-from domain.kernel.ids import parse_id
 from domain.kernel.personal import ERASED, PersonalText
 from domain.users.commands import (
+    COMMANDS,
     AbandonReservation,
     ChangeEmail,
-    Command,
     CompleteErasure,
     DeleteUser,
     EraseUser,
     RegisterUser,
     RenameUser,
+    UserCommand,
 )
 from domain.users.errors import ReservationLost, UserIsDeleted, UserIsErased, UserNotFound
 
-STREAM_PREFIX = "user-"
-
-
-def stream_of(user_id: int) -> str:
-    return f"{STREAM_PREFIX}{user_id}"
-
-
-def user_id_of(stream: str) -> int:
-    """The inverse of `stream_of`. Raises InvalidInput for a stream of anything else."""
-    return parse_id(stream.removeprefix(STREAM_PREFIX), field="stream")
+# --- events ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +101,9 @@ EVENTS: tuple[type[Event], ...] = (
 )
 
 
+# --- state -----------------------------------------------------------------------------------
+
+
 class Status(StrEnum):
     """What an account can be; the last three are also what a read model shows."""
 
@@ -152,7 +147,10 @@ def evolve(user: User, event: Event) -> User:
     return user
 
 
-def decide(user: User, command: Command) -> Sequence[Event] | Refusal | UserNotFound:
+# --- decisions -------------------------------------------------------------------------------
+
+
+def decide(user: User, command: UserCommand) -> Sequence[Event] | Refusal | UserNotFound:
     """What happens, or which rule forbids it. No event means: it is so already."""
     match command:
         case RegisterUser():
@@ -206,6 +204,13 @@ def _abandon(user: User, reservation: str) -> Sequence[Event]:
     if user.status is Status.UNKNOWN:
         return [RegistrationAbandoned(reservation)]
     return [EmailChangeAbandoned(reservation)]
+
+
+USER: Aggregate[User, UserCommand] = Aggregate(
+    name="user", initial=INITIAL, evolve=evolve, decide=decide, events=EVENTS, commands=COMMANDS
+)
+
+# --- e-mail claims ---------------------------------------------------------------------------
 
 
 def email_command(history: Sequence[tuple[Event, UUID]]) -> UUID | None:

@@ -1,7 +1,7 @@
-"""User accounts: register, rename, change the e-mail address, delete, erase.
+"""The commands of user accounts, and how their input is read.
 
-Promise: an account's whole life is the fold of its stream `user-<id>`. Personal data of a person is
-only ever in that stream. Refusal: nothing here reads a clock, draws a number or knows a key.
+Promise: an e-mail address has one form in which it is stored and compared. Refusal: input that is not text that a
+person can read is refused, naming the field and never repeating the value.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from uuid import UUID
 
+from domain.kernel.commands import Command, Input
 from domain.kernel.errors import InvalidInput
 from domain.kernel.ids import parse_id
 from domain.kernel.personal import Personal
@@ -81,58 +82,91 @@ def parse_user_id(value: object) -> int:
     return parse_id(value, field="user_id")
 
 
+UserId = Annotated[int, Input(parse_user_id, "The user's id.", "ID")]
+Email = Annotated[Personal, Input(parse_email, "E-mail address", "EMAIL")]
+Name = Annotated[Personal, Input(parse_name, "Name", "NAME")]
+
+
 @dataclass(frozen=True, slots=True)
-class RegisterUser:
+class RegisterUser(Command):
+    """Register a user."""
+
     user_id: int
-    email: Personal
-    name: Personal
+    email: Email
+    name: Name
     reservation_id: UUID | None = None
     wire: ClassVar[str] = "register-user"
+    request: ClassVar[str] = "users.create"
+    creates: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
-class RenameUser:
-    user_id: int
-    name: Personal
+class RenameUser(Command):
+    """Rename a user."""
+
+    user_id: UserId
+    name: Name
     wire: ClassVar[str] = "rename-user"
+    request: ClassVar[str] = "users.rename"
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeEmail:
-    user_id: int
-    email: Personal
+class ChangeEmail(Command):
+    """Change a user's e-mail address."""
+
+    user_id: UserId
+    email: Email
     reservation_id: UUID | None = None
     wire: ClassVar[str] = "change-email"
+    request: ClassVar[str] = "users.change-email"
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteUser:
-    user_id: int
+class DeleteUser(Command):
+    """Close an account. Its data stays until `es gdpr erase`."""
+
+    user_id: UserId
     wire: ClassVar[str] = "delete-user"
+    request: ClassVar[str] = "users.delete"
 
 
 @dataclass(frozen=True, slots=True)
-class EraseUser:
-    user_id: int
-    basis: str
+class EraseUser(Command):
+    """Erase a person. `es gdpr erase` sends it and waits until the key is destroyed."""
+
+    user_id: UserId
+    basis: Annotated[str, Input(parse_basis, "Why; stored readable, so no personal data.", "TEXT")]
     wire: ClassVar[str] = "erase-user"
+    request: ClassVar[str] = "users.erase"
+    in_group: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
-class CompleteErasure:
+class CompleteErasure(Command):
+    """Issued by the erasure process once the key is destroyed."""
+
     user_id: int
     wire: ClassVar[str] = "complete-erasure"
 
 
 @dataclass(frozen=True, slots=True)
-class AbandonReservation:
-    """Issued by the janitor for an expired reservation; a user never asks for it."""
+class AbandonReservation(Command):
+    """Issued by the janitor for an expired reservation."""
 
     user_id: int
     reservation_id: UUID
     wire: ClassVar[str] = "abandon-reservation"
 
 
-Command = (
+UserCommand = (
     RegisterUser | RenameUser | ChangeEmail | DeleteUser | EraseUser | CompleteErasure | AbandonReservation
+)
+COMMANDS: tuple[type[Command], ...] = (
+    RegisterUser,
+    RenameUser,
+    ChangeEmail,
+    DeleteUser,
+    EraseUser,
+    CompleteErasure,
+    AbandonReservation,
 )

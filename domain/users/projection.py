@@ -11,24 +11,23 @@ from typing import ClassVar
 
 from domain.kernel.events import Event, Recorded
 from domain.kernel.personal import PersonalText, Sealed
-from domain.kernel.projection import Change, Operation, Put, Value
+from domain.kernel.projection import Change, Operation, Projection, Put, Row, Value
 from domain.users.account import (
-    STREAM_PREFIX,
+    USER,
     Status,
     UserDeleted,
     UserEmailChanged,
     UserErased,
     UserRegistered,
     UserRenamed,
-    user_id_of,
 )
 
 
-class Users:
+class Users(Projection):
     """One row per account, as `es users get` and `list` show it."""
 
     name: ClassVar[str] = "users"
-    prefixes: ClassVar[Sequence[str]] = (STREAM_PREFIX,)
+    prefixes: ClassVar[Sequence[str]] = (USER.prefix,)
     key: ClassVar[str] = "user_id"
     columns: ClassVar[Mapping[str, str]] = {
         "email": "TEXT",
@@ -39,8 +38,8 @@ class Users:
         "updated_at_us": "INTEGER",
     }
 
-    def apply(self, recorded: Recorded, event: Event) -> Sequence[Operation]:
-        user_id = user_id_of(recorded.stream)
+    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
+        user_id = USER.id_of(recorded.stream)
         touched: dict[str, Value] = {"version": recorded.version, "updated_at_us": recorded.recorded_at_us}
         match event:
             case UserRegistered(email=email, name=name):
@@ -67,6 +66,9 @@ class Users:
                     Change(user_id, {"status": Status.ERASED.value, "email": None, "name": None, **touched})
                 ]
         return [Change(user_id, touched)]
+
+
+USERS = Users()
 
 
 def sealed_text(value: PersonalText) -> str:

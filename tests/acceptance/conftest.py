@@ -283,7 +283,7 @@ class System:
     @property
     def roles(self) -> Sequence[str]:
         """Those of its workers."""
-        return usual_roles(self.settings)
+        return [role.name for role in usual_roles(self.settings)]
 
     # --- commands ------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli.main import COMMANDS, GROUPS, app
+from cli.main import COMMANDS, TOOLS, app
+from domain.features import registry
 from tests.acceptance.conftest import DEADLINE_S, ES, System, ndjson, people
 
 # --- helps -------------------------------------------------------------------------------------------
@@ -31,6 +32,7 @@ def _walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 ROOT = typer.main.get_command(app)
+GROUPS = {feature.name: feature.help for feature in registry().features if feature.help} | TOOLS
 EVERY_GROUP = [*GROUPS, *COMMANDS]
 
 

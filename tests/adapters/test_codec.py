@@ -15,12 +15,12 @@ from adapters.codec import JsonCodec
 from adapters.crypto.sealing import Keyring
 from adapters.wiring import open_codec
 from domain.kernel.errors import Damaged, KeyUnavailable, Tampered, UnknownEventType
-from domain.kernel.events import Event, Metadata, event_id, shown_fields
+from domain.kernel.events import Event, Metadata, event_id, personal_fields, shown_fields
 from domain.kernel.personal import ERASED, Personal, PersonalText, Sealed, readable
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.vault import DestroyedKey
 from domain.users.account import UserDeleted, UserErased, UserRegistered, UserRenamed
-from tests.support.builders import a_key, a_sample, event_classes, metadata, personal_fields, recorded
+from tests.support.builders import a_key, a_sample, event_classes, metadata, recorded
 
 SUBJECT = 42
 EVENT_ID = UUID(int=0xC0DEC)

@@ -17,10 +17,10 @@ import pytest
 
 from adapters.crypto.sealing import Keyring
 from adapters.wiring import open_codec
-from domain.kernel.events import Event, EventData, Metadata, Recorded, shown_fields
+from domain.kernel.events import Event, EventData, Metadata, Recorded, personal_fields, shown_fields
 from domain.kernel.personal import Sealed
 from domain.kernel.ports.vault import DestroyedKey, LivingKey
-from tests.support.builders import a_sample, event_classes, personal_fields, recorded
+from tests.support.builders import a_sample, event_classes, recorded
 
 FOLDER = Path(__file__).resolve().parent.parent / "golden"
 FILES = sorted(FOLDER.glob("*.json"))

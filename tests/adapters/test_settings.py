@@ -129,6 +129,7 @@ def test_every_setting_tells_where_it_came_from(home: Path) -> None:
         "vault",
         "kek_file",
         "autostart",
+        "features",
     }
 
 

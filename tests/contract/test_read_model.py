@@ -19,14 +19,14 @@ from adapters.sqlite.read_model import SqliteReadModel
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.events import Event, Position, Recorded
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
-from domain.kernel.projection import Change, Operation, Put, Value
+from domain.kernel.projection import Change, Operation, Projection, Put, Row, Value
 from tests.support.builders import DEADLINE_S, eventually, start_python
 
 NOW_US = 1_760_000_000_000_000
 OpenReadModel = Callable[[], ReadModel]
 
 
-class Things:
+class Things(Projection):
     """A small projection. What it does with events is no business of a read model."""
 
     name: ClassVar[str] = "things"
@@ -34,7 +34,7 @@ class Things:
     key: ClassVar[str] = "thing_id"
     columns: ClassVar[Mapping[str, str]] = {"colour": "TEXT", "size": "INTEGER"}
 
-    def apply(self, recorded: Recorded, event: Event) -> Sequence[Operation]:
+    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
         raise AssertionError("a read model knows nothing of events")
 
 

@@ -159,11 +159,6 @@ def event_classes() -> list[type[Event]]:
     return sorted(classes, key=lambda event_class: event_class.type)
 
 
-def personal_fields(event_class: type[Event]) -> list[str]:
-    hints = get_type_hints(event_class)
-    return [field.name for field in fields(event_class) if hints[field.name] == PersonalText]
-
-
 def a_sample(event_class: type[Event]) -> Event:
     """An instance with telling values, the same on every call."""
     hints = get_type_hints(event_class)

@@ -21,12 +21,14 @@ from adapters import versions, wiring
 from adapters.rabbitmq.connection import Properties, dead_queue_of, open_channel
 from adapters.settings import Settings, load_settings
 from adapters.sqlite import database as sqlite
-from domain.features import ROLES
+from domain.features import registry
 from domain.kernel.messages import Body
 from tests.support.rabbitmq import rabbit_broker, ready_server
 from tests.support.servers import RabbitMQ, free_port
 from workers import doctor
 from workers.erasures.process import COMPLETING
+
+ROLES = registry().role_names
 
 Examine = Callable[..., dict[str, Body]]
 

@@ -1,9 +1,11 @@
-"""The `erasures` worker: the process manager that carries an erasure through and settles e-mail claims.
+"""The process that carries an erasure through and settles e-mail claims.
 
-It follows the people's streams. For `user-erased` it removes the person's requests from the dead letters,
-destroys the key and the claims, with its checkpoint in the same vault transaction, then appends
-`erasure-completed`. For a changed address or a deletion it
-settles the person's claims. Every step may be repeated, so a crash anywhere is resumed by running again.
+It follows the streams of users. For `user-erased` it removes the person's requests from the dead letters, destroys the
+key and the claims, with its checkpoint in the same vault transaction, then appends `erasure-completed`. For a changed
+address or a deletion it settles the person's claims.
+
+Promise: every step may be repeated, so running again after a crash anywhere finishes the erasure. Refusal: nothing is
+called complete before the key is destroyed.
 """
 
 from __future__ import annotations
@@ -21,19 +23,11 @@ from domain.kernel.events import Metadata, Position, Recorded
 from domain.kernel.messages import Body
 from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Opener
-from domain.kernel.ports.event_store import CaughtUp, EventStore
+from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Vault
-from domain.users.account import (
-    STREAM_PREFIX,
-    User,
-    UserDeleted,
-    UserEmailChanged,
-    UserErased,
-    stream_of,
-    user_id_of,
-)
-from domain.users.commands import Command, CompleteErasure, parse_email
-from workers.runtime.followers import start_of
+from domain.users.account import USER, User, UserDeleted, UserEmailChanged, UserErased
+from domain.users.commands import CompleteErasure, UserCommand, parse_email
+from workers.runtime.followers import CheckpointedFollowing
 from workers.users.claims import Claims
 
 ACTOR = "process:erasures"
@@ -42,10 +36,9 @@ DESTROYING = "erasures"
 COMPLETING = "erasures-completed"
 """Name of the vault checkpoint behind which everything is finished; the process starts from it."""
 JANITOR_INTERVAL_S = 5.0
-_SAVE_INTERVAL_S = 1.0
 
 PurgeDeadLetters = Callable[[int, Callable[[Body], bool]], int]
-"""Removes what names a user id, or what the function says is theirs, and tells how much; see `DeadLetters`."""
+"""Removes what names a user id, or what the function says is theirs, and answers how much; see `DeadLetters`."""
 
 
 class ErasureProcess:
@@ -56,12 +49,13 @@ class ErasureProcess:
         codec: Codec,
         vault: Vault,
         claims: Claims,
-        handler: CommandHandler[User, Command],
+        handler: CommandHandler[User, UserCommand],
         keyring: Callable[[Sequence[int]], Opener],
         log: Log,
         purge_dead_letters: PurgeDeadLetters | None,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`purge_dead_letters` is None for a transport that keeps none."""
         self._store = store
         self._codec = codec
         self._vault = vault
@@ -71,42 +65,49 @@ class ErasureProcess:
         self._log = log
         self._purge_dead_letters = purge_dead_letters
         self._monotonic_s = monotonic_s
-        self.reached = Position(0)
-        """Everything up to here was looked at."""
+        self._swept_at_s = 0.0
+        self._following = CheckpointedFollowing(
+            COMPLETING,
+            store=store,
+            checkpoints=vault,
+            log=log,
+            monotonic_s=monotonic_s,
+            prefixes=[USER.prefix],
+        )
         self.waits_for: EsError | None = None
-        """What went wrong last, until something went well again."""
+        """What failed last, until a step succeeds."""
+
+    @property
+    def reached(self) -> Position:
+        """Every event up to here was reacted to."""
+        return self._following.reached
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
+        self._swept_at_s = 0.0
         try:
-            self._follow(stopped)
+            self._following.run(self._react_unless_damaged, stopped, after_each=self._after_each)
         except EsError as error:
             self.waits_for = error
             raise
 
-    def _follow(self, stopped: Callable[[], bool]) -> None:
-        saved = start_of(COMPLETING, store=self._store, checkpoints=self._vault, log=self._log)
-        self._log.info("following", process=DESTROYING, position=saved)
-        self.reached, saved_at_s, swept_at_s = saved, self._monotonic_s(), 0.0
-        for item in self._store.follow(saved, stopped=stopped, prefixes=[STREAM_PREFIX]):
-            if not isinstance(item, CaughtUp):
-                self._unless_damaged(partial(self.react, item), position=item.position)
-            self.reached, self.waits_for, now_s = item.position, None, self._monotonic_s()
-            if self.reached > saved and now_s - saved_at_s > _SAVE_INTERVAL_S:
-                self._vault.save_checkpoint(COMPLETING, self.reached)
-                saved, saved_at_s = self.reached, now_s
-            if now_s - swept_at_s > JANITOR_INTERVAL_S:
-                swept_at_s = now_s
-                self._unless_damaged(self._sweep)
-        if self.reached > saved:
-            self._vault.save_checkpoint(COMPLETING, self.reached)
+    def _react_unless_damaged(self, events: Sequence[Recorded]) -> None:
+        for recorded in events:
+            self._unless_damaged(partial(self.react, recorded), position=recorded.position)
+
+    def _after_each(self) -> None:
+        self.waits_for = None
+        now_s = self._monotonic_s()
+        if now_s - self._swept_at_s > JANITOR_INTERVAL_S:
+            self._swept_at_s = now_s
+            self._unless_damaged(self._sweep)
 
     def _sweep(self) -> None:
         if count := self._claims.settle_expired():
             self._log.info("claims-settled", count=count)
 
     def _unless_damaged(self, step: Callable[[], None], **fields: object) -> None:
-        """A damaged stream is told and passed over: it must not hold up the erasure of anybody else."""
+        """A damaged stream is logged and passed over: it must not hold up the erasures of other people."""
         try:
             step()
         except EsError as error:
@@ -119,12 +120,12 @@ class ErasureProcess:
         if recorded.type == UserErased.type:
             self._erase(recorded)
         elif recorded.type in (UserDeleted.type, UserEmailChanged.type):
-            self._claims.settle(user_id_of(recorded.stream))
+            self._claims.settle(USER.id_of(recorded.stream))
 
     def _erase(self, recorded: Recorded) -> None:
-        subject = user_id_of(recorded.stream)
-        # In this order. Dead letters while the addresses can be read; nothing new can come, as the fence is in the
-        # stream already. The key before the completion: what is called complete is.
+        subject = USER.id_of(recorded.stream)
+        # In this order. The dead letters while the addresses can be read: no new one can come, as the fence is in the
+        # stream already. The key before the completion: what is called complete is complete.
         if self._purge_dead_letters is not None:
             self._unless_damaged(partial(self._purge, subject, self._purge_dead_letters))
         self._vault.destroy_key(subject, process=DESTROYING, position=recorded.position)
@@ -136,25 +137,24 @@ class ErasureProcess:
             causation_id=recorded.event_id,
             actor=ACTOR,
         )
-        order: Order[Command] = Order(CompleteErasure(subject), stream_of(subject), subject, metadata)
+        order: Order[UserCommand] = Order(CompleteErasure(subject), recorded.stream, subject, metadata)
         (outcome,) = self._handler.handle([order])
         if not isinstance(outcome, Done):
             raise outcome
         self._log.info("erased", position=recorded.position)
 
     def _purge(self, subject: int, purge_dead_letters: PurgeDeadLetters) -> None:
+        """Remove the person's requests from the dead letters: by user id, command id, or any address they had."""
         commands, addresses = set(), set()
         keyring = self._keyring([subject])
-        for event in self._store.read_stream(stream_of(subject)):
+        for event in self._store.read_stream(USER.stream_of(subject)):
             commands.add(str(self._codec.metadata(event).command_id))
-            with suppress(
-                KeyUnavailable
-            ):  # of somebody whom the vault never knew the addresses can't be told
+            with suppress(KeyUnavailable):  # without a key in the vault the addresses stay unknown
                 email = getattr(self._codec.decode(event, subject=subject, opener=keyring), "email", None)
                 addresses.add(email.value if isinstance(email, Personal) else None)
 
         def is_theirs(request: Body) -> bool:
-            # A registration names no id: it is theirs by its command, or by its address.
+            # A registration names no id: it is recognised by its command or by its address.
             body = request.get("body")
             if not isinstance(body, dict):
                 return str(subject) in str(request)

@@ -1,10 +1,4 @@
-"""The `erasures` worker: the process manager that carries an erasure through and settles e-mail claims.
-
-It follows the people's streams. For `user-erased` it removes the person's requests from the dead letters,
-destroys the key and the claims, with its checkpoint in the same vault transaction, then appends
-`erasure-completed`. For a changed address or a deletion it
-settles the person's claims. Every step may be repeated, so a crash anywhere is resumed by running again.
-"""
+"""The `erasures` worker answers how far it is, `erasures.progress`, and how far one erasure is, `erasures.status`."""
 
 from __future__ import annotations
 
@@ -15,12 +9,7 @@ from domain.kernel.events import Position
 from domain.kernel.messages import Reply, Request
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
-from domain.users.account import (
-    INITIAL,
-    Status,
-    evolve,
-    stream_of,
-)
+from domain.users.account import INITIAL, USER, Status, evolve
 from domain.users.commands import parse_user_id
 from domain.users.errors import UserNotFound
 from workers.erasures.process import ErasureProcess
@@ -29,8 +18,6 @@ from workers.runtime.followers import progress
 
 class ErasuresService:
     """Answers how far the process is, and how far the erasure of a person."""
-
-    role = "erasures"
 
     def __init__(self, *, store: EventStore, codec: Codec, process: ErasureProcess) -> None:
         self._store = store
@@ -59,7 +46,7 @@ class ErasuresService:
 
     def _status(self, user_id: int) -> Reply:
         user, position = INITIAL, Position(0)
-        for recorded in self._store.read_stream(stream_of(user_id)):
+        for recorded in self._store.read_stream(USER.stream_of(user_id)):
             user, position = evolve(user, self._codec.decode(recorded)), recorded.position
         if user.status is Status.UNKNOWN:
             return UserNotFound(user_id)

@@ -35,8 +35,6 @@ _NEAR = (AHEAD - 2) * STEP  # how far an id may be ahead of the clock's so that 
 
 
 class IdsService:
-    role = "ids"
-
     def __init__(
         self,
         store: EventStore,

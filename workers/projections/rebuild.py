@@ -1,8 +1,7 @@
-"""The `projections` worker: keeps read models up to date, answers queries, rebuilds online.
+"""Rebuilds: fill a new generation beside the live one from the first event on, then promote it.
 
-Promise: a batch of events and its checkpoint are applied in one transaction, so nothing is applied twice
-or skipped; readers see one whole generation. Refusal: nothing is decided, published or opened by
-projecting; personal values are opened only to answer a query.
+Promise: a rebuild that was killed goes on where it was, and readers see one whole generation. Refusal: a rebuild never
+touches the generation that readers see.
 """
 
 from __future__ import annotations
@@ -15,47 +14,40 @@ from adapters.log import Log
 from domain.kernel.errors import EsError
 from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel
 from domain.kernel.projection import Projection
-from workers.projections.projector import Applier, Filling
+from workers.projections.filling import Filler, Filling
 
 REBUILD_BATCH = 5000
 _REBUILD_PAUSE_S = 1.0
-"""How long a rebuild waits for a part that is down before it looks again."""
+"""How long a rebuild waits for an unavailable part before it tries again."""
 
 
-class Rebuild(Filling):
-    """Fills a new generation beside the live one and flips to it. Can be killed; running again resumes it."""
+class Rebuild:
+    def __init__(self, parts: Filling) -> None:
+        self._parts = parts
 
     def run(self, stopped: Callable[[], bool]) -> Generation | None:
         """Build and promote; the promoted generation, or None when stopped or overtaken by another worker."""
-        generation = self._read_model.begin_rebuild(self._projection, now_us=self._now_us())
-        self._log.info("rebuilding", projection=self._projection.name, generation=generation.number)
-        applier = Applier(
-            self._projection, self._codec, self._read_model.parked(self._projection, generation)
-        )
+        parts = self._parts
+        generation = parts.read_model.begin_rebuild(parts.projection, now_us=parts.now_us())
+        parts.log.info("rebuilding", projection=generation.projection, generation=generation.number)
+        filler = Filler(parts, generation)
         while not stopped():
-            head = self._store.head()
+            head = parts.store.head()
             events = list(
-                self._store.read_all(generation.checkpoint, REBUILD_BATCH, prefixes=self._projection.prefixes)
+                parts.store.read_all(
+                    filler.generation.checkpoint, REBUILD_BATCH, prefixes=parts.projection.prefixes
+                )
             )
-            # Fewer than asked for: everything up to the head that was read before is in.
+            # Fewer than asked for: everything up to the head that was read before them is in.
             drained = len(events) < REBUILD_BATCH
             last = events[-1].position if events else head
-            reached = max(head, last) if drained else last
-            operations, parked = applier.translate(events)
-            moved = self._read_model.apply(
-                self._projection,
-                generation,
-                operations,
-                checkpoint=reached,
-                events=len(events),
-                parked=parked,
-            )
-            if moved is None:
+            if not filler.fill(events, max(head, last) if drained else last):
                 return None
-            generation = moved
-            if drained and self._read_model.promote(self._projection, generation, now_us=self._now_us()):
-                self._log.info("rebuilt", projection=self._projection.name, generation=generation.number)
-                return generation
+            if drained and parts.read_model.promote(
+                parts.projection, filler.generation, now_us=parts.now_us()
+            ):
+                parts.log.info("rebuilt", projection=generation.projection, generation=generation.number)
+                return filler.generation
         return None
 
 
@@ -69,7 +61,7 @@ class Rebuilds:
         self._running: dict[str, threading.Thread] = {}
 
     def ensure(self, projection: Projection) -> None:
-        """Start a rebuild of the projection unless this worker is at one."""
+        """Start a rebuild of the projection unless this worker already runs one."""
         running = self._running.get(projection.name)
         if running is None or not running.is_alive():
             thread = threading.Thread(target=self._run, args=(projection,), name=f"rebuild-{projection.name}")
@@ -81,10 +73,10 @@ class Rebuilds:
             try:
                 self._start(projection).run(self._stopped)
                 return
-            except EsError as error:  # a part is down; what is filled stays, and it goes on from there
+            except EsError as error:  # a part is unavailable; what is filled stays
                 self._log.error("rebuild-waits", error, projection=projection.name)
                 self._pause()
-            except Exception as error:  # a bug; whoever asks for the rebuild again starts it again
+            except Exception as error:  # a bug; the next request for the rebuild starts it again
                 self._log.error("rebuild-crashed", error, projection=projection.name)
                 return
 

@@ -1,9 +1,4 @@
-"""The `relay` worker: publishes stored events to RabbitMQ, at least once. Never decides anything.
-
-It follows the store from a checkpoint, publishes in commit order, waits for the broker's confirmation and
-then moves the checkpoint. The message id is the event id, by which whoever listens recognises an event that
-comes twice. Personal fields stay sealed: whoever may open them asks a worker.
-"""
+"""The `relay` worker answers how far the relay is: `relay.progress`."""
 
 from __future__ import annotations
 
@@ -18,8 +13,6 @@ from workers.runtime.followers import progress
 
 class RelayService:
     """Answers how far the relay is."""
-
-    role = "relay"
 
     def __init__(self, *, store: EventStore, process: RelayProcess) -> None:
         self._store = store

@@ -1,25 +1,30 @@
-"""Threads that follow the store: run, wait and run again while a part is down, stop when asked.
+"""Threads that follow the store: run, wait while a part is unavailable, run again, stop when asked.
 
-A follower's work continues from a checkpoint, so running it again loses and repeats nothing.
+Promise: what a follower does continues from its checkpoint, so running it again loses nothing and, with idempotent
+reactions, repeats nothing. Refusal: a follower never passes an event over because of an outage.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
 from adapters.log import Log
 from domain.kernel.errors import EsError
-from domain.kernel.events import Position
+from domain.kernel.events import Position, Recorded
 from domain.kernel.messages import Body
-from domain.kernel.ports.event_store import EventStore
+from domain.kernel.ports.event_store import CaughtUp, EventStore
+
+_SAVE_INTERVAL_S = 1.0
+"""How often a checkpoint is saved. After a crash the events since the last save are reacted to once more."""
 
 
 class Follower:
-    """One thread. An outage (`EsError`) is waited out; anything else is a bug and stops the worker."""
+    """One thread. It waits out an outage (`EsError`); anything else is a bug and stops the worker."""
 
     def __init__(
         self,
@@ -42,8 +47,8 @@ class Follower:
         patiently = Retrying(
             retry=retry_if_exception_type(EsError),
             wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
-            sleep=lambda seconds: void(self._stopping.wait(seconds)),
-            before_sleep=self._tell,
+            sleep=self._sleep,
+            before_sleep=self._report,
         )
         try:
             patiently(self._run, self._stopping.is_set)
@@ -51,7 +56,10 @@ class Follower:
             self.crashed = error
             self._log.error("follower-crashed", error, follower=self._thread.name)
 
-    def _tell(self, state: RetryCallState) -> None:
+    def _sleep(self, seconds: float) -> None:
+        self._stopping.wait(seconds)
+
+    def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if isinstance(error, EsError):
             self._on_wait(error)
@@ -69,25 +77,79 @@ class Checkpoints(Protocol):
     def rewind_checkpoint(self, process: str, position: Position) -> None: ...
 
 
-def start_of(process: str, *, store: EventStore, checkpoints: Checkpoints, log: Log) -> Position:
-    """Where a follower goes on: its checkpoint, or the end of a store that was restored from an older copy.
+class CheckpointedFollowing:
+    """Follow the store from a checkpoint, react, save the checkpoint: the loop of every process."""
 
-    What is left of such a store was seen before, and new events take the positions of those that are lost: who
-    waited until the store has grown up to the checkpoint would pass them over.
-    """
-    saved, head = checkpoints.checkpoint(process), store.head()
-    if head >= saved:
-        return saved
-    log.warning("store-went-back", process=process, seen=saved, head=head)
-    checkpoints.rewind_checkpoint(process, head)
-    return head
+    def __init__(
+        self,
+        process: str,
+        *,
+        store: EventStore,
+        checkpoints: Checkpoints,
+        log: Log,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        prefixes: Sequence[str] | None = None,
+        batch_limit: int = 1,
+    ) -> None:
+        """`process` names the checkpoint; only streams with one of `prefixes` are followed."""
+        self._process = process
+        self._store = store
+        self._checkpoints = checkpoints
+        self._log = log
+        self._monotonic_s = monotonic_s
+        self._prefixes = prefixes
+        self._batch_limit = batch_limit
+        self.reached = Position(0)
+        """Every event up to here was reacted to."""
+
+    def run(
+        self,
+        react: Callable[[Sequence[Recorded]], None],
+        stopped: Callable[[], bool],
+        *,
+        after_each: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hand every event to `react`, in runs of at most `batch_limit`, until `stopped()`.
+
+        `after_each` runs after each reaction and, while the store is idle, several times a second. What they raise
+        ends the run; the next one starts from the checkpoint.
+        """
+        self.reached = saved = self._start()
+        saved_at_s = self._monotonic_s()
+        self._log.info("following", process=self._process, position=saved)
+        batch: list[Recorded] = []
+        for item in self._store.follow(saved, stopped=stopped, prefixes=self._prefixes):
+            if not isinstance(item, CaughtUp):
+                batch.append(item)
+                if len(batch) < self._batch_limit:
+                    continue
+            if batch:
+                react(batch)
+            batch = []
+            self.reached = max(self.reached, item.position)
+            after_each()
+            # After the reaction: a crash in between reacts once more, never not at all.
+            if self.reached > saved and self._monotonic_s() - saved_at_s > _SAVE_INTERVAL_S:
+                self._checkpoints.save_checkpoint(self._process, self.reached)
+                saved, saved_at_s = self.reached, self._monotonic_s()
+        if self.reached > saved:
+            self._checkpoints.save_checkpoint(self._process, self.reached)
+
+    def _start(self) -> Position:
+        """The checkpoint, or the head of a store that was restored from an older copy.
+
+        What such a store holds was seen before. New events take the positions of the lost ones: a follower that waited
+        until the store has grown up to its checkpoint would pass them over.
+        """
+        saved, head = self._checkpoints.checkpoint(self._process), self._store.head()
+        if head >= saved:
+            return saved
+        self._log.warning("store-went-back", process=self._process, seen=saved, head=head)
+        self._checkpoints.rewind_checkpoint(self._process, head)
+        return head
 
 
 def progress(store: EventStore, reached: Position) -> Body:
-    """How far a follower is: `{"position", "head", "lag"}`. Positions aren't dense, so a lag is no count of events."""
+    """How far a follower is: `{"position", "head", "lag"}`. Positions are not dense, so a lag is no count of events."""
     head = store.head()
     return {"position": reached, "head": head, "lag": max(head - reached, 0)}
-
-
-def void(_: object) -> None:
-    """Drop a result that isn't wanted."""

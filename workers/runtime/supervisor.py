@@ -26,7 +26,7 @@ from adapters.local.address import is_served, listen, socket_path
 from adapters.local.server import LocalServer
 from adapters.log import Log
 from adapters.settings import Settings
-from domain.features import ROLES
+from domain.features import registry
 from domain.kernel.errors import UnknownRequest
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Reply, Request
@@ -38,8 +38,6 @@ _SOUND_AFTER_S = 30.0
 _STOP_WAIT_S = 10.0
 _LOCK_WAIT_S = 20.0
 _TICK_S = 0.1
-_STOP_TOGETHER = (set(ROLES) - {"ids"}, {"ids"})
-"""What drains may still need an id."""
 
 
 class AlreadyRunning(Exception):
@@ -225,7 +223,7 @@ class Supervisor:
         # The control socket first: whoever starts a supervisor now sees that this one is on its way out.
         self._server.close()
         self._log.info("stopping")
-        for roles in _STOP_TOGETHER:
+        for roles in self._stop_order():
             for role in self._sockets.keys() & roles:
                 self._sockets[role].close()
                 with suppress(FileNotFoundError):
@@ -238,6 +236,12 @@ class Supervisor:
             with suppress(OSError):
                 own.parent.rmdir()
         self._log.info("stopped")
+
+    def _stop_order(self) -> list[set[str]]:
+        """Roles that stop together; those that others ask while they drain stop last."""
+        roles = registry(self._settings.features).roles
+        needed = {name for role in roles for name in role.needs}
+        return [{role.name for role in roles} - needed, needed]
 
     def _end(self, workers: Sequence[Worker]) -> None:
         """Let workers drain; end by force those that don't."""

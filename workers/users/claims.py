@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
-
+from domain.kernel.command_handler import until_no_conflict
 from domain.kernel.errors import EsError, Kind, VersionConflict
 from domain.kernel.events import NO_STREAM, Event, Metadata, event_id
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import Append, EventStore
 from domain.kernel.ports.vault import Claim, ClaimState, Vault
-from domain.users.account import INITIAL, Status, User, decide, email_command, evolve, stream_of
+from domain.users.account import INITIAL, USER, Status, User, decide, email_command, evolve
 from domain.users.commands import AbandonReservation
 
 ACTOR = "process:claims"
@@ -40,17 +39,12 @@ class Claims:
         self._vault = vault
         self._now_us = now_us
         self._new_id = new_id
-        self._until_fenced = Retrying(
-            stop=stop_after_attempt(8),
-            wait=wait_random_exponential(multiplier=0.002, max=0.1),
-            retry=retry_if_result(lambda result: isinstance(result, VersionConflict)),
-            retry_error_callback=lambda _: None,  # the claim stays as it is; the janitor comes again
-            sleep=pause,
-        )
+        # When the conflicts do not end, the claim stays as it is until the janitor's next round.
+        self._until_no_conflict = until_no_conflict(pause)
 
     def settle(self, subject: int) -> None:
         """Confirm or release every claim of a person that isn't in use by a command under way."""
-        self._until_fenced(self._settle_once, subject)
+        self._until_no_conflict(self._settle_once, subject)
 
     def settle_expired(self, limit: int = 200) -> int:
         """The janitor's round: settle the owners of expired reservations; how many reservations there were.
@@ -75,7 +69,7 @@ class Claims:
         claims = self._vault.claims_of(subject, now_us=self._now_us())
         history: list[tuple[Event, UUID]] = []
         user, version = INITIAL, NO_STREAM
-        for recorded in self._store.read_stream(stream_of(subject)):
+        for recorded in self._store.read_stream(USER.stream_of(subject)):
             event = self._codec.decode(recorded)
             history.append((event, self._codec.metadata(recorded).command_id))
             user, version = evolve(user, event), recorded.version
@@ -111,7 +105,7 @@ class Claims:
             )
             for i, event in enumerate(decided)
         ]
-        (result,) = self._store.append([Append(stream_of(claim.subject), version, events)])
+        (result,) = self._store.append([Append(USER.stream_of(claim.subject), version, events)])
         if isinstance(result, VersionConflict):
             return result
         if isinstance(result, Exception):

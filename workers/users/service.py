@@ -1,8 +1,8 @@
-"""The `users` worker: carries account commands out.
+"""The `users` worker: carries out account commands.
 
 For a batch: reserve addresses (one vault transaction), append (one store transaction), confirm (one vault
-transaction). Reserve → append → confirm is this system's two-phase commit; `workers/users/claims.py` finishes
-what a crash leaves between the steps.
+transaction). Reserve → append → confirm is this system's two-phase commit; `workers/users/claims.py` finishes what a
+crash leaves between the steps.
 """
 
 from __future__ import annotations
@@ -12,82 +12,50 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from domain.kernel.aggregate import Aggregate
-from domain.kernel.command_handler import CommandHandler, Done, Order
-from domain.kernel.errors import EsError, InvalidInput, KeyUnavailable, Kind, UnknownRequest
-from domain.kernel.events import Metadata
+from domain.kernel.command_handler import CommandHandler, Done, Order, Outcome
+from domain.kernel.errors import EsError, KeyUnavailable, Kind, UnknownRequest
 from domain.kernel.messages import Reply, Request
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
-from domain.kernel.ports.vault import AlreadyHeld, ClaimRequest, HeldByOther, Reserved, Vault
-from domain.users.account import INITIAL, User, decide, evolve, stream_of
-from domain.users.commands import (
-    ChangeEmail,
-    Command,
-    DeleteUser,
-    EraseUser,
-    RegisterUser,
-    RenameUser,
-    parse_basis,
-    parse_email,
-    parse_name,
-    parse_user_id,
-)
+from domain.kernel.ports.vault import AlreadyHeld, ClaimAnswer, ClaimRequest, HeldByOther, Reserved, Vault
+from domain.users.account import USER
+from domain.users.commands import ChangeEmail, RegisterUser, UserCommand
 from domain.users.errors import EmailReserved, EmailTaken, ReservationLost
+from workers.runtime.commands import answer, order_of, requested
 from workers.users.claims import Claims
 
 _TRIES = 4
-"""How often an address is reserved anew for one command after its reservation was lost or seemed taken."""
+"""How often one command reserves an address: its reservation may get lost, or its holder may be about to leave it."""
 
 _UNDER_WAY_S = 0.02
 """How long a command that has reserved the address is given to finish, before the next try."""
 
-USER: Aggregate[User, Command] = Aggregate(INITIAL, evolve, decide)
-
 _DEFINITE = (Kind.REFUSED, Kind.INVALID, Kind.NOT_FOUND)
 """Errors after which a command certainly had no effect."""
 
-_NEW_USER = 0  # stands for the id until one is drawn
-
-# The fields of each request's input, and the command they make.
-_COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]] = {
-    "users.create": (
-        frozenset({"email", "name"}),
-        lambda f: RegisterUser(_NEW_USER, parse_email(f["email"]), parse_name(f["name"])),
-    ),
-    "users.rename": (
-        frozenset({"user_id", "name"}),
-        lambda f: RenameUser(parse_user_id(f["user_id"]), parse_name(f["name"])),
-    ),
-    "users.change-email": (
-        frozenset({"user_id", "email"}),
-        lambda f: ChangeEmail(parse_user_id(f["user_id"]), parse_email(f["email"])),
-    ),
-    "users.delete": (frozenset({"user_id"}), lambda f: DeleteUser(parse_user_id(f["user_id"]))),
-    "users.erase": (
-        frozenset({"user_id", "basis"}),
-        lambda f: EraseUser(parse_user_id(f["user_id"]), parse_basis(f["basis"])),
-    ),
-}
+_COMMANDS = requested(USER)
 
 
 @dataclass(slots=True)
 class _Ticket:
-    """A command on its way through the batch."""
+    """An order on its way through the batch, and the address that it holds meanwhile."""
 
     index: int
-    command: Command
-    command_id: UUID
-    actor: str
-    reservation_id: UUID | None = None  # held by this command, to be confirmed or released
-    other_holder: int | None = None  # who seemed to have the address
-    is_new: bool = False
+    order: Order[UserCommand]
+    reservation_id: UUID | None = None  # to be confirmed or released
+    other_holder: int | None = None  # the user that seemed to have the address
     error: EsError | None = None  # why it has to be tried again
+
+    @property
+    def command(self) -> UserCommand:
+        return self.order.command
+
+    @property
+    def registers(self) -> bool:
+        return isinstance(self.order.command, RegisterUser)
 
 
 class UsersService:
-    role = "users"
-
     def __init__(
         self,
         *,
@@ -116,7 +84,7 @@ class UsersService:
         tickets: list[_Ticket] = []
         for index, request in enumerate(batch):
             try:
-                tickets.append(_parse(index, request))
+                tickets.append(_Ticket(index, _order(request)))
             except EsError as error:
                 replies[index] = error
         for _ in range(_TRIES):
@@ -135,34 +103,25 @@ class UsersService:
     def _attempt(self, tickets: list[_Ticket], replies: dict[int, Reply]) -> list[_Ticket]:
         """Reserve, append, confirm once; return the tickets whose address has to be reserved anew."""
         ready, again = self._reserve(tickets, replies)
-        outcomes = self._handler.handle([_order(ticket) for ticket in ready])
+        outcomes = self._handler.handle([ticket.order for ticket in ready])
         confirmed: list[UUID] = []
         unsettled: set[int] = set()
         for ticket, outcome in zip(ready, outcomes, strict=True):
-            match outcome:
-                case Done(version=version, position=position, is_repeat=is_repeat):
-                    replies[ticket.index] = {
-                        "command_id": str(ticket.command_id),
-                        "user_id": str(ticket.command.user_id),
-                        "version": version,
-                        "position": position,
-                    }
-                    if ticket.reservation_id is not None and is_repeat:
-                        # Carried out before, by this worker or another that may be at it right now, and the
-                        # address may have been left again since: the stream says whose claim holds.
-                        unsettled.add(ticket.command.user_id)
-                    elif ticket.reservation_id is not None:
-                        confirmed.append(ticket.reservation_id)
-                case ReservationLost():
-                    ticket.error = outcome
-                    again.append(ticket)
-                case KeyUnavailable() if isinstance(ticket.command, RegisterUser) and ticket.reservation_id:
-                    # Its worker paused, and the janitor gave the reservation up and destroyed its key.
-                    ticket.error = outcome
-                    again.append(ticket)
-                case _:
-                    replies[ticket.index] = outcome
-                    self._give_back(ticket, outcome)
+            if _lost_its_reservation(ticket, outcome):
+                assert isinstance(outcome, EsError)
+                ticket.error = outcome
+                again.append(ticket)
+            elif isinstance(outcome, Done):
+                replies[ticket.index] = answer(USER, ticket.order, outcome)
+                if ticket.reservation_id is not None and outcome.is_repeat:
+                    # The command was carried out before, perhaps by another worker that is still confirming, and the
+                    # user may have left the address since: the stream decides whose claim holds.
+                    unsettled.add(ticket.command.user_id)
+                elif ticket.reservation_id is not None:
+                    confirmed.append(ticket.reservation_id)
+            else:
+                replies[ticket.index] = outcome
+                self._give_back(ticket, outcome)
         if confirmed:
             self._vault.confirm(confirmed)
         # After the batch, so that a deletion in it has freed its address.
@@ -175,56 +134,44 @@ class UsersService:
         try:
             self._claims.settle(subject)
         except EsError as error:
+            # A damaged stream says nothing about its address: it stays taken, and the others' commands go on.
             if error.kind is not Kind.DAMAGED:
                 raise
-            # That person's claims stay as they are; whoever waits for one is refused, the others go on.
 
     def _reserve(
         self, tickets: list[_Ticket], replies: dict[int, Reply]
     ) -> tuple[list[_Ticket], list[_Ticket]]:
-        """Split into tickets ready to be decided and tickets whose address somebody seems to have."""
+        """Split into tickets ready to be decided and tickets whose address another user seems to have."""
         ready = [ticket for ticket in tickets if not isinstance(ticket.command, RegisterUser | ChangeEmail)]
         claiming = self._with_ids([ticket for ticket in tickets if ticket not in ready], replies)
         again: list[_Ticket] = []
-        answers = (
-            self._vault.reserve([self._claim(ticket) for ticket in claiming], now_us=self._now_us())
-            if claiming
-            else []
-        )
-        for ticket, answer in zip(claiming, answers, strict=True):
-            command = ticket.command
-            assert isinstance(command, RegisterUser | ChangeEmail)
-            match answer:
-                case Reserved(subject=subject, reservation_id=reservation, repeated=repeated):
-                    ticket.command = replace(command, user_id=subject, reservation_id=reservation)
-                    ticket.reservation_id, ticket.other_holder = reservation, None
-                    ticket.is_new = isinstance(command, RegisterUser) and not repeated
-                    ready.append(ticket)
-                case AlreadyHeld(subject=subject):
-                    ticket.command = replace(command, user_id=subject, reservation_id=None)
-                    ticket.reservation_id, ticket.other_holder, ticket.is_new = None, None, False
-                    ready.append(ticket)
-                case HeldByOther(subject=other, confirmed=confirmed):
-                    if confirmed and isinstance(ticket.error, EmailTaken | EmailReserved):
-                        replies[ticket.index] = EmailTaken()
-                        continue
-                    # Perhaps somebody just deleted, or a reservation under way or expired: settle, ask again.
-                    ticket.error = EmailTaken() if confirmed else EmailReserved()
-                    ticket.other_holder = other
-                    again.append(ticket)
+        requests = [self._claim(ticket) for ticket in claiming]
+        answers = self._vault.reserve(requests, now_us=self._now_us()) if requests else []
+        for ticket, found in zip(claiming, answers, strict=True):
+            if not isinstance(found, HeldByOther):
+                _take(ticket, found)
+                ready.append(ticket)
+            elif found.confirmed and isinstance(ticket.error, EmailTaken | EmailReserved):
+                replies[ticket.index] = EmailTaken()
+            else:
+                # The holder may just have been deleted, or its reservation may be under way or expired:
+                # settle its claims, then ask once more.
+                ticket.error = EmailTaken() if found.confirmed else EmailReserved()
+                ticket.other_holder = found.subject
+                again.append(ticket)
         ready.sort(key=lambda ticket: ticket.index)
         return ready, again
 
     def _with_ids(self, tickets: list[_Ticket], replies: dict[int, Reply]) -> list[_Ticket]:
         """Give every registration a fresh user id; without ids only the registrations fail."""
-        new = [ticket for ticket in tickets if isinstance(ticket.command, RegisterUser)]
+        new = [ticket for ticket in tickets if ticket.registers]
         try:
             ids = self._take_ids(len(new)) if new else []
         except EsError as error:
             replies.update({ticket.index: error for ticket in new})
-            return [ticket for ticket in tickets if ticket not in new]
+            return [ticket for ticket in tickets if not ticket.registers]
         for ticket, user_id in zip(new, ids, strict=True):
-            ticket.command = replace(ticket.command, user_id=user_id)
+            ticket.order = _of_user(ticket.order, user_id)
         return tickets
 
     def _claim(self, ticket: _Ticket) -> ClaimRequest:
@@ -233,51 +180,47 @@ class UsersService:
         return ClaimRequest(
             email=command.email.value,
             subject=command.user_id,
-            command_id=ticket.command_id,
+            command_id=ticket.order.metadata.command_id,
             reservation_id=self._new_id(),
-            registers=isinstance(command, RegisterUser),
+            registers=ticket.registers,
         )
 
     def _give_back(self, ticket: _Ticket, outcome: EsError) -> None:
-        """Free what a definitely refused command had reserved. An unknown outcome keeps it for the janitor."""
+        """Free what a definitely refused command had reserved. After an unknown outcome the janitor decides."""
         if ticket.reservation_id is None or outcome.kind not in _DEFINITE:
             return
-        if isinstance(ticket.command, RegisterUser):
+        if ticket.registers:
             self._vault.abandon_registration(ticket.command.user_id, ticket.reservation_id)
         else:
             self._vault.release([ticket.reservation_id])
 
 
-def _order(ticket: _Ticket) -> Order[Command]:
-    metadata = Metadata(
-        command_id=ticket.command_id,
-        command=ticket.command.wire,
-        correlation_id=ticket.command_id,
-        causation_id=ticket.command_id,
-        actor=ticket.actor,
-    )
-    subject = ticket.command.user_id
-    return Order(ticket.command, stream_of(subject), subject, metadata, ticket.is_new)
-
-
-def _parse(index: int, request: Request) -> _Ticket:
-    if request.kind not in _COMMANDS:
+def _order(request: Request) -> Order[UserCommand]:
+    command = _COMMANDS.get(request.kind)
+    if command is None:
         raise UnknownRequest(request.kind)
-    names, build = _COMMANDS[request.kind]
-    given = request.body.get("input")
-    if not isinstance(given, dict):
-        raise InvalidInput("input", "must be a JSON object")
-    for name in sorted(names - set(given)):
-        raise InvalidInput(name, "is missing")
-    if set(given) - names:
-        raise InvalidInput("input", f"has a field that is not known; known are {', '.join(sorted(names))}")
-    command_id = parse_command_id(request.body.get("command_id"))
-    actor = request.body.get("actor")
-    return _Ticket(index, build(given), command_id, actor if isinstance(actor, str) else "unknown")
+    filled = {"user_id": 0} if command is RegisterUser else {}  # until an id is drawn
+    return order_of(request, USER, command, **filled)
 
 
-def parse_command_id(value: object) -> UUID:
-    try:
-        return UUID(value)  # type: ignore[arg-type]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidInput("command_id", "is not a UUID") from error
+def _of_user(order: Order[UserCommand], user_id: int, **changed: Any) -> Order[UserCommand]:
+    """The order for another user, with other fields of its command."""
+    command = replace(order.command, user_id=user_id, **changed)
+    return replace(order, command=command, stream=USER.stream_of(user_id), subject=user_id)
+
+
+def _take(ticket: _Ticket, found: ClaimAnswer) -> None:
+    """Go on with the reservation, or without one when the vault knows that the command needs none."""
+    assert isinstance(found, Reserved | AlreadyHeld)
+    is_new = isinstance(found, Reserved) and ticket.registers and not found.repeated
+    ticket.reservation_id = found.reservation_id if isinstance(found, Reserved) else None
+    ticket.other_holder = None
+    order = _of_user(ticket.order, found.subject, reservation_id=ticket.reservation_id)
+    ticket.order = replace(order, is_new=is_new)
+
+
+def _lost_its_reservation(ticket: _Ticket, outcome: Outcome) -> bool:
+    """Whether the janitor took the reservation meanwhile: of a registration it also destroyed the new key."""
+    if isinstance(outcome, KeyUnavailable):
+        return ticket.registers and ticket.reservation_id is not None
+    return isinstance(outcome, ReservationLost)

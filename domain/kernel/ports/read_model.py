@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from domain.kernel.events import Position
-from domain.kernel.projection import Operation, Projection, Value
+from domain.kernel.projection import Key, Operation, Projection, Value
 
 
 class GenerationState(StrEnum):
@@ -65,8 +65,11 @@ class ReadModel(Protocol):
     ) -> Generation | None:
         """Apply operations in order, park, and move the checkpoint: one transaction.
 
-        Answers the generation as it is now; or None, and nothing is applied, when the stored checkpoint or
-        state isn't the given one's any more: somebody else was faster, or the generation was replaced.
+        Returns the generation as it is now. Returns None, and applies nothing, if the stored checkpoint or
+        state is no longer the given one: another projector moved the checkpoint first, or the generation was
+        replaced. The effect is that of `applied`, operation by operation. Raises ValueError, and applies
+        nothing, if a sum leaves 64 bits or a column to add to is not a whole number. Additions of one batch
+        to a column count as one: only their total is checked.
         """
         ...
 
@@ -89,12 +92,17 @@ class ReadModel(Protocol):
         self,
         projection: Projection,
         *,
-        keys: Sequence[int] | None = None,
-        after: int = 0,
+        keys: Sequence[Key] | None = None,
+        after: Key | None = None,
         where: Mapping[str, Value] | None = None,
         limit: int | None = None,
+        generation: Generation | None = None,
     ) -> list[dict[str, Value]]:
-        """Rows of the current generation in order of key: those of `keys`, or those after a key that match `where`."""
+        """Rows in order of key: those of `keys`, or those after a key that match `where`, each with its key.
+
+        They are rows of the given generation, or of the current one. Whole numbers are ordered by value and
+        texts by code point. Raises `PartUnavailable` if the generation was removed or never existed.
+        """
         ...
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ from domain.kernel.ports.vault import (
     LivingKey,
     Reserved,
 )
-from domain.kernel.projection import Change, Operation, Put
+from domain.kernel.projection import Change, Operation, Projection, Put, Row
 from tests.support.builders import DEADLINE_S, assert_within, eventually, start_python
 from tests.support.postgres import (
     Server,
@@ -57,7 +57,7 @@ CANARY = "canary_77aa"
 _NOTES = "CREATE TABLE {schema}.notes(id integer PRIMARY KEY, text text NOT NULL)"
 
 
-class Oddities:
+class Oddities(Projection):
     """A projection whose every name is a word of SQL or needs quoting."""
 
     name: ClassVar[str] = 'select "x"'
@@ -65,7 +65,7 @@ class Oddities:
     key: ClassVar[str] = "order"
     columns: ClassVar[Mapping[str, str]] = {"from": "TEXT", "Size; --": "INTEGER"}
 
-    def apply(self, recorded: Recorded, event: Event) -> Sequence[Operation]:
+    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
         raise AssertionError("a read model knows nothing of events")
 
 

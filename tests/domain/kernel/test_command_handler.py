@@ -90,7 +90,7 @@ def decide(state: State, command: Any) -> Sequence[Event] | EsError:
     return [Paid(amount) for amount in command.amounts]
 
 
-ACCOUNT: Aggregate[State, Any] = Aggregate((0, None), evolve, decide)
+ACCOUNT: Aggregate[State, Any] = Aggregate(name="account", initial=(0, None), evolve=evolve, decide=decide)
 
 
 def order(
@@ -225,7 +225,9 @@ def test_a_decision_sees_erased_where_a_key_was_destroyed() -> None:
     bank = Bank()
     bank.handle(order(Name(Personal("Ada"))))
     bank.keys[1] = DestroyedKey()
-    watching: Aggregate[State, Any] = Aggregate((0, None), evolve, lambda state, _: seen.append(state) or [])
+    watching: Aggregate[State, Any] = Aggregate(
+        name="account", initial=(0, None), evolve=evolve, decide=lambda state, _: seen.append(state) or []
+    )
     CommandHandler(
         watching, store=bank.store, codec=CODEC, keyring=bank.keyring, pause=bank.pauses_s.append
     ).handle([pay(1)])

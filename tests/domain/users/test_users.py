@@ -16,6 +16,7 @@ from domain.kernel.personal import ERASED, Personal, Sealed
 from domain.users.account import (
     EVENTS,
     INITIAL,
+    USER,
     EmailChangeAbandoned,
     ErasureCompleted,
     RegistrationAbandoned,
@@ -29,8 +30,6 @@ from domain.users.account import (
     decide,
     email_command,
     evolve,
-    stream_of,
-    user_id_of,
 )
 from domain.users.commands import (
     BASIS_MAX_CHARACTERS,
@@ -39,12 +38,12 @@ from domain.users.commands import (
     NAME_MAX_CHARACTERS,
     AbandonReservation,
     ChangeEmail,
-    Command,
     CompleteErasure,
     DeleteUser,
     EraseUser,
     RegisterUser,
     RenameUser,
+    UserCommand,
     parse_basis,
     parse_email,
     parse_name,
@@ -158,7 +157,7 @@ def test_deleting_a_deleted_user_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("command", [rename, change_email], ids=lambda command: command.wire)
-def test_a_deleted_account_does_not_change_any_more(command: Command) -> None:
+def test_a_deleted_account_does_not_change_any_more(command: UserCommand) -> None:
     users.given(registered, deleted).when(command).then(UserIsDeleted(ID))
 
 
@@ -182,7 +181,7 @@ def test_an_erased_user_is_not_erased_again_whatever_the_basis() -> None:
 @pytest.mark.parametrize(
     "past", [[erased], [erased, completed], [deleted, erased]], ids=["begun", "done", "deleted"]
 )
-def test_nothing_happens_to_a_person_after_the_erasure(past: Sequence[Event], command: Command) -> None:
+def test_nothing_happens_to_a_person_after_the_erasure(past: Sequence[Event], command: UserCommand) -> None:
     users.given(registered, *past).when(command).then(UserIsErased(ID))
 
 
@@ -225,7 +224,7 @@ def test_a_closed_account_needs_no_further_fence(past: Sequence[Event]) -> None:
 
 @pytest.mark.parametrize("command", [rename, change_email, delete, erase, complete], ids=lambda c: c.wire)
 @pytest.mark.parametrize("past", [[], [RegistrationAbandoned(str(RESERVATION))]], ids=["never", "abandoned"])
-def test_a_user_who_never_registered_is_not_found(past: Sequence[Event], command: Command) -> None:
+def test_a_user_who_never_registered_is_not_found(past: Sequence[Event], command: UserCommand) -> None:
     users.given(*past).when(command).then(UserNotFound(ID))
 
 
@@ -284,7 +283,7 @@ _events_of_users: st.SearchStrategy[Event] = st.one_of(
     st.builds(RegistrationAbandoned, _reservations.map(str)),
     st.builds(EmailChangeAbandoned, _reservations.map(str)),
 )
-_commands: st.SearchStrategy[Command] = st.one_of(
+_commands: st.SearchStrategy[UserCommand] = st.one_of(
     st.builds(
         RegisterUser,
         st.just(ID),
@@ -309,7 +308,7 @@ def _events(decision: Sequence[Event] | EsError) -> list[Event]:
     return [] if isinstance(decision, EsError) else list(decision)
 
 
-def _story(commands: Sequence[Command]) -> list[Event]:
+def _story(commands: Sequence[UserCommand]) -> list[Event]:
     """The stream after these commands, each decided on what the earlier ones left."""
     stream: list[Event] = []
     for command in commands:
@@ -318,14 +317,14 @@ def _story(commands: Sequence[Command]) -> list[Event]:
 
 
 @given(st.lists(_events_of_users, max_size=12), _commands)
-def test_decide_answers_in_any_state_that_events_can_reach(past: list[Event], command: Command) -> None:
+def test_decide_answers_in_any_state_that_events_can_reach(past: list[Event], command: UserCommand) -> None:
     decision = decide(users.fold(past), command)
 
     assert isinstance(decision, Refusal | UserNotFound) or all(type(event) in EVENTS for event in decision)
 
 
 @given(_stories, _commands)
-def test_a_repeated_command_yields_nothing(commands: list[Command], command: Command) -> None:
+def test_a_repeated_command_yields_nothing(commands: list[UserCommand], command: UserCommand) -> None:
     past = _story(commands)
     first = _events(decide(users.fold(past), command))
 
@@ -336,7 +335,7 @@ def test_a_repeated_command_yields_nothing(commands: list[Command], command: Com
 
 @given(_stories)
 @example([register, erase, abandon, complete, rename, delete, complete])
-def test_after_an_erasure_nothing_comes_but_its_completion(commands: list[Command]) -> None:
+def test_after_an_erasure_nothing_comes_but_its_completion(commands: list[UserCommand]) -> None:
     stream = _story(commands)
 
     fences = [place for place, event in enumerate(stream) if isinstance(event, UserErased)]
@@ -348,7 +347,7 @@ def test_after_an_erasure_nothing_comes_but_its_completion(commands: list[Comman
 
 
 @given(_stories)
-def test_a_life_starts_with_a_registration_or_was_abandoned(commands: list[Command]) -> None:
+def test_a_life_starts_with_a_registration_or_was_abandoned(commands: list[UserCommand]) -> None:
     stream = _story(commands)
 
     kinds = [type(event) for event in stream]
@@ -361,7 +360,7 @@ def test_a_life_starts_with_a_registration_or_was_abandoned(commands: list[Comma
 
 
 @given(_stories)
-def test_an_abandoned_reservation_is_never_used_afterwards(commands: list[Command]) -> None:
+def test_an_abandoned_reservation_is_never_used_afterwards(commands: list[UserCommand]) -> None:
     stream: list[Event] = []
     abandoned: set[str] = set()
     for command in commands:
@@ -375,7 +374,7 @@ def test_an_abandoned_reservation_is_never_used_afterwards(commands: list[Comman
 
 
 @given(_stories)
-def test_an_erased_state_holds_nothing_personal(commands: list[Command]) -> None:
+def test_an_erased_state_holds_nothing_personal(commands: list[UserCommand]) -> None:
     state = users.fold(_story([register, *commands, erase]))
 
     assert state.status is Status.ERASED
@@ -411,7 +410,9 @@ def test_the_claim_to_keep_is_that_of_the_command_that_gave_the_present_address(
 
 
 @given(_stories)
-def test_a_command_is_behind_the_address_exactly_while_the_account_is_active(commands: list[Command]) -> None:
+def test_a_command_is_behind_the_address_exactly_while_the_account_is_active(
+    commands: list[UserCommand],
+) -> None:
     history: list[tuple[Event, UUID]] = []
     given_by: UUID | None = None
     for command in commands:
@@ -430,8 +431,8 @@ def test_a_command_is_behind_the_address_exactly_while_the_account_is_active(com
 
 @given(st.integers(1, 2**63 - 1))
 def test_a_stream_is_named_after_its_user(user_id: int) -> None:
-    assert stream_of(user_id) == f"user-{user_id}"
-    assert user_id_of(stream_of(user_id)) == user_id
+    assert USER.stream_of(user_id) == f"user-{user_id}"
+    assert USER.id_of(USER.stream_of(user_id)) == user_id
 
 
 def test_a_user_id_is_a_decimal_number_and_a_refusal_names_the_field() -> None:

@@ -20,7 +20,7 @@ from domain.kernel.messages import Request
 from domain.kernel.personal import ERASED
 from domain.kernel.ports.event_store import Append, CaughtUp, EventStore
 from domain.kernel.ports.vault import ClaimState, DestroyedKey, LivingKey, Vault
-from domain.users.account import ErasureCompleted, Status, UserErased, stream_of
+from domain.users.account import USER, ErasureCompleted, Status, UserErased
 from domain.users.errors import UserNotFound
 from tests.workers.users.test_users_service import (
     ADA,
@@ -165,7 +165,7 @@ def test_the_completion_tells_what_caused_it(people: People, log: Log) -> None:
 
     run(people, log)
 
-    erased, completed = list(people.store.read_stream(stream_of(user_id)))[-2:]
+    erased, completed = list(people.store.read_stream(USER.stream_of(user_id)))[-2:]
     metadata = people.codec.metadata(completed)
     assert metadata.actor == "process:erasures"
     assert (metadata.causation_id, metadata.correlation_id) == (erased.event_id, command)
@@ -368,9 +368,9 @@ def test_a_damaged_stream_does_not_hold_up_the_erasure_of_others(people: People,
 
 
 def _damage(people: People, user_id: int) -> None:
-    version = len(list(people.store.read_stream(stream_of(user_id)))) - 1
+    version = len(list(people.store.read_stream(USER.stream_of(user_id)))) - 1
     events = [EventData(uuid4(), "user-renamed.v1", b"not JSON", b"{}")]
-    people.store.append([Append(stream_of(user_id), version, events)])
+    people.store.append([Append(USER.stream_of(user_id), version, events)])
 
 
 # --- an old vault ----------------------------------------------------------------------------
@@ -537,7 +537,9 @@ def test_requests_of_the_person_leave_the_dead_letters_before_the_key_is_destroy
     user_id, other = people.a_user(ADA), people.a_user(GRACE)
     people.done(change(user_id, ALAN))
     people.done(erase(user_id))
-    commands = [people.codec.metadata(e).command_id for e in people.store.read_stream(stream_of(user_id))]
+    commands = [
+        people.codec.metadata(e).command_id for e in people.store.read_stream(USER.stream_of(user_id))
+    ]
     theirs = [
         {"kind": "users.create", "body": {"input": {"email": " ALAN@example.com ", "name": "A"}}},
         {"kind": "users.create", "body": {"command_id": str(commands[0]), "input": None}},
@@ -610,7 +612,7 @@ def test_after_an_erasure_no_key_opens_what_is_stored(people: People, log: Log) 
 
     opened = [
         people.codec.decode(recorded, subject=user_id, opener=keyring)
-        for recorded in people.store.read_stream(stream_of(user_id))
+        for recorded in people.store.read_stream(USER.stream_of(user_id))
     ]
 
     assert (opened[0].email, opened[0].name) == (ERASED, ERASED)  # type: ignore[attr-defined]

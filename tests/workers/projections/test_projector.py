@@ -22,7 +22,7 @@ from domain.kernel.events import NO_STREAM, EventData
 from domain.kernel.ports.event_store import Append, Appended
 from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel
 from domain.kernel.projection import Value
-from domain.users.account import UserRegistered, stream_of
+from domain.users.account import USER, UserRegistered
 from domain.users.projection import Users
 from tests.support.builders import DEADLINE_S, a_stream, append, eventually, some_events
 from tests.workers.users.test_users_service import (
@@ -37,6 +37,7 @@ from tests.workers.users.test_users_service import (
     erase,
     rename,
 )
+from workers.projections.filling import Filling
 from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuild, Rebuilds, unfinished
 
@@ -91,8 +92,8 @@ def running() -> Iterator[Running]:
         running.stop()
 
 
-def a_projector(people: People, model: ReadModel, log: Log, *, store: Any = None) -> Projector:
-    return Projector(
+def parts_of(people: People, model: ReadModel, log: Log, *, store: Any = None) -> Filling:
+    return Filling(
         USERS,
         store=store or people.store,
         codec=people.codec,
@@ -100,17 +101,14 @@ def a_projector(people: People, model: ReadModel, log: Log, *, store: Any = None
         now_us=lambda: people.now_us,
         log=log,
     )
+
+
+def a_projector(people: People, model: ReadModel, log: Log, *, store: Any = None) -> Projector:
+    return Projector(parts_of(people, model, log, store=store))
 
 
 def a_rebuild(people: People, model: ReadModel, log: Log, *, store: Any = None) -> Rebuild:
-    return Rebuild(
-        USERS,
-        store=store or people.store,
-        codec=people.codec,
-        read_model=model,
-        now_us=lambda: people.now_us,
-        log=log,
-    )
+    return Rebuild(parts_of(people, model, log, store=store))
 
 
 def project_all(people: People, model: ReadModel, log: Log) -> None:
@@ -140,8 +138,8 @@ def a_busy_history(people: People) -> list[int]:
 
 
 def poison(people: People, user_id: int, *, type_: str = "user-exploded.v9", data: bytes = b"{}") -> None:
-    version = len(list(people.store.read_stream(stream_of(user_id)))) - 1
-    result = append(people.store, stream_of(user_id), version, [EventData(uuid4(), type_, data, b"{}")])
+    version = len(list(people.store.read_stream(USER.stream_of(user_id)))) - 1
+    result = append(people.store, USER.stream_of(user_id), version, [EventData(uuid4(), type_, data, b"{}")])
     assert isinstance(result, Appended)
 
 
@@ -162,7 +160,7 @@ def test_every_event_is_in_the_rows(people: People, read_model: SqliteReadModel,
     assert (shown[alan]["email"], shown[alan]["name"]) == (None, None)
     assert str(shown[ada]["email"]).startswith(f"es1:{ada}:"), "sealed, as it came"
     (generation,) = read_model.generations(USERS)
-    assert generation.events == sum(len(list(people.store.read_stream(stream_of(id_)))) for id_ in shown)
+    assert generation.events == sum(len(list(people.store.read_stream(USER.stream_of(id_)))) for id_ in shown)
 
 
 def test_what_is_appended_is_in_the_rows_soon(
@@ -270,7 +268,7 @@ def test_poison_parks_its_own_stream_only(
     bad, good = people.a_user(ADA), people.a_user(GRACE)
     poison(people, bad)
     people.done(rename(good, "Still here"))
-    append(people.store, stream_of(bad), 1, [EventData(uuid4(), "user-deleted.v1", b"{}", b"{}")])
+    append(people.store, USER.stream_of(bad), 1, [EventData(uuid4(), "user-deleted.v1", b"{}", b"{}")])
     people.done(delete(good))
 
     project_all(people, read_model, log)
@@ -281,8 +279,8 @@ def test_poison_parks_its_own_stream_only(
     (generation,) = read_model.generations(USERS)
     parked = read_model.parked(USERS, generation)
     assert [(item.stream, item.error) for item in parked] == [
-        (stream_of(bad), "unknown event type 'user-exploded.v9'"),
-        (stream_of(bad), "behind a parked event"),
+        (USER.stream_of(bad), "unknown event type 'user-exploded.v9'"),
+        (USER.stream_of(bad), "behind a parked event"),
     ]
     assert log_text().count("event-parked") == 2
 
@@ -293,7 +291,7 @@ def test_what_comes_behind_a_parked_event_is_parked_after_a_restart_too(
     bad = people.a_user(ADA)
     poison(people, bad)
     project_all(people, read_model, log)
-    append(people.store, stream_of(bad), 1, [EventData(uuid4(), "user-deleted.v1", b"{}", b"{}")])
+    append(people.store, USER.stream_of(bad), 1, [EventData(uuid4(), "user-deleted.v1", b"{}", b"{}")])
 
     project_all(people, read_model, log)
 

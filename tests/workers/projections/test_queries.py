@@ -15,6 +15,7 @@ from adapters.log import Log, open_log
 from adapters.sqlite.event_store import SqliteStore
 from adapters.sqlite.read_model import SqliteReadModel
 from adapters.sqlite.vault import SqliteVault
+from domain.features import registry
 from domain.kernel.errors import (
     EsError,
     InvalidInput,
@@ -28,7 +29,7 @@ from domain.kernel.events import NO_STREAM, EventData
 from domain.kernel.messages import Body, Later, Reply, Request
 from domain.kernel.ports.read_model import GenerationState
 from domain.kernel.ports.vault import ClaimRequest
-from domain.users.account import stream_of
+from domain.users.account import USER
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from domain.users.projection import Users
 from tests.support.builders import a_stream, append, some_events
@@ -44,9 +45,11 @@ from tests.workers.users.test_users_service import (
     erase,
     rename,
 )
+from workers.projections.filling import Filling
 from workers.projections.projector import Projector
-from workers.projections.queries import LIST_LIMIT, PATIENCE_S, QueriesService
 from workers.projections.rebuild import Rebuild, Rebuilds
+from workers.projections.service import QueriesService, queries_of
+from workers.runtime.queries import LIST_LIMIT, PATIENCE_S, Sources
 
 USERS = Users()
 
@@ -59,16 +62,17 @@ class Desk:
         self.read_model = read_model
         self.now_s = 0.0
         self._log = log
-        parts: dict[str, Any] = {
-            "store": people.store,
-            "codec": people.codec,
-            "read_model": read_model,
-            "now_us": lambda: people.now_us,
-            "log": log,
-        }
+        parts = Filling(
+            USERS,
+            store=people.store,
+            codec=people.codec,
+            read_model=read_model,
+            now_us=lambda: people.now_us,
+            log=log,
+        )
         read_model.prepare(USERS, now_us=people.now_us)
-        self.projector = Projector(USERS, **parts)
-        self.rebuilds = Rebuilds(lambda projection: Rebuild(projection, **parts), lambda: False, log)
+        self.projector = Projector(parts)
+        self.rebuilds = Rebuilds(lambda _: Rebuild(parts), lambda: False, log)
 
     def service(self, **parts: Any) -> QueriesService:
         people = self.people
@@ -79,12 +83,13 @@ class Desk:
             "keyring": lambda subjects: wiring.keyring_of(people.vault)(subjects),
             "erased_keyring": wiring.erased_keyring(),
             "read_model": self.read_model,
-            "projectors": {USERS.name: self.projector},
-            "rebuilds": self.rebuilds,
+            "projections": registry().projections,
+            "reached": lambda _: self.projector.reached,
+            "ensure_rebuild": self.rebuilds.ensure,
             "now_us": lambda: people.now_us,
             "monotonic_s": lambda: self.now_s,
         }
-        return QueriesService(**{**given, **parts})
+        return QueriesService(queries_of(registry(), Sources(**{**given, **parts})))
 
     def project(self) -> None:
         head = self.people.store.head()
@@ -508,7 +513,7 @@ def test_a_vault_that_is_down_is_an_error_and_never_a_blank(people: People, desk
     for kind in ("users.get", "users.list", "users.history"):
         assert isinstance(desk.ask(kind, user_id=str(user_id)), PartUnavailable)
     assert isinstance(desk.ask("users.find", email=ADA), PartUnavailable)
-    assert isinstance(desk.ask("streams.read", stream=stream_of(user_id)), dict), "sealed needs no key"
+    assert isinstance(desk.ask("streams.read", stream=USER.stream_of(user_id)), dict), "sealed needs no key"
 
 
 class Broken:
@@ -572,14 +577,14 @@ def test_a_stream_is_shown_as_it_is_stored(people: People, desk: Desk) -> None:
     user_id = people.a_user(ADA)
     people.done(rename(user_id, "Countess"))
 
-    forwards = desk.answer("streams.read", stream=stream_of(user_id))["events"]
-    backwards = desk.answer("streams.read", stream=stream_of(user_id), backwards=True, limit=1)["events"]
+    forwards = desk.answer("streams.read", stream=USER.stream_of(user_id))["events"]
+    backwards = desk.answer("streams.read", stream=USER.stream_of(user_id), backwards=True, limit=1)["events"]
 
     assert [event["version"] for event in forwards] == [0, 1]
     assert [event["version"] for event in backwards] == [1]
     assert forwards[0]["data"]["email"].startswith(f"es1:{user_id}:")
     assert ADA not in str(forwards)
-    assert desk.answer("streams.read", stream=stream_of(user_id), from_version=1)["events"] == backwards
+    assert desk.answer("streams.read", stream=USER.stream_of(user_id), from_version=1)["events"] == backwards
     assert desk.answer("streams.read", stream="none")["events"] == []
 
 
@@ -590,7 +595,7 @@ def test_streams_are_listed_in_pages(people: People, desk: Desk) -> None:
     first = desk.answer("streams.list", prefix="user-", limit=2)["streams"]
     rest = desk.answer("streams.list", prefix="user-", after=first[-1]["stream"])["streams"]
 
-    assert [*first, *rest] == [{"stream": stream_of(id_), "version": int(id_ == ids[0])} for id_ in ids]
+    assert [*first, *rest] == [{"stream": USER.stream_of(id_), "version": int(id_ == ids[0])} for id_ in ids]
 
 
 def test_events_are_paged_by_position(people: People, desk: Desk) -> None:

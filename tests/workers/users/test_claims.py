@@ -28,14 +28,13 @@ from domain.kernel.events import Recorded
 from domain.kernel.messages import Reply, Request
 from domain.kernel.ports.vault import ClaimRequest, ClaimState, DestroyedKey, LivingKey, Reserved
 from domain.users.account import (
-    STREAM_PREFIX,
+    USER,
     EmailChangeAbandoned,
     ErasureCompleted,
     RegistrationAbandoned,
     Status,
     UserErased,
     UserRegistered,
-    stream_of,
 )
 from domain.users.errors import EmailTaken
 from tests.support.builders import DEADLINE_S
@@ -138,7 +137,7 @@ def test_an_expired_change_is_fenced_in_the_stream_before_its_address_is_free(pe
     ).settle(user_id)
 
     assert steps.calls[-2:] == ["store.append", "vault.release"]
-    (fence,) = people.store.read_stream(stream_of(user_id), 1)
+    (fence,) = people.store.read_stream(USER.stream_of(user_id), 1)
     assert people.codec.decode(fence) == EmailChangeAbandoned(str(reservation))
     assert people.codec.metadata(fence).actor == "process:claims"
     assert people.states(user_id) == [ClaimState.CONFIRMED]
@@ -154,7 +153,7 @@ def test_an_expired_registration_is_fenced_before_its_key_is_destroyed(people: P
     ).settle(77)
 
     assert steps.calls[-2:] == ["store.append", "vault.abandon_registration"]
-    (fence,) = people.store.read_stream(stream_of(77))
+    (fence,) = people.store.read_stream(USER.stream_of(77))
     assert people.codec.decode(fence) == RegistrationAbandoned(str(reservation))
     assert people.vault.data_keys([77]) == {77: DestroyedKey()}
     assert people.vault.holder(ADA) is None
@@ -487,7 +486,7 @@ class Interleavings:
         for command, reply in self.promised.items():
             if command in stored:
                 recorded = stored[command]
-                assert (stream_of(int(reply["user_id"])), reply["version"], reply["position"]) == (
+                assert (USER.stream_of(int(reply["user_id"])), reply["version"], reply["position"]) == (
                     recorded.stream,
                     recorded.version,
                     recorded.position,
@@ -497,7 +496,7 @@ class Interleavings:
                 assert kind != "users.create", f"the answered registration {command} is lost"
 
     def a_fence_is_the_end(self) -> None:
-        for name, _ in self.people.store.streams(prefix=STREAM_PREFIX):
+        for name, _ in self.people.store.streams(prefix=USER.prefix):
             types = [recorded.type for recorded in self.people.store.read_stream(name)]
             if RegistrationAbandoned.type in types:
                 assert set(types) == {RegistrationAbandoned.type}, types
@@ -557,7 +556,7 @@ class Interleavings:
         if kind == "create":
             return create(how[0], command)
         users = [
-            int(recorded.stream.removeprefix(STREAM_PREFIX))
+            int(recorded.stream.removeprefix(USER.prefix))
             for recorded in self.people.store.read_all(0, 1000)
             if recorded.type == UserRegistered.type
         ]

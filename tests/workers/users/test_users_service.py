@@ -28,21 +28,11 @@ from domain.kernel.messages import Body, Reply, Request
 from domain.kernel.personal import Personal
 from domain.kernel.ports.event_store import Append, Appended, EventStore
 from domain.kernel.ports.vault import ClaimState, DestroyedKey, LivingKey, Vault
-from domain.users.account import (
-    INITIAL,
-    STREAM_PREFIX,
-    RegistrationAbandoned,
-    Status,
-    User,
-    UserErased,
-    evolve,
-    stream_of,
-    user_id_of,
-)
+from domain.users.account import INITIAL, USER, RegistrationAbandoned, Status, User, UserErased, evolve
 from domain.users.errors import EmailReserved, EmailTaken, UserIsDeleted, UserIsErased, UserNotFound
 from domain.users.reservations import RESERVATION_LIFE_US
 from workers.users.claims import Claims
-from workers.users.service import USER, UsersService
+from workers.users.service import UsersService
 
 ADA, GRACE, ALAN = "ada@example.com", "grace@example.com", "alan@example.com"
 NOW_US = 1_760_000_000_000_000
@@ -126,13 +116,13 @@ class People:
         """The account as its stream has it, opened."""
         keyring = wiring.keyring_of(self.vault)([user_id])
         user = INITIAL
-        for recorded in self.store.read_stream(stream_of(user_id)):
+        for recorded in self.store.read_stream(USER.stream_of(user_id)):
             user = evolve(user, self.codec.decode(recorded, subject=user_id, opener=keyring))
         return user
 
     def users(self) -> dict[int, User]:
-        names = [name for name, _ in self.store.streams(prefix=STREAM_PREFIX, limit=10_000)]
-        return {user_id_of(name): self.user(user_id_of(name)) for name in names}
+        names = [name for name, _ in self.store.streams(prefix=USER.prefix, limit=10_000)]
+        return {USER.id_of(name): self.user(USER.id_of(name)) for name in names}
 
     def living(self) -> list[tuple[int, str]]:
         """Every living user with their address."""
@@ -147,7 +137,7 @@ class People:
         return [claim.state for claim in self.vault.claims_of(user_id, now_us=self.now_us)]
 
     def types(self, user_id: int) -> list[str]:
-        return [recorded.type for recorded in self.store.read_stream(stream_of(user_id))]
+        return [recorded.type for recorded in self.store.read_stream(USER.stream_of(user_id))]
 
 
 def request(kind: str, command: UUID | None = None, /, **input_: str) -> Request:
@@ -280,7 +270,7 @@ def test_what_is_stored_is_sealed_and_names_who_asked(people: People) -> None:
     user_id = people.a_user(ADA)
     people.done(change(user_id, "canary-77aa@example.com", command))
 
-    (recorded,) = people.store.read_stream(stream_of(user_id), 1)
+    (recorded,) = people.store.read_stream(USER.stream_of(user_id), 1)
 
     metadata = people.codec.metadata(recorded)
     assert (metadata.command_id, metadata.command, metadata.actor) == (command, "change-email", "uid:1000")
@@ -387,7 +377,7 @@ def test_commands_for_people_who_are_not_or_not_any_more_are_refused_and_hold_no
         UserNotFound(5),
     ]
     assert [people.vault.holder(f"new{number}@example.com") for number in (5, 6, 7)] == [None] * 3
-    assert list(people.store.read_stream(stream_of(5))) == []
+    assert list(people.store.read_stream(USER.stream_of(5))) == []
 
 
 # --- batches ---------------------------------------------------------------------------------
@@ -517,9 +507,9 @@ def test_one_damaged_stream_does_not_fail_its_neighbours(people: People, asks_fo
 
 def _damage(people: People, user_id: int) -> None:
     """Append what no version of the program has written."""
-    version = people.store.streams(prefix=stream_of(user_id), limit=1)[0][1]
+    version = people.store.streams(prefix=USER.stream_of(user_id), limit=1)[0][1]
     events = [EventData(uuid4(), "user-renamed.v1", b"not JSON", b"{}")]
-    (result,) = people.store.append([Append(stream_of(user_id), version, events)])
+    (result,) = people.store.append([Append(USER.stream_of(user_id), version, events)])
     assert isinstance(result, Appended)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.kernel.errors import PartUnavailable
-from workers.users.id_blocks import IdBlocks
+from workers.runtime.id_blocks import IdBlocks
 
 
 class Source:
@@ -111,7 +111,7 @@ def test_a_stale_block_is_not_used_when_no_fresh_one_can_be_had(source: Source) 
     def down(count: int) -> list[int]:
         raise PartUnavailable("the ids worker", "it is not running")
 
-    blocks._ask = down
+    blocks._draw = down
     with pytest.raises(PartUnavailable):
         blocks.take(1)
 

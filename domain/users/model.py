@@ -1,0 +1,9 @@
+"""What the `users` feature brings to the registry."""
+
+from __future__ import annotations
+
+from domain.users.account import USER
+from domain.users.projection import USERS
+
+AGGREGATES = (USER,)
+PROJECTIONS = (USERS,)

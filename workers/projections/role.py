@@ -1,0 +1,52 @@
+"""Opens the service of the `projections` role: projectors, rebuilds, and the queries of every feature."""
+
+from __future__ import annotations
+
+from adapters.clock import now_us
+from adapters.wiring import erased_keyring, keyring_of, open_read_model
+from domain.kernel.projection import Projection
+from workers.projections.filling import Filling
+from workers.projections.projector import Projector
+from workers.projections.rebuild import Rebuild, Rebuilds, unfinished
+from workers.projections.service import QueriesService, queries_of
+from workers.runtime.queries import Sources
+from workers.runtime.worker import Worker
+
+
+def open_service(worker: Worker) -> QueriesService:
+    store, vault = worker.store(), worker.vault()
+    read_model = worker.keep(open_read_model(worker.settings))
+    projections = worker.registry.projections
+
+    def filling(projection: Projection) -> Filling:
+        return Filling(
+            projection,
+            store=store,
+            codec=worker.codec,
+            read_model=read_model,
+            now_us=now_us,
+            log=worker.log,
+        )
+
+    projectors: dict[str, Projector] = {}
+    for projection in projections:
+        read_model.prepare(projection, now_us=now_us())
+        projectors[projection.name] = projector = Projector(filling(projection))
+        worker.follow(f"projector-{projection.name}", projector.run)
+    rebuilds = Rebuilds(lambda projection: Rebuild(filling(projection)), worker.stopping.is_set, worker.log)
+    worker.on_close(rebuilds.join)
+    for projection in unfinished(read_model, projections):
+        rebuilds.ensure(projection)
+    sources = Sources(
+        store=store,
+        codec=worker.codec,
+        vault=vault,
+        keyring=keyring_of(vault),
+        erased_keyring=erased_keyring(),
+        read_model=read_model,
+        projections=projections,
+        reached=lambda projection: projectors[projection.name].reached,
+        ensure_rebuild=rebuilds.ensure,
+        now_us=now_us,
+    )
+    return QueriesService(queries_of(worker.registry, sources))

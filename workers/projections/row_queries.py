@@ -1,0 +1,72 @@
+"""The queries of a feature that brings none of its own: the rows of its projections, as they are stored.
+
+`<feature>.get` with `key` gives one row, `<feature>.list` rows in order of key. The second projection and any after it
+are asked by their names: `<feature>.<projection>.get`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from domain.kernel.errors import EsError, InvalidInput, Kind
+from domain.kernel.ids import parse_id
+from domain.kernel.messages import Body, Reply, Request
+from domain.kernel.projection import Key, Projection, Value
+from workers.runtime.queries import Queries, Sources, limit_of
+
+
+class NoSuchRow(EsError):
+    projection: str
+    code = "not-found"
+    kind = Kind.NOT_FOUND
+    hint = "Check the key."
+
+    def __str__(self) -> str:
+        return f"{self.projection} has no row with this key"
+
+
+def row_queries(feature: str, projection: Projection, sources: Sources) -> Queries:
+    found = RowQueries(projection, sources)
+    name = feature if projection.name == feature else f"{feature}.{projection.name}"
+    return {f"{name}.get": found.get, f"{name}.list": found.list_rows}
+
+
+class RowQueries:
+    def __init__(self, projection: Projection, sources: Sources) -> None:
+        self._projection = projection
+        self._sources = sources
+
+    def get(self, request: Request) -> Reply:
+        key = self._key(request.body.get("key"), "key")
+        if later := self._sources.wait_for(self._projection, request, self._sources.target(request)):
+            return later
+        rows = self._sources.read_model.rows(self._projection, keys=[key])
+        if rows:
+            return self._shown(rows[0])
+        # Missing, or not there yet: it is missing only if it is missing in all that is stored by now.
+        if not request.memo.get("missed"):
+            request.memo.update(missed=True, position=self._sources.store.head())
+            return self.get(request)
+        raise NoSuchRow(self._projection.name)
+
+    def list_rows(self, request: Request) -> Reply:
+        after = request.body.get("after")
+        if later := self._sources.wait_for(self._projection, request, self._sources.target(request)):
+            return later
+        rows = self._sources.read_model.rows(
+            self._projection,
+            after=None if after is None else self._key(after, "after"),
+            limit=limit_of(request),
+        )
+        return {"rows": [self._shown(row) for row in rows]}
+
+    def _key(self, value: object, field: str) -> Key:
+        if self._projection.key_type == "INTEGER":
+            return parse_id(value, field=field)
+        if not isinstance(value, str):
+            raise InvalidInput(field, "must be text")
+        return value
+
+    def _shown(self, row: Mapping[str, Value]) -> Body:
+        """A row as JSON; a whole-number key is an id, which JSON carries as text."""
+        return {**row, self._projection.key: str(row[self._projection.key])}

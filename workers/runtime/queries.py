@@ -1,0 +1,108 @@
+"""What the queries of every feature share: the parts they read, the waiting for a projection, the checks of input.
+
+Promise: a query that asks for a position is answered with at least that, or with an error, never with less. Refusal:
+personal values are opened here, at the edge, and nowhere before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from domain.kernel.errors import Damaged, InvalidInput, PartUnavailable
+from domain.kernel.events import BEGINNING, Event, Metadata, Position, Recorded, shown_fields
+from domain.kernel.messages import LATER, Body, Later, Reply, Request, event_body
+from domain.kernel.ports.codec import Codec, Keyring
+from domain.kernel.ports.event_store import EventStore
+from domain.kernel.ports.read_model import ReadModel
+from domain.kernel.ports.vault import Vault
+from domain.kernel.projection import Projection
+
+PATIENCE_S = 6.0
+"""How long a query waits for the projection before it answers that the projection is behind."""
+LIST_LIMIT = 1000
+MAX_WHOLE = (1 << 63) - 1
+
+Query = Callable[[Request], Reply]
+"""Answers one request. An error is raised or returned; `LATER` asks for the request once more."""
+Queries = Mapping[str, Query]
+"""Queries by kind of request."""
+
+
+class ProjectionBehind(PartUnavailable):
+    """A projection has not reached the position that one request asks for. Other requests are not concerned."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a query may read. `keyring` fetches people's keys; `erased_keyring` opens everything to `ERASED`."""
+
+    store: EventStore
+    codec: Codec
+    vault: Vault
+    keyring: Callable[[Sequence[int]], Keyring]
+    erased_keyring: Keyring
+    read_model: ReadModel
+    projections: Sequence[Projection]
+    reached: Callable[[Projection], Position]
+    """How far the rows of a projection are."""
+    ensure_rebuild: Callable[[Projection], None]
+    now_us: Callable[[], int]
+    monotonic_s: Callable[[], float] = time.monotonic
+
+    def wait_for(self, projection: Projection, request: Request, position: Position) -> Later | None:
+        """`LATER` until the projection has reached a position. Raises ProjectionBehind when that takes too long."""
+        reached = self.reached(projection)
+        if reached >= position:
+            return None
+        since_s = request.memo.setdefault("since_s", self.monotonic_s())
+        if self.monotonic_s() - since_s > PATIENCE_S:
+            raise ProjectionBehind(
+                f"the {projection.name} projection",
+                f"it is at position {reached}, not yet at {position}",
+                "Look at `es projections status` and `es logs projections`, then repeat.",
+            )
+        return LATER
+
+    def target(self, request: Request) -> Position:
+        """The position that the answer has to include: `after_position`, with `fresh` the end of the store."""
+        if "position" not in request.memo:
+            after = whole(request, "after_position", BEGINNING)
+            if after > BEGINNING and after > self.store.head():
+                raise InvalidInput("after", "is beyond the end of the store")
+            fresh = request.body.get("fresh") is True
+            request.memo["position"] = max(after, self.store.head() if fresh else BEGINNING)
+        return int(request.memo["position"])
+
+    def shown(self, recorded: Recorded, opened: Event | None = None) -> Body:
+        """A stored event for showing: the fields of `opened`, or else the data as it is stored."""
+        try:
+            metadata: Metadata | None = self.codec.metadata(recorded)
+        except Damaged:
+            metadata = None  # another program's event; the others are shown all the same
+        data = self.codec.stored(recorded) if opened is None else shown_fields(opened)
+        return event_body(recorded, metadata, data)
+
+
+def whole(request: Request, field: str, default: int) -> int:
+    """A field that is a whole number from 0 on. Raises InvalidInput."""
+    value = request.body.get(field)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_WHOLE:
+        raise InvalidInput(field, f"must be a whole number from 0 to {MAX_WHOLE}")
+    return value
+
+
+def limit_of(request: Request) -> int:
+    """How many items a page has: 1 to 1000, 100 if the request does not say."""
+    return max(1, min(whole(request, "limit", 100), LIST_LIMIT))
+
+
+def text(request: Request, field: str) -> str:
+    """A field that is text, empty if the request does not have it. Raises InvalidInput."""
+    value = request.body.get(field, "")
+    if not isinstance(value, str):
+        raise InvalidInput(field, "must be text")
+    return value

@@ -1,0 +1,164 @@
+"""One worker: opens the parts that its role's service needs, runs followers beside it, closes all in reverse order.
+
+Promise: a worker that misses a part answers every request with what is missing, and begins by itself once the part is
+available. Refusal: no role is known here; the registry says which module opens a role's service.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property, partial
+from importlib import import_module
+from typing import Protocol, TypeVar
+
+from adapters import wiring
+from adapters.log import Log
+from adapters.settings import Settings, without_password
+from domain.features import Registry, registry
+from domain.kernel.errors import InvalidInput, PartUnavailable
+from domain.kernel.feature import Feature
+from domain.kernel.ports.codec import Codec
+from domain.kernel.ports.event_store import EventStore
+from domain.kernel.ports.transport import Caller, Service
+from domain.kernel.ports.vault import Vault
+from workers.runtime.control import Control
+from workers.runtime.followers import Follower
+from workers.runtime.id_blocks import IdBlocks, draw_ids
+from workers.runtime.loop import opened, serve
+
+
+class _Part(Protocol):
+    def close(self) -> None: ...
+
+
+P = TypeVar("P", bound=_Part)
+
+
+class Worker:
+    """What `open_service` of a role builds its service from."""
+
+    def __init__(
+        self, role: str, settings: Settings, stopping: threading.Event, control: Control, log: Log
+    ) -> None:
+        self.settings = settings
+        self.stopping = stopping
+        self.log = log
+        self._role = role
+        self._control = control
+        self._parts = ExitStack()
+        self._to_follow: list[tuple[str, Callable[[Callable[[], bool]], None]]] = []
+        self._followers: list[Follower] = []
+
+    @cached_property
+    def registry(self) -> Registry:
+        return registry(self.settings.features)
+
+    @cached_property
+    def feature(self) -> Feature:
+        """The feature that the worker's role belongs to."""
+        return self.registry.feature_of(self._role)
+
+    @cached_property
+    def codec(self) -> Codec:
+        return wiring.open_codec(self.settings.features)
+
+    def store(self) -> EventStore:
+        return self.keep(wiring.open_store(self.settings.store))
+
+    def vault(self) -> Vault:
+        return self.keep(wiring.open_vault(self.settings))
+
+    def caller(self) -> Caller:
+        return self.keep(wiring.open_caller(self.settings))
+
+    def id_source(self) -> Callable[[int], list[int]]:
+        """A function that draws n fresh ids, or raises `PartUnavailable`."""
+        return IdBlocks(partial(draw_ids, self.caller()), monotonic_s=time.monotonic).take
+
+    def keep(self, part: P) -> P:
+        """The part, which is closed in its turn."""
+        self._parts.callback(part.close)
+        return part
+
+    def on_close(self, step: Callable[[], None]) -> None:
+        """Run a step before the parts that are open now are closed."""
+        self._parts.callback(step)
+
+    def follow(self, name: str, run: Callable[[Callable[[], bool]], None]) -> None:
+        """Run a follower in a thread of its own once the service is open."""
+        self._to_follow.append((name, run))
+
+    # --- life --------------------------------------------------------------------------------
+
+    def open(self) -> Service:
+        """The role's service. Raises PartUnavailable with nothing left open."""
+        role = self.registry.role(self._role)
+        if role is None:
+            raise InvalidInput("role", f"must be one of {', '.join(self.registry.role_names)}")
+        self._to_follow = []
+        try:
+            service: Service = import_module(role.service).open_service(self)
+        except BaseException:
+            self._parts.close()
+            raise
+        self.log.info("ready", role=self._role, store=without_password(self.settings.store))
+        self._control.opened()
+        # Only now: a thread of a service that could not be opened would have to be stopped.
+        self._followers = [
+            Follower(name, run, stopping=self.stopping, on_wait=self._control.waits, log=self.log)
+            for name, run in self._to_follow
+        ]
+        return service
+
+    @property
+    def crashed(self) -> bool:
+        return any(follower.crashed for follower in self._followers)
+
+    def close(self) -> None:
+        self.stopping.set()
+        for follower in self._followers:
+            follower.join()
+        self._parts.close()
+
+
+def run_role(
+    role: str,
+    settings: Settings,
+    *,
+    listen_fd: int | None,
+    control: Control,
+    stopping: threading.Event,
+    log: Log,
+) -> None:
+    """Serve a role until `stopping` is set, the supervisor has ended, or a follower crashed (then it raises)."""
+    wiring.prepare_home(settings)
+    server = wiring.open_server(
+        settings,
+        role,
+        listen_fd=listen_fd,
+        log=log,
+        on_serving=control.serving,
+        on_away=control.away,
+        describe=control.describe,
+    )
+    worker = Worker(role, settings, stopping, control, log)
+
+    def has_to_stop() -> bool:
+        # A worker does not outlive its supervisor: the next one starts its own.
+        return stopping.is_set() or worker.crashed or control.is_gone
+
+    if settings.is_local:
+        control.serving()
+    try:
+        service = opened(worker.open, server, stopping=has_to_stop, log=log, on_missing=control.cannot_open)
+        serve(service, server, stopping=has_to_stop, on_trouble=control.waits, log=log)
+        crashed = worker.crashed
+        service.close()
+    finally:
+        worker.close()
+    if crashed:
+        raise PartUnavailable(f"the {role} worker", "a follower crashed")
+    log.info("stopped", role=role)

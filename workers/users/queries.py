@@ -1,0 +1,153 @@
+"""Queries of accounts: `users.get`, `users.list`, `users.find`, `users.history`. Personal values are opened here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from domain.kernel.errors import InvalidInput
+from domain.kernel.events import Recorded
+from domain.kernel.ids import time_text
+from domain.kernel.messages import Body, Reply, Request
+from domain.kernel.personal import Sealed, readable
+from domain.kernel.ports.codec import Keyring
+from domain.kernel.projection import Value
+from domain.users.account import INITIAL, USER, Status, UserErased, evolve
+from domain.users.commands import parse_email, parse_user_id
+from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
+from domain.users.projection import USERS
+from workers.runtime.queries import LIST_LIMIT, MAX_WHOLE, Queries, Sources, limit_of, whole
+
+_SHOWN = [status.value for status in Status if status is not Status.UNKNOWN]
+
+
+def queries(sources: Sources) -> Queries:
+    found = UserQueries(sources)
+    return {
+        "users.get": found.get,
+        "users.list": found.list_users,
+        "users.find": found.find,
+        "users.history": found.history,
+    }
+
+
+class UserQueries:
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def get(self, request: Request) -> Reply:
+        user_id = parse_user_id(request.body.get("user_id"))
+        if request.body.get("at_us") is not None or request.body.get("version") is not None:
+            return self._as_of(request, user_id)
+        if later := self._sources.wait_for(USERS, request, self._sources.target(request)):
+            return later
+        rows = self._sources.read_model.rows(USERS, keys=[user_id])
+        if rows:
+            return self._opened(rows)[0]
+        # Missing, or not there yet: it is missing only if it is missing in all that is stored by now.
+        if not request.memo.get("missed"):
+            request.memo.update(missed=True, position=self._sources.store.head())
+            return self.get(request)
+        raise UserNotFound(user_id)
+
+    def _as_of(self, request: Request, user_id: int) -> Reply:
+        """The account as its stream had it at a time or a version: folded from the stream itself."""
+        until_us = whole(request, "at_us", MAX_WHOLE)
+        version = whole(request, "version", MAX_WHOLE)
+        events, keyring = self._stream_of(user_id)
+        user, row = INITIAL, dict[str, Any]()
+        for recorded in events:
+            if recorded.version > version or recorded.recorded_at_us > until_us:
+                break
+            user = evolve(user, self._sources.codec.decode(recorded, subject=user_id, opener=keyring))
+            row.setdefault("registered_at_us", recorded.recorded_at_us)
+            row.update(version=recorded.version, updated_at_us=recorded.recorded_at_us)
+        if not events:
+            raise UserNotFound(user_id)
+        is_beyond = version != MAX_WHOLE and version > events[-1].version
+        if user.status is Status.UNKNOWN or is_beyond:
+            raise NotYetThen(user_id, events[-1].version)
+        row.update(user_id=user_id, status=user.status.value)
+        return _user(row, email=readable(user.email), name=readable(user.name))
+
+    def list_users(self, request: Request) -> Reply:
+        after = request.body.get("after")
+        status = request.body.get("status")
+        if status is not None and status not in _SHOWN:
+            raise InvalidInput("status", f"must be one of {', '.join(_SHOWN)}")
+        if later := self._sources.wait_for(USERS, request, self._sources.target(request)):
+            return later
+        rows = self._sources.read_model.rows(
+            USERS,
+            after=None if after is None else parse_user_id(after),
+            where=None if status is None else {"status": status},
+            limit=min(whole(request, "limit", 100), LIST_LIMIT),
+        )
+        return {"users": self._opened(rows)}
+
+    def find(self, request: Request) -> Reply:
+        email = parse_email(request.body.get("email")).value
+        if "user_id" not in request.memo:
+            request.memo["user_id"] = self._sources.vault.holder(email)
+            # A claim is confirmed after its event: the row must include all that is stored by now.
+            request.memo["position"] = self._sources.store.head()
+        user_id = request.memo["user_id"]
+        if user_id is None:
+            raise NoUserWithEmail()
+        if later := self._sources.wait_for(USERS, request, self._sources.target(request)):
+            return later
+        # The claim may be reserved for a command that is still to come, or wait for its release: only the user who
+        # has the address now is found by it.
+        shown = self._opened(self._sources.read_model.rows(USERS, keys=[user_id]))
+        found = [user for user in shown if user["status"] == Status.ACTIVE.value and user["email"] == email]
+        if not found:
+            raise NoUserWithEmail()
+        return found[0]
+
+    def history(self, request: Request) -> Reply:
+        user_id = parse_user_id(request.body.get("user_id"))
+        start = whole(request, "from_version", 0)
+        events, keyring = self._stream_of(user_id)
+        if not events:
+            raise UserNotFound(user_id)
+        shown = [
+            self._sources.shown(
+                recorded, self._sources.codec.decode(recorded, subject=user_id, opener=keyring)
+            )
+            for recorded in events[start : start + limit_of(request)]
+        ]
+        return {"events": shown}
+
+    def _stream_of(self, user_id: int) -> tuple[list[Recorded], Keyring]:
+        """A person's events and what opens them.
+
+        Once the erasure is decided nothing is opened: an older copy of the vault may have been restored, whose keys
+        are not destroyed again yet.
+        """
+        events = list(self._sources.store.read_stream(USER.stream_of(user_id)))
+        is_erased = any(recorded.type == UserErased.type for recorded in events)
+        return events, self._sources.erased_keyring if is_erased else self._sources.keyring([user_id])
+
+    def _opened(self, rows: Sequence[Mapping[str, Value]]) -> list[Body]:
+        keyring = self._sources.keyring([int(row["user_id"] or 0) for row in rows])
+
+        def opened(row: Mapping[str, Value], field: str) -> str | None:
+            sealed = row[field]
+            if sealed is None:
+                return None
+            subject = int(row["user_id"] or 0)
+            return readable(keyring.open(Sealed(str(sealed)), subject=subject, field=field, event_id=None))
+
+        return [_user(row, email=opened(row, "email"), name=opened(row, "name")) for row in rows]
+
+
+def _user(row: Mapping[str, Any], *, email: str | None, name: str | None) -> Body:
+    return {
+        "user_id": str(row["user_id"]),
+        "email": email,
+        "name": name,
+        "status": row["status"],
+        "version": row["version"],
+        "registered_at": time_text(row["registered_at_us"]),
+        "updated_at": time_text(row["updated_at_us"]),
+    }

@@ -1,0 +1,25 @@
+"""Opens the service of the `users` role."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+from adapters.clock import now_us
+from adapters.wiring import keyring_of
+from workers.runtime.worker import Worker
+from workers.users.service import UsersService
+
+
+def open_service(worker: Worker) -> UsersService:
+    vault = worker.vault()
+    return UsersService(
+        store=worker.store(),
+        codec=worker.codec,
+        vault=vault,
+        keyring=keyring_of(vault),
+        take_ids=worker.id_source(),
+        now_us=now_us,
+        new_id=uuid4,
+        pause=time.sleep,
+    )
