@@ -35,7 +35,7 @@ def broker_version(settings: Settings) -> Version:
 def store_version(settings: Settings) -> Version:
     if not settings.store.startswith("esdb"):
         return database_version(settings.store)
-    from adapters.eventstoredb.event_store import server_facts
+    from adapters.eventstoredb.server_info import server_facts
 
     version, offset_us = server_facts(settings.store, now_us=now_us)
     if version is None:

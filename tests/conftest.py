@@ -95,10 +95,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture
 def node_url() -> Iterator[str]:
     """A fresh test node that speaks EventStoreDB's protocol."""
-    from tests.support.eventstoredb import running_node
+    from tests.support.node import Node
 
-    with running_node() as url:
-        yield url
+    with closing(Node()) as node:
+        yield node.url
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.main import get_command
 
-from adapters.eventstoredb import event_store as eventstoredb
+from adapters.eventstoredb import url as eventstoredb
 from adapters.postgres import database as postgres
 from adapters.rabbitmq import connection as rabbitmq
 from adapters.settings import load_settings
@@ -307,7 +307,7 @@ def test_the_image_is_built_from_what_it_copies_and_from_nothing_else() -> None:
 MANUAL = (ROOT / "docs" / "operations.md").read_text()
 CHECKS = {
     "amqp": ("ES_BROKER", rabbitmq.parameters_of),
-    "esdb": ("ES_STORE", eventstoredb._checked),
+    "esdb": ("ES_STORE", eventstoredb.checked),
     "postgresql": ("ES_VAULT", postgres._parse),
 }
 

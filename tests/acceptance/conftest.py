@@ -624,7 +624,7 @@ def own_schema(database: str) -> Iterator[str]:
 def own_node() -> Iterator[str]:
     """The URL of an EventStoreDB test node in a process of its own: this one is often too busy to answer."""
     node = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.node", "--port", "0"],
+        [sys.executable, "-m", "tests.support.node"],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )

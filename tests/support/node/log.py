@@ -1,6 +1,6 @@
-"""The log behind a test node: streams, revisions, positions, idempotency, deletion and truncation.
+"""The log of a test node: streams, revisions, positions, idempotency, deletion and truncation.
 
-The rules for expected versions and idempotency follow the server's `IndexWriter.CheckCommit`.
+The rules of expected versions and idempotency are those of the server's `IndexWriter.CheckCommit`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 ANY, NO_STREAM, STREAM_EXISTS = -2, -1, -4
-DELETED = 2**63 - 1  # the revision of a tombstone, and where a deleted stream is truncated before
+DELETED = 2**63 - 1
+"""The revision of a tombstone, and the "truncate before" of a deleted stream."""
 _RECENT = 10_000
 _RECORD_OVERHEAD = 120
-_SYSTEM = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class Proposed:
+class Proposed(NamedTuple):
     id: UUID
     type: str
     content_type: str
@@ -31,8 +29,7 @@ class Proposed:
     metadata: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     position: int
     stream: str
     revision: int
@@ -40,14 +37,12 @@ class Record:
     event: Proposed
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     revision: int
     position: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class WrongVersion:
+class WrongVersion(NamedTuple):
     current: int
 
 
@@ -60,19 +55,19 @@ class StreamNotFound(Exception):
 
 
 class Log:
-    """Everything that was committed, in order. Thread-safe; `changed` is notified after every commit."""
+    """All committed records, in order. Thread-safe. `changed` is notified after every commit."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.forgets_positions = False
-        """Whether a repeated item is answered without a position, as servers may do."""
+        """Whether a retry of a stored item is answered without its position, as servers may do."""
         self._records: list[Record] = []
         self._positions: list[int] = []
         self._streams: dict[str, list[Record]] = {}
         self._tombstones: set[str] = set()
         self._recent: OrderedDict[UUID, Record] = OrderedDict()
         self._end = 0
-        # A server writes to streams of its own before anybody else does.
+        # A server writes to streams of its own before it accepts clients.
         self.system_event("$users", "$UserCreated")
         self.system_event("$$$settings", "$metadata")
 
@@ -92,7 +87,7 @@ class Log:
             return Written(self._records[-1].revision, self._records[-1].position)
 
     def _decide(self, stream: str, expected: int, ids: Sequence[UUID]) -> Written | WrongVersion | None:
-        """None when the events have to be stored."""
+        """The answer, or None if the events have to be stored."""
         if stream in self._tombstones:
             raise StreamDeleted(stream)
         current = self.last_revision(stream)
@@ -106,23 +101,22 @@ class Log:
             stored = [record for record in known if record is not None and record.stream == stream]
             if not known or known[0] is None or known[0].stream != stream:
                 return None
-            return self._again(stored[-1]) if len(stored) == len(ids) else WrongVersion(current)
+            return self._repeated(stored[-1]) if len(stored) == len(ids) else WrongVersion(current)
         if expected < current:
             stored = self._streams[stream][expected + 1 : expected + 1 + len(ids)]
             if [record.event.id for record in stored] == list(ids):
-                return self._again(stored[-1])
+                return self._repeated(stored[-1])
             if stored[0].event.id != ids[0] and expected == NO_STREAM and self._is_deleted_softly(stream):
                 return None
             return WrongVersion(current)
         return WrongVersion(current) if expected > current else None
 
-    def _again(self, last: Record) -> Written:
+    def _repeated(self, last: Record) -> Written:
         return Written(last.revision, None if self.forgets_positions else last.position)
 
     def _commit(self, stream: str, revision: int, event: Proposed) -> None:
-        size = len(event.data) + len(event.metadata) + len(stream) + _RECORD_OVERHEAD
         record = Record(self._end, stream, revision, time.time_ns() // 100, event)
-        self._end += size
+        self._end += len(event.data) + len(event.metadata) + len(stream) + _RECORD_OVERHEAD
         self._records.append(record)
         self._positions.append(record.position)
         self._streams.setdefault(stream, []).append(record)
@@ -132,30 +126,34 @@ class Log:
 
     def system_event(self, stream: str, type_: str, data: bytes = b"{}") -> None:
         with self.changed:
-            event = Proposed(uuid4(), type_, _SYSTEM, data, b"")
+            event = Proposed(uuid4(), type_, "application/json", data, b"")
             self._commit(stream, self.last_revision(stream) + 1, event)
+            self.changed.notify_all()
+
+    def notify(self) -> None:
+        with self.changed:
             self.changed.notify_all()
 
     # --- deleting and truncating -------------------------------------------------------------
 
     def delete(self, stream: str, expected: int) -> int | WrongVersion:
-        """Softly: numbering will go on. The position of the deletion."""
+        """Delete softly: numbering continues. Returns the position of the deletion."""
         with self.changed:
             wrong = self._wrong_to_delete(stream, expected)
             if wrong is None:
                 self._set_metadata(stream, {"$tb": DELETED})
-            return wrong or self._positions[-1]
+            return self.end() if wrong is None else wrong
 
     def tombstone(self, stream: str, expected: int) -> int | WrongVersion:
-        """For good. The position of the tombstone."""
+        """Delete permanently. Returns the position of the tombstone."""
         with self.changed:
             wrong = self._wrong_to_delete(stream, expected)
             if wrong is None:
-                self._commit(stream, DELETED, Proposed(uuid4(), "$streamDeleted", _SYSTEM, b"", b""))
+                self._commit(stream, DELETED, Proposed(uuid4(), "$streamDeleted", "", b"", b""))
                 self._streams[stream].pop()
                 self._tombstones.add(stream)
                 self.changed.notify_all()
-            return wrong or self._positions[-1]
+            return self.end() if wrong is None else wrong
 
     def _wrong_to_delete(self, stream: str, expected: int) -> WrongVersion | None:
         if stream in self._tombstones:
@@ -182,7 +180,7 @@ class Log:
         return len(self._streams.get(stream, ())) - 1
 
     def stream(self, name: str) -> list[Record]:
-        """What is visible of a stream. Raises StreamNotFound and StreamDeleted."""
+        """The visible records of a stream. Raises StreamNotFound and StreamDeleted."""
         with self.changed:
             if name in self._tombstones:
                 raise StreamDeleted(name)
@@ -193,20 +191,14 @@ class Log:
             first = max(metadata.get("$tb", 0), len(records) - metadata.get("$maxCount", len(records)))
             return records[first:]
 
-    def from_position(self, position: int) -> Iterator[Record]:
-        """What is committed now, from a position on, that position included."""
-        with self.changed:  # a copy: the lock must not be held while records go over the wire
-            return iter(self._records[bisect.bisect_left(self._positions, position) :])
-
-    def before_position(self, position: int | None) -> Iterator[Record]:
-        """What is committed now, backwards, below a position (None: from the end)."""
-        with self.changed:
-            end = len(self._records) if position is None else bisect.bisect_left(self._positions, position)
-            return reversed(self._records[:end])
-
     def after_position(self, position: int) -> list[Record]:
-        with self.changed:
+        with self.changed:  # a copy: the lock must not be held while records are sent
             return self._records[bisect.bisect_right(self._positions, position) :]
+
+    def before_position(self, position: int) -> Iterator[Record]:
+        """Backwards, from below a position."""
+        with self.changed:
+            return reversed(self._records[: bisect.bisect_left(self._positions, position)])
 
     def end(self) -> int:
         """The position of the last record of any kind."""

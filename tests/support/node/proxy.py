@@ -1,4 +1,4 @@
-"""A TCP proxy that can lose a connection in the two ways a network does: cut it, or fall silent."""
+"""A TCP proxy that loses connections in the two ways of a network: by a reset, or by silence."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import socket
 import struct
 import threading
 
+HOST = "127.0.0.1"
+
 
 class Proxy:
-    """Forwards a port of its own to another, until told to freeze (half-open) or to cut (reset)."""
+    """Forwards a port of its own to another. `freeze` makes its connections half-open, `cut` resets them."""
 
     def __init__(self, to_port: int) -> None:
         self._to_port = to_port
@@ -20,16 +22,46 @@ class Proxy:
         self.open()
 
     def open(self) -> None:
-        """Listen, again on the same port after `close`."""
-        self._listener = socket.create_server(("127.0.0.1", self.port))
+        """Listen; after `close` on the same port as before."""
+        self._listener = socket.create_server((HOST, self.port))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"esdb://{HOST}:{self.port}?tls=false"
+
+    @property
+    def connections(self) -> int:
+        """The number of connections that were ever made through it."""
+        return len(self._pairs)
+
+    def freeze(self) -> None:
+        """Forward nothing from now on. Neither side is notified."""
+        self._flowing.clear()
+
+    def cut(self) -> None:
+        """Reset all connections. New ones are accepted."""
+        for pair in list(self._pairs):
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def close(self) -> None:
+        """Reset all connections and refuse new ones."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._flowing.set()
+        self.cut()
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._to_port))
+                far = socket.create_connection((HOST, self._to_port))
                 self._pairs.append((near, far))
                 for source, target in ((near, far), (far, near)):
                     threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
@@ -42,32 +74,3 @@ class Proxy:
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-
-    @property
-    def connections(self) -> int:
-        """How many connections were ever made through it."""
-        return len(self._pairs)
-
-    def freeze(self) -> None:
-        """Nothing passes any more, and nobody is told."""
-        self._flowing.clear()
-
-    def thaw(self) -> None:
-        self._flowing.set()
-
-    def cut(self) -> None:
-        """Reset all connections; new ones are welcome."""
-        for pair in list(self._pairs):
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    end.shutdown(socket.SHUT_RDWR)
-                end.close()
-
-    def close(self) -> None:
-        """Cut all connections and refuse new ones."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.thaw()
-        self.cut()

@@ -1,7 +1,7 @@
-"""The `ids` service over EventStoreDB's protocol: several workers, in threads and processes, and lost answers.
+"""The `ids` service over EventStoreDB's protocol: several workers, in threads and processes, and lost responses.
 
-What the service promises over any store is in `test_ids_service.py` and the simulation; here is what only a
-store on the network does: it commits and doesn't say so, or says that it failed and commits later.
+Other tests of the service are in `test_ids_service.py` and the simulation. Only a store on the network can commit
+without a response, or report a failure and commit later.
 """
 
 from __future__ import annotations
@@ -25,29 +25,24 @@ from tests.simulation.asking import ask
 from tests.simulation.ledger import Ledger
 from tests.simulation.processes import LANES, draw_under_kills
 from tests.support.builders import DEADLINE_S, eventually
-from tests.support.node import Fault, Node, Point, once, seeded
+from tests.support.node import LOST_APPENDS, Fault, Node, Point, always, never, once, seeded
 from workers.ids.service import IdsService
 
 ONE_LANE = LaneRange(9, 9)
-BEFORE = [Fault.UNAVAILABLE, Fault.BROKEN, Fault.LATE, Fault.TIMED_OUT, Fault.NOT_READY]
-AFTER = [Fault.UNAVAILABLE, Fault.BROKEN, Fault.TIMED_OUT]
-UNKNOWN = [(Point.BEFORE_COMMIT, fault) for fault in BEFORE] + [
-    (Point.AFTER_COMMIT, fault) for fault in AFTER
-]
+LOST = [(point, fault) for point, fault in LOST_APPENDS if fault is not Fault.BLACK_HOLE]
 
 StartWorker = Callable[..., IdsService]
 
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    node = Node()
-    yield node
-    node.stop()
+    with closing(Node()) as node:
+        yield node
 
 
 @pytest.fixture
 def start_worker(node: Node) -> Iterator[StartWorker]:
-    """Starts workers, each with a connection of its own, as processes have."""
+    """Starts workers, each with its own connection, like processes."""
     with ExitStack() as stores:
 
         def start(lane_range: LaneRange = ONE_LANE, **timeouts: float) -> IdsService:
@@ -73,13 +68,13 @@ def is_answered(worker: IdsService) -> bool:
         return False
 
 
-def proven(worker: IdsService) -> dict[str, Any]:
+def verified(worker: IdsService) -> dict[str, Any]:
     verdict = ask(worker, "ids.verify")
     assert verdict["ok"], verdict
     return verdict
 
 
-def test_ids_are_drawn_renewed_released_and_proven(start_worker: StartWorker) -> None:
+def test_ids_are_issued_and_leases_renewed_and_released(start_worker: StartWorker) -> None:
     ledger = Ledger()
     for _ in range(3):
         worker = start_worker()
@@ -90,95 +85,90 @@ def test_ids_are_drawn_renewed_released_and_proven(start_worker: StartWorker) ->
     (lane,) = ask(start_worker(), "ids.lanes")["lanes"]
     assert (lane["lane"], lane["status"]) == (9, "free"), "each stop released the rest"
     assert not ledger.problems
-    assert proven(start_worker())["grants"] == 3
+    assert verified(start_worker())["grants"] == 3
 
 
-@pytest.mark.parametrize(("point", "fault"), UNKNOWN, ids=str)
-def test_a_grant_whose_answer_was_lost_is_made_once(
+@pytest.mark.parametrize(("point", "fault"), LOST, ids=str)
+def test_a_grant_whose_response_was_lost_is_stored_once(
     node: Node, start_worker: StartWorker, point: Point, fault: Fault
 ) -> None:
     worker = start_worker()
     node.plan = once(point, fault, stream="lane-9")
     assert ask(worker, count=2)
-    for timer in node.late:
-        timer.join()
+    node.await_late_commits()
     assert grants_of_lane_nine(node) == 1
 
 
-@pytest.mark.parametrize(("point", "fault"), UNKNOWN, ids=str)
-def test_a_grant_that_never_got_an_answer_is_found_or_made_by_the_next_request(
+@pytest.mark.parametrize(("point", "fault"), LOST, ids=str)
+def test_a_grant_without_a_response_is_found_or_made_by_the_next_request(
     node: Node, start_worker: StartWorker, point: Point, fault: Fault
 ) -> None:
     worker = start_worker(settle_s=0.2, call_timeout_s=0.1)
-    node.plan = lambda at, stream: fault if at is point and stream == "lane-9" else None
+    node.plan = always(fault, point, stream="lane-9")
     with pytest.raises(EsError):
         ask(worker, count=2)
-    node.plan = lambda at, stream: None
+    node.plan = never
     eventually(lambda: is_answered(worker), "a request is answered")
-    for timer in node.late:
-        timer.join()
+    node.await_late_commits()
     assert grants_of_lane_nine(node) == 1
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.TIMED_OUT], ids=str)
-def test_of_two_workers_that_grant_one_lane_at_once_one_has_it_and_the_other_knows(
+def test_two_workers_that_want_one_lane_at_once_get_one_grant(
     node: Node, start_worker: StartWorker, fault: Fault
 ) -> None:
     slow, quick = (start_worker(call_timeout_s=DEADLINE_S) for _ in range(2))
-    taken: list[dict[str, Any]] = []
+    granted: list[dict[str, Any]] = []
 
     def plan(at: Point, stream: str) -> Fault | None:
         if at is not Point.BEFORE_COMMIT or stream != "lane-9":
             return None
-        node.plan = lambda at, stream: None
-        taken.append(ask(quick))  # while the slow one's append is under way
+        node.plan = never
+        granted.append(ask(quick))  # during the append of the slow one
         return fault
 
     node.plan = plan
     with pytest.raises(NoFreeLane):
         ask(slow)
-    assert taken
+    assert granted
     assert grants_of_lane_nine(node) == 1
 
 
-def test_workers_in_threads_issue_no_id_twice_while_answers_get_lost(
+def test_workers_in_threads_issue_no_id_twice_while_responses_are_lost(
     node: Node, start_worker: StartWorker
 ) -> None:
     node.plan = seeded(20, 0.15, leave_out=[Fault.BLACK_HOLE])
     ledger, lock = Ledger(), threading.Lock()
-    refused: list[EsError] = []
+    failed: list[EsError] = []
 
-    def draw(number: int) -> None:
+    def work(number: int) -> None:
         for life in range(3):
             worker = start_worker(LaneRange(0, 15))
             for count in (1, 10, 100_000, 1):
                 try:
                     ranges = ask(worker, count=count)["ranges"]
                 except EsError as error:
-                    refused.append(error)
+                    failed.append(error)
                     continue
                 with lock:
                     for item in ranges:
                         ledger.issued(int(item["first"]), item["count"])
-            if (number + life) % 2:  # the others end as if they had been killed
+            if (number + life) % 2:  # the others end like killed workers
                 worker.close()
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(draw, range(4)))
-    node.plan = lambda at, stream: None
-    for timer in node.late:
-        timer.join()
+        list(threads.map(work, range(4)))
+    node.plan = never
+    node.await_late_commits()
     assert not ledger.problems
-    assert ledger.ranges > 24, refused
-    proven(start_worker(LaneRange(0, 15)))
+    assert ledger.ranges > 24, failed
+    verified(start_worker(LaneRange(0, 15)))
 
 
-def test_processes_that_are_killed_and_restarted_issue_no_id_twice(
-    node: Node, start_worker: StartWorker
-) -> None:
+def test_killed_and_restarted_processes_issue_no_id_twice(node: Node, start_worker: StartWorker) -> None:
     node.plan = seeded(21, 0.02, leave_out=[Fault.BLACK_HOLE, Fault.LATE])
     ledger = draw_under_kills(node.url, [0])
-    node.plan = lambda at, stream: None
+    node.plan = never
     assert not ledger.problems
     assert ledger.ranges > 150
-    proven(start_worker(LANES))
+    verified(start_worker(LANES))
