@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -18,14 +20,12 @@ import pytest
 from typer.testing import CliRunner
 
 from adapters.clock import now_us
-from adapters.codec import JsonCodec
-from adapters.wiring import open_store
 from cli.main import app
 from domain.kernel.ids import MAX_ID, STEP, ceil_id, floor_id, lane_of, time_text
-from domain.kernel.ports.event_store import Append, Appended
-from domain.lanes.events import EVENTS, LaneGranted
+from domain.kernel.ports.event_store import Appended
+from domain.lanes.events import LaneGranted
 from tests.acceptance.conftest import Ran, System, people
-from tests.support.builders import metadata
+from tests.support.builders import an_event, append, open_store
 
 WHEN = "2026-01-31T12:00:00Z"
 WHEN_US = 1_769_860_800_000_000
@@ -241,17 +241,10 @@ def test_verify_proves_that_no_two_grants_overlap(ids: Invoke) -> None:
 def test_verify_ends_with_1_and_names_an_overlap(running: System) -> None:
     running.es("ids", "next").ok()
     (lane,) = running.es("ids", "lanes", "--json").ok().objects
-    about = metadata()
-    event = JsonCodec(EVENTS).encode(
-        LaneGranted("another worker", "elsewhere", 1, 10, 20),
-        event_id=about.command_id,
-        subject=None,
-        metadata=about,
-        sealer=None,
-    )
+    overlapping = asdict(LaneGranted("another worker", "elsewhere", 1, 10, 20))
+    event = an_event(LaneGranted.type, data=json.dumps(overlapping).encode())
     with closing(open_store(running.settings.store)) as store:
-        (result,) = store.append([Append(f"lane-{lane['lane']}", lane["version"], [event])])
-    assert isinstance(result, Appended)
+        assert isinstance(append(store, f"lane-{lane['lane']}", lane["version"], [event]), Appended)
 
     plain = running.es("ids", "verify").failed(1)
     assert f"problem: lane-{lane['lane']} version {lane['version'] + 1} grants from 10" in plain.out
@@ -272,11 +265,10 @@ def test_a_fence_without_a_terminal_needs_yes(running: System) -> None:
 
 def test_a_fence_on_a_terminal_asks_and_accepts_no(running: System) -> None:
     near, far = pty.openpty()
-    process = running.start("ids", "fence", stdin=far)
-    os.write(near, b"n\n")
-    out, err = process.communicate(timeout=60)
-    os.close(near)
-    os.close(far)
+    with os.fdopen(near, "r+b", buffering=0) as keyboard, os.fdopen(far) as terminal:
+        process = running.start("ids", "fence", stdin=terminal)
+        keyboard.write(b"n\n")
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out.strip()) == (1, b"")
     assert b"cannot be undone" in err
     running.es("ids", "next").ok()

@@ -78,6 +78,19 @@ class FaultyStore(MemoryStore):
 
     # --- faults of networks and operators ----------------------------------------------------
 
+    def plan_once(self, plan: Plan, *, prefix: str = "", skip: int = 0) -> None:
+        """Let one append to a stream with this prefix, after `skip` others, go according to plan."""
+        plans = [plan, *[Plan()] * skip]
+
+        def next_plan(batch: Sequence[Append]) -> Plan:
+            if not batch[0].stream.startswith(prefix):
+                return Plan()
+            if len(plans) == 1:
+                self.next_plan = no_fault
+            return plans.pop()
+
+        self.next_plan = next_plan
+
     def store_late(self) -> None:
         """Store the appends that timed out."""
         late, self._late = self._late, []

@@ -6,27 +6,26 @@ fix taken out: otherwise the scenario proves nothing. `docs/ids.md` has the tabl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import pytest
 
-from adapters.codec import JsonCodec
 from domain.kernel import ids
 from domain.kernel.events import Event, EventData, Metadata
 from domain.kernel.ids import Range, compose, position_at
-from domain.kernel.ports.event_store import Append
 from domain.lanes import fences, grants, layout, leases
-from domain.lanes.events import EVENTS, LANE_PREFIX, LaneGranted, LaneQuarantined
+from domain.lanes.events import LANE_PREFIX, LaneGranted, LaneQuarantined
 from domain.lanes.grants import Standing
 from domain.lanes.layout import LaneRange
 from domain.lanes.leases import Lease, lease_of
 from domain.lanes.limits import AHEAD
 from tests.simulation.asking import ask
-from tests.simulation.faults import Plan, no_fault
+from tests.simulation.faults import Plan
 from tests.simulation.world import HOUR_US, SECOND_US, START_US, World
-from tests.support.builders import metadata
+from tests.support.builders import an_event
 from workers.ids import service
 from workers.ids.identity import Identity
 from workers.ids.retrying_store import RetryingStore
@@ -34,27 +33,14 @@ from workers.ids.service import IdsService
 from workers.ids.store_clock import StoreClock
 
 Problems = Sequence[str]
+Scenario = Callable[[], Problems]
 Patch = Callable[[pytest.MonkeyPatch], None]
+HOLES: list[tuple[int, Scenario, Patch]] = []
 
 
-@dataclass(frozen=True)
-class Hole:
-    number: int
-    scenario: Callable[[], Problems]
-    without_its_fix: Patch
-
-
-HOLES: list[Hole] = []
-
-
-def hole(number: int, without_its_fix: Patch) -> Callable[[Callable[[], Problems]], Callable[[], Problems]]:
+def hole(number: int, without_its_fix: Patch) -> Callable[[Scenario], None]:
     """Register a scenario, with the patch that takes its fix out."""
-
-    def register(scenario: Callable[[], Problems]) -> Callable[[], Problems]:
-        HOLES.append(Hole(number, scenario, without_its_fix))
-        return scenario
-
-    return register
+    return lambda scenario: HOLES.append((number, scenario, without_its_fix))
 
 
 def without(owner: object, name: str, replacement: object) -> Patch:
@@ -74,23 +60,7 @@ def a_grant(from_position: int, until: int) -> LaneGranted:
 
 def put(world: World, grant: LaneGranted) -> None:
     """Append a grant to lane 7 without a decision."""
-    about = metadata()
-    codec = JsonCodec(EVENTS)
-    world.store.put(
-        "lane-7", codec.encode(grant, event_id=about.command_id, subject=None, metadata=about, sealer=None)
-    )
-
-
-def while_granting(world: World, act: Callable[[], object], *, refused: bool = False) -> None:
-    """Let `act` happen before the next append to a lane arrives, which then may be refused."""
-
-    def next_plan(batch: Sequence[Append]) -> Plan:
-        if not batch[0].stream.startswith(LANE_PREFIX):
-            return Plan()
-        world.store.next_plan = no_fault
-        return Plan(before=act, refused=refused)
-
-    world.store.next_plan = next_plan
+    world.store.put("lane-7", an_event(grant.type, data=json.dumps(asdict(grant)).encode()))
 
 
 # --- scenarios -------------------------------------------------------------------------------
@@ -108,7 +78,7 @@ def a_process_forks() -> Problems:
 
 @hole(2, without(fences, "went_back", lambda known_version, version: False))
 def an_older_copy_of_the_store_is_restored() -> Problems:
-    world = a_world(workers=1)
+    world = a_world()
     world.ask(4_000_000)
     world.store.restore(0)
     world.ask(4_000_000)
@@ -162,7 +132,7 @@ def _derive_event_ids(patch: pytest.MonkeyPatch) -> None:
 @hole(4, _derive_event_ids)
 def two_workers_append_a_grant_at_the_same_version() -> Problems:
     world = a_world()
-    while_granting(world, lambda: world.ask(5, by=1))
+    world.store.plan_once(Plan(before=lambda: world.ask(5, by=1)), prefix=LANE_PREFIX)
     world.ask(5)
     return world.verify()
 
@@ -170,7 +140,7 @@ def two_workers_append_a_grant_at_the_same_version() -> Problems:
 @hole(4, without(RetryingStore, "is_ours", lambda *_: True))
 def an_answer_is_lost_and_another_worker_was_granted_the_lane() -> Problems:
     world = a_world()
-    while_granting(world, lambda: world.ask(5, by=1), refused=True)
+    world.store.plan_once(Plan(before=lambda: world.ask(5, by=1), refused=True), prefix=LANE_PREFIX)
     world.ask(5)
     world.ask(5, by=1)
     return world.verify()
@@ -178,7 +148,7 @@ def an_answer_is_lost_and_another_worker_was_granted_the_lane() -> Problems:
 
 @hole(5, without(layout, "decide_layout", lambda *_: []))
 def a_worker_is_started_with_other_lanes() -> Problems:
-    world = a_world(workers=1)
+    world = a_world()
     world.ask(5)
     world.workers[0] = world.start_worker(LaneRange(100, 110))
     world.ask(5)
@@ -193,7 +163,7 @@ def _read_the_clock_once(patch: pytest.MonkeyPatch) -> None:
 
 @hole(6, _read_the_clock_once)
 def the_clock_of_a_machine_jumps() -> Problems:
-    world = a_world(workers=1)
+    world = a_world()
     world.ask(5)
     world.workers[0].base_us += HOUR_US
     world.ask(5)
@@ -202,7 +172,7 @@ def the_clock_of_a_machine_jumps() -> Problems:
 
 @hole(6, without(grants, "is_poisoned", lambda *_: False))
 def a_lane_is_poisoned_by_a_fast_clock() -> Problems:
-    world = a_world(workers=1, last=8)
+    world = a_world(last=8)
     far = position_at(START_US) + 10**12
     put(world, a_grant(far, far + 10))
     for _ in range(3):
@@ -212,15 +182,16 @@ def a_lane_is_poisoned_by_a_fast_clock() -> Problems:
     return [*world.ledger.problems, *[f"{len(marks)} quarantine marks"] * (len(marks) != 1)]
 
 
-def _grant_and_issue_anywhere(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Lease, count: int, now: int, at_least: int = 0) -> int:
-        first = max(self.last + 1, now, at_least)
-        self.last_id = compose(first + count - 1, self.lane)
-        return first
+def _take_anywhere(self: Lease, count: int, now: int, at_least: int = 0) -> int:
+    first = max(self.last + 1, now, at_least)
+    self.last_id = compose(first + count - 1, self.lane)
+    return first
 
+
+def _grant_and_issue_anywhere(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(grants, "standing", lambda lane, now: Standing.FREE)
     patch.setattr(grants, "within_reach", lambda position, now: True)
-    patch.setattr(Lease, "take", take)
+    patch.setattr(Lease, "take", _take_anywhere)
 
 
 @hole(7, _grant_and_issue_anywhere)
@@ -253,7 +224,7 @@ def a_worker_stops_and_another_starts() -> Problems:
 
 @hole(9, without(Lease, "is_due", lambda *_: True))
 def an_idle_worker_gets_only_requests_that_it_refuses() -> Problems:
-    world = a_world(workers=1, last=500)
+    world = a_world(last=500)
     world.ask(1)
     for _ in range(12):
         world.clocks.advance(160 * SECOND_US)
@@ -263,11 +234,9 @@ def an_idle_worker_gets_only_requests_that_it_refuses() -> Problems:
 
 
 def _take_with_the_boundary(self: Lease, count: int, now: int, at_least: int = 0) -> int | None:
-    first = max(self.last + 1, now, at_least)
-    if first + count > self.until + 1 or first + count > now + AHEAD:
-        return None
-    self.last_id = compose(first + count - 1, self.lane)
-    return first
+    end = max(self.last + 1, now, at_least) + count
+    is_possible = end <= min(self.until + 1, now + AHEAD)
+    return _take_anywhere(self, count, now, at_least) if is_possible else None
 
 
 @hole(10, without(Lease, "take", _take_with_the_boundary))
@@ -280,23 +249,15 @@ def two_grants_are_adjacent() -> Problems:
     return [f"{position} twice" for position in taken if taken.count(position) > 1]
 
 
-def _count_in_ones(self: Range) -> Iterator[int]:
-    return iter(range(self.first, self.first + self.count * 100))
-
-
-@hole(10, without(Range, "__iter__", _count_in_ones))
+@hole(10, without(Range, "__iter__", lambda self: iter(range(self.first, self.first + self.count * 100))))
 def a_caller_expands_blocks_of_two_lanes() -> Problems:
     expanded = [*Range(compose(1, 3), 4), *Range(compose(1, 4), 4)]
     return [f"{id_} twice" for id_ in expanded if expanded.count(id_) > 1]
 
 
-def _forget_last(self: Identity) -> None:
-    self.lease = None
-
-
-@hole(11, without(Identity, "drop_lease", _forget_last))
+@hole(11, without(Identity, "drop_lease", lambda self: setattr(self, "lease", None)))
 def a_worker_changes_lanes_while_the_clock_goes_back() -> Problems:
-    world = a_world(workers=1, last=500)
+    world = a_world(last=500)
     world.ask(5)
     world.clocks.advance(310 * SECOND_US)
     world.clocks.step_store(-310 * SECOND_US - SECOND_US // 3)
@@ -321,19 +282,21 @@ def ids_of_one_worker_are_sharded() -> Problems:
 
 # --- the tests -------------------------------------------------------------------------------
 
-EACH = pytest.mark.parametrize("case", HOLES, ids=lambda case: f"{case.number}-{case.scenario.__name__}")
+NAMES = [f"{number}-{scenario.__name__}" for number, scenario, _ in HOLES]
 
 
 def test_all_twelve_holes_have_a_scenario() -> None:
-    assert {case.number for case in HOLES} == set(range(1, 13))
+    assert {number for number, _, _ in HOLES} == set(range(1, 13))
 
 
-@EACH
-def test_the_hole_is_closed(case: Hole) -> None:
-    assert not case.scenario()
+@pytest.mark.parametrize("scenario", [scenario for _, scenario, _ in HOLES], ids=NAMES)
+def test_the_hole_is_closed(scenario: Scenario) -> None:
+    assert not scenario()
 
 
-@EACH
-def test_the_hole_is_open_without_its_fix(case: Hole, monkeypatch: pytest.MonkeyPatch) -> None:
-    case.without_its_fix(monkeypatch)
-    assert case.scenario(), "the scenario proves nothing: it passes without the fix too"
+@pytest.mark.parametrize(("_", "scenario", "without_its_fix"), HOLES, ids=NAMES)
+def test_the_hole_is_open_without_its_fix(
+    _: int, scenario: Scenario, without_its_fix: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_its_fix(monkeypatch)
+    assert scenario(), "the scenario proves nothing: it passes without the fix too"

@@ -5,8 +5,6 @@ Real workers run in the world of `tests/simulation`. A failure is shrunk to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -19,7 +17,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from domain.kernel.ports.event_store import Append
 from domain.lanes.layout import LaneRange
 from tests.simulation.faults import Plan, no_fault
 from tests.simulation.sabotage import let_grants_overlap
@@ -75,7 +72,7 @@ class IdsModel(RuleBasedStateMachine):
 
     @rule(plan=st.sampled_from(FAULTS), skip=st.integers(0, 2))
     def let_an_append_fail(self, plan: Plan, skip: int) -> None:
-        self._plan_append(plan, skip)
+        self.world.store.plan_once(plan, skip=skip)
 
     @rule(which=WHICH, count=COUNTS)
     def let_another_worker_act_before_an_append(self, which: int, count: int) -> None:
@@ -83,19 +80,7 @@ class IdsModel(RuleBasedStateMachine):
             if not self.world.workers[which].is_busy:
                 self.send_requests([(which, count)])
 
-        self._plan_append(Plan(before=act))
-
-    def _plan_append(self, plan: Plan, skip: int = 0) -> None:
-        """Let one append, after `skip` others, go according to plan."""
-        plans = iter([Plan()] * skip)
-
-        def next_plan(batch: Sequence[Append]) -> Plan:
-            for harmless in plans:
-                return harmless
-            self.world.store.next_plan = no_fault
-            return plan
-
-        self.world.store.next_plan = next_plan
+        self.world.store.plan_once(Plan(before=act))
 
     @rule()
     def store_late_appends(self) -> None:
