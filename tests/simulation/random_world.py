@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from domain.kernel.ports.event_store import Append
 from domain.lanes.layout import LaneRange
 from tests.simulation.faults import Plan
 from tests.simulation.world import HOUR_US, SECOND_US, World
 
-
-@dataclass(frozen=True)
-class Chances:
-    """The probability of each fault, per step or per append."""
-
-    store_fault: float = 0.1
-    others_in_between: float = 0.3
-    pause_in_a_call: float = 0.006
-    crash: float = 0.01
-    stop: float = 0.01
-    fork: float = 0.005
-    stall: float = 0.003
-    clock_step: float = 0.002
-    outage: float = 0.002
-    restore: float = 0.002
-    long_wait: float = 0.01
+CHANCES = {
+    "store fault": 0.1, "others in between": 0.3, "pause in between": 0.02, "crash": 0.01, "stop": 0.01, "fork": 0.005,
+    "stall": 0.003, "clock step": 0.002, "outage": 0.002, "restore": 0.002, "long wait": 0.01,
+}  # fmt: skip
+"""The probability of each fault, per step or per append."""
 
 
 class RandomWorld(World):
@@ -34,15 +22,19 @@ class RandomWorld(World):
         seed: int,
         *,
         lanes: LaneRange | None = None,
-        chances: Chances = Chances(),
+        chances: Mapping[str, float] = CHANCES,
         only_small_requests: bool = False,
     ) -> None:
+        """`chances` replace those of `CHANCES` with the same name."""
         # Few lanes make workers meet on one; many allow large blocks. Each seed has its own mix.
         super().__init__(seed, workers=6, lanes=lanes or LaneRange(0, (6, 9, 15, 63)[seed % 4]))
-        self._chances = chances
+        self._chances = {**CHANCES, **chances}
         self._only_small_requests = only_small_requests
         self._depth = 0
         self._outage_ends_us = 0
+
+    def _happens(self, what: str) -> bool:
+        return self.rng.random() < self._chances[what]
 
     def run(self, ids: int, *, max_steps: int = 10**9) -> None:
         """Let things happen until so many ids are issued or so many steps are done."""
@@ -65,12 +57,12 @@ class RandomWorld(World):
     # --- during an append --------------------------------------------------------------------
 
     def plan(self, batch: Sequence[Append]) -> Plan:
-        plan, rng, chances = super().plan(batch), self.rng, self._chances
-        if rng.random() < chances.store_fault:
+        plan, rng = super().plan(batch), self.rng
+        if self._happens("store fault"):
             fault = rng.choice(["refused", "answer_lost", "late", "twice"])
             setattr(plan, fault, True)
             self.counts[fault] += 1
-        if rng.random() < chances.others_in_between:
+        if self._happens("others in between"):
             setattr(plan, rng.choice(["before", "after"]), self._let_others_act)
         return plan
 
@@ -84,7 +76,7 @@ class RandomWorld(World):
             self.store.store_late()
         for _ in range(self.rng.randrange(1, 4)):
             self._random_request()
-        if self.rng.random() < self._chances.pause_in_a_call / self._chances.others_in_between:
+        if self._happens("pause in between"):
             self.clocks.advance(self.rng.choice([10_000, SECOND_US, 30 * SECOND_US, 400 * SECOND_US]))
             self.counts["pauses"] += 1
         for worker in busy:
@@ -111,7 +103,7 @@ class RandomWorld(World):
         return self.rng.randrange(100_000, 10_000_000)
 
     def _let_time_pass(self) -> None:
-        if self.rng.random() < self._chances.long_wait:
+        if self._happens("long wait"):
             self.clocks.advance(self.rng.randrange(400 * SECOND_US))
         else:
             self.clocks.advance(self.rng.choice([1, 10, 1000, 100_000, SECOND_US]))
@@ -119,23 +111,22 @@ class RandomWorld(World):
             self.store.is_unavailable = False
 
     def _break_something(self) -> None:
-        rng, chances = self.rng, self._chances
-        index = rng.randrange(len(self.workers))
-        if rng.random() < chances.crash:
+        index = self.rng.randrange(len(self.workers))
+        if self._happens("crash"):
             self.crash(index)
-        if rng.random() < chances.stop:
+        if self._happens("stop"):
             self.stop(index)
-        if rng.random() < chances.fork:
+        if self._happens("fork"):
             self.fork(index, (index + 1) % len(self.workers))
-        if rng.random() < chances.stall:
-            self.workers[index].stalled_us += rng.randrange(60 * SECOND_US)
+        if self._happens("stall"):
+            self.workers[index].stalled_us += self.rng.randrange(60 * SECOND_US)
             self.counts["stalls"] += 1
-        if rng.random() < chances.clock_step:
-            self.clocks.step_store(rng.randrange(-HOUR_US, HOUR_US))
+        if self._happens("clock step"):
+            self.clocks.step_store(self.rng.randrange(-HOUR_US, HOUR_US))
             self.counts["clock steps"] += 1
-        if rng.random() < chances.outage:
+        if self._happens("outage"):
             self.store.is_unavailable = True
-            self._outage_ends_us = self.clocks.true_us + rng.randrange(600 * SECOND_US)
+            self._outage_ends_us = self.clocks.true_us + self.rng.randrange(600 * SECOND_US)
             self.counts["outages"] += 1
-        if rng.random() < chances.restore and not self.store.is_unavailable:
+        if self._happens("restore") and not self.store.is_unavailable:
             self.restore_and_fence()

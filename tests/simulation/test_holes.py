@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import pytest
@@ -32,15 +32,33 @@ from workers.ids.retrying_store import RetryingStore
 from workers.ids.service import IdsService
 from workers.ids.store_clock import StoreClock
 
+ONE_LANE, TWO_LANES, MANY_LANES = LaneRange(7, 7), LaneRange(7, 8), LaneRange(7, 500)
+
 Problems = Sequence[str]
-Scenario = Callable[[], Problems]
+Scenario = Callable[[World], Problems]
 Patch = Callable[[pytest.MonkeyPatch], None]
-HOLES: list[tuple[int, Scenario, Patch]] = []
 
 
-def hole(number: int, without_its_fix: Patch) -> Callable[[Scenario], None]:
-    """Register a scenario, with the patch that takes its fix out."""
-    return lambda scenario: HOLES.append((number, scenario, without_its_fix))
+@dataclass(frozen=True)
+class Hole:
+    number: int
+    without_its_fix: Patch
+    lanes: LaneRange
+    workers: int
+    scenario: Scenario
+
+    def problems(self) -> Problems:
+        return self.scenario(World(workers=self.workers, lanes=self.lanes))
+
+
+HOLES: list[Hole] = []
+
+
+def hole(
+    number: int, without_its_fix: Patch, *, lanes: LaneRange = ONE_LANE, workers: int = 2
+) -> Callable[[Scenario], None]:
+    """Register a scenario in a world of these workers, with the patch that takes its fix out."""
+    return lambda scenario: HOLES.append(Hole(number, without_its_fix, lanes, workers, scenario))
 
 
 def without(owner: object, name: str, replacement: object) -> Patch:
@@ -50,8 +68,8 @@ def without(owner: object, name: str, replacement: object) -> Patch:
 # --- builders --------------------------------------------------------------------------------
 
 
-def a_world(workers: int = 2, first: int = 7, last: int = 7) -> World:
-    return World(workers=workers, lanes=LaneRange(first, last))
+def found(problem: str, *, when: bool) -> Problems:
+    return [problem] if when else []
 
 
 def a_grant(from_position: int, until: int) -> LaneGranted:
@@ -66,9 +84,8 @@ def put(world: World, grant: LaneGranted) -> None:
 # --- scenarios -------------------------------------------------------------------------------
 
 
-@hole(1, without(IdsService, "drop_lease_after_fork", lambda self: None))
-def a_process_forks() -> Problems:
-    world = a_world(last=8)
+@hole(1, without(IdsService, "drop_lease_after_fork", lambda self: None), lanes=TWO_LANES)
+def a_process_forks(world: World) -> Problems:
     world.ask(5)
     world.fork(0, replaced=1)
     for by in (0, 1):
@@ -77,8 +94,7 @@ def a_process_forks() -> Problems:
 
 
 @hole(2, without(fences, "went_back", lambda known_version, version: False))
-def an_older_copy_of_the_store_is_restored() -> Problems:
-    world = a_world()
+def an_older_copy_of_the_store_is_restored(world: World) -> Problems:
     world.ask(4_000_000)
     world.store.restore(0)
     world.ask(4_000_000)
@@ -86,8 +102,7 @@ def an_older_copy_of_the_store_is_restored() -> Problems:
 
 
 @hole(2, without(fences, "decide_fence", lambda *_: []))
-def a_restored_store_is_fenced_while_a_worker_continues() -> Problems:
-    world = a_world()
+def a_restored_store_is_fenced_while_a_worker_continues(world: World) -> Problems:
     world.ask(5)
     world.store.restore(0)
     ask(world.workers[1].service, "ids.fence", command_id=str(UUID(int=1)))
@@ -97,9 +112,8 @@ def a_restored_store_is_fenced_while_a_worker_continues() -> Problems:
 
 
 @hole(2, without(RetryingStore, "check_base", lambda *_: None))
-def a_restored_lane_reaches_the_same_version_again() -> Problems:
+def a_restored_lane_reaches_the_same_version_again(world: World) -> Problems:
     """The version at which a lease was granted then holds an event of another worker."""
-    world = a_world()
     world.ask(5)
     world.store.restore(world.store.head() - 1)  # without the grant
     put(world, a_grant(0, 1))
@@ -107,12 +121,11 @@ def a_restored_lane_reaches_the_same_version_again() -> Problems:
     for _ in range(2):
         world.ask(5)
     audit = ask(world.service, "ids.verify")
-    return [*audit["problems"], *["it was renewed"] * (audit["grants"] > 1)]
+    return [*audit["problems"], *found("it was renewed", when=audit["grants"] > 1)]
 
 
 @hole(3, without(fences, "numbering_is_whole", lambda *_: True))
-def the_stream_of_a_lane_is_deleted() -> Problems:
-    world = a_world()
+def the_stream_of_a_lane_is_deleted(world: World) -> Problems:
     world.ask(4_000_000)
     world.store.delete_history("lane-7")
     world.ask(4_000_000, by=1)
@@ -130,16 +143,14 @@ def _derive_event_ids(patch: pytest.MonkeyPatch) -> None:
 
 
 @hole(4, _derive_event_ids)
-def two_workers_append_a_grant_at_the_same_version() -> Problems:
-    world = a_world()
+def two_workers_append_a_grant_at_the_same_version(world: World) -> Problems:
     world.store.plan_once(Plan(before=lambda: world.ask(5, by=1)), prefix=LANE_PREFIX)
     world.ask(5)
     return world.verify()
 
 
 @hole(4, without(RetryingStore, "is_ours", lambda *_: True))
-def an_answer_is_lost_and_another_worker_was_granted_the_lane() -> Problems:
-    world = a_world()
+def an_answer_is_lost_and_another_worker_was_granted_the_lane(world: World) -> Problems:
     world.store.plan_once(Plan(before=lambda: world.ask(5, by=1), refused=True), prefix=LANE_PREFIX)
     world.ask(5)
     world.ask(5, by=1)
@@ -147,8 +158,7 @@ def an_answer_is_lost_and_another_worker_was_granted_the_lane() -> Problems:
 
 
 @hole(5, without(layout, "decide_layout", lambda *_: []))
-def a_worker_is_started_with_other_lanes() -> Problems:
-    world = a_world()
+def a_worker_is_started_with_other_lanes(world: World) -> Problems:
     world.ask(5)
     world.workers[0] = world.start_worker(LaneRange(100, 110))
     world.ask(5)
@@ -162,24 +172,22 @@ def _read_the_clock_once(patch: pytest.MonkeyPatch) -> None:
 
 
 @hole(6, _read_the_clock_once)
-def the_clock_of_a_machine_jumps() -> Problems:
-    world = a_world()
+def the_clock_of_a_machine_jumps(world: World) -> Problems:
     world.ask(5)
     world.workers[0].base_us += HOUR_US
     world.ask(5)
     return world.verify()
 
 
-@hole(6, without(grants, "is_poisoned", lambda *_: False))
-def a_lane_is_poisoned_by_a_fast_clock() -> Problems:
-    world = a_world(last=8)
+@hole(6, without(grants, "is_poisoned", lambda *_: False), lanes=TWO_LANES)
+def a_lane_is_poisoned_by_a_fast_clock(world: World) -> Problems:
     far = position_at(START_US) + 10**12
     put(world, a_grant(far, far + 10))
     for _ in range(3):
         world.ask(5)
         world.workers[0] = world.start_worker()
     marks = [event for event in world.store.read_stream("lane-7") if event.type == LaneQuarantined.type]
-    return [*world.ledger.problems, *[f"{len(marks)} quarantine marks"] * (len(marks) != 1)]
+    return [*world.ledger.problems, *found(f"{len(marks)} quarantine marks", when=len(marks) != 1)]
 
 
 def _take_anywhere(self: Lease, count: int, now: int, at_least: int = 0) -> int:
@@ -195,8 +203,7 @@ def _grant_and_issue_anywhere(patch: pytest.MonkeyPatch) -> None:
 
 
 @hole(7, _grant_and_issue_anywhere)
-def the_clock_of_the_store_is_behind_a_lane() -> Problems:
-    world = a_world()
+def the_clock_of_the_store_is_behind_a_lane(world: World) -> Problems:
     world.ask(5)
     world.service.close()
     world.clocks.step_store(-HOUR_US)
@@ -205,32 +212,34 @@ def the_clock_of_the_store_is_behind_a_lane() -> Problems:
     return world.ledger.problems
 
 
-@hole(8, without(layout, "choose_lanes", lambda lanes, draws, scan_from: lanes.numbers()))
-def many_workers_start_together() -> Problems:
-    world = a_world(workers=60, first=0, last=1023)
+@hole(
+    8,
+    without(layout, "choose_lanes", lambda lanes, draws, scan_from: lanes.numbers()),
+    lanes=LaneRange(),
+    workers=60,
+)
+def many_workers_start_together(world: World) -> Problems:
     for by in range(60):
         world.ask(1, by=by)
-    return [f"{world.store.reads} reads for 60 leases"] * (world.store.reads > 6 * 60)
+    return found(f"{world.store.reads} reads for 60 leases", when=world.store.reads > 6 * 60)
 
 
 @hole(9, without(leases, "decide_release", lambda lease: []))
-def a_worker_stops_and_another_starts() -> Problems:
-    world = a_world()
+def a_worker_stops_and_another_starts(world: World) -> Problems:
     world.ask(5)
     world.service.close()
     refused = world.ask(5, by=1)
-    return [*world.verify(), *[str(refused)] * (refused is not None)]
+    return [*world.verify(), *found(str(refused), when=refused is not None)]
 
 
-@hole(9, without(Lease, "is_due", lambda *_: True))
-def an_idle_worker_gets_only_requests_that_it_refuses() -> Problems:
-    world = a_world(last=500)
+@hole(9, without(Lease, "is_due", lambda *_: True), lanes=MANY_LANES)
+def an_idle_worker_gets_only_requests_that_it_refuses(world: World) -> Problems:
     world.ask(1)
     for _ in range(12):
         world.clocks.advance(160 * SECOND_US)
         world.ask(1, after=compose(1 << 52, 0))
     count = ask(world.service, "ids.verify")["grants"]
-    return [f"{count} grants for one id"] * (count > 8)
+    return found(f"{count} grants for one id", when=count > 8)
 
 
 def _take_with_the_boundary(self: Lease, count: int, now: int, at_least: int = 0) -> int | None:
@@ -240,7 +249,7 @@ def _take_with_the_boundary(self: Lease, count: int, now: int, at_least: int = 0
 
 
 @hole(10, without(Lease, "take", _take_with_the_boundary))
-def two_grants_are_adjacent() -> Problems:
+def two_grants_are_adjacent(_: World) -> Problems:
     taken: list[int] = []
     for start in (0, 10):
         lease = lease_of(a_grant(start, start + 10), 7, 0, last=-1, offset=0)
@@ -250,14 +259,13 @@ def two_grants_are_adjacent() -> Problems:
 
 
 @hole(10, without(Range, "__iter__", lambda self: iter(range(self.first, self.first + self.count * 100))))
-def a_caller_expands_blocks_of_two_lanes() -> Problems:
+def a_caller_expands_blocks_of_two_lanes(_: World) -> Problems:
     expanded = [*Range(compose(1, 3), 4), *Range(compose(1, 4), 4)]
     return [f"{id_} twice" for id_ in expanded if expanded.count(id_) > 1]
 
 
-@hole(11, without(Identity, "drop_lease", lambda self: setattr(self, "lease", None)))
-def a_worker_changes_lanes_while_the_clock_goes_back() -> Problems:
-    world = a_world(last=500)
+@hole(11, without(Identity, "drop_lease", lambda self: setattr(self, "lease", None)), lanes=MANY_LANES)
+def a_worker_changes_lanes_while_the_clock_goes_back(world: World) -> Problems:
     world.ask(5)
     world.clocks.advance(310 * SECOND_US)
     world.clocks.step_store(-310 * SECOND_US - SECOND_US // 3)
@@ -265,9 +273,8 @@ def a_worker_changes_lanes_while_the_clock_goes_back() -> Problems:
     return [problem for problem in world.ledger.problems if " after " in problem]
 
 
-@hole(11, without(service, "position_of", lambda id_: -1))
-def a_caller_changes_to_a_worker_that_is_behind() -> Problems:
-    world = a_world(last=500)
+@hole(11, without(service, "position_of", lambda id_: -1), lanes=MANY_LANES)
+def a_caller_changes_to_a_worker_that_is_behind(world: World) -> Problems:
     world.ask(1)
     world.ask(3_000_000)
     world.ask(5, by=1, after=world.recent[-1])
@@ -275,28 +282,26 @@ def a_caller_changes_to_a_worker_that_is_behind() -> Problems:
 
 
 @hole(12, without(ids, "shard_of", lambda id_, shards: id_ % shards))
-def ids_of_one_worker_are_sharded() -> Problems:
+def ids_of_one_worker_are_sharded(_: World) -> Problems:
     shards = {ids.shard_of(id_, 16) for id_ in Range(compose(10**12, 7), 1000)}
-    return [f"only {len(shards)} shards of 16 are used"] * (len(shards) != 16)
+    return found(f"only {len(shards)} shards of 16 are used", when=len(shards) != 16)
 
 
 # --- the tests -------------------------------------------------------------------------------
 
-NAMES = [f"{number}-{scenario.__name__}" for number, scenario, _ in HOLES]
+EACH = pytest.mark.parametrize("case", HOLES, ids=lambda case: f"{case.number}-{case.scenario.__name__}")
 
 
 def test_all_twelve_holes_have_a_scenario() -> None:
-    assert {number for number, _, _ in HOLES} == set(range(1, 13))
+    assert {case.number for case in HOLES} == set(range(1, 13))
 
 
-@pytest.mark.parametrize("scenario", [scenario for _, scenario, _ in HOLES], ids=NAMES)
-def test_the_hole_is_closed(scenario: Scenario) -> None:
-    assert not scenario()
+@EACH
+def test_the_hole_is_closed(case: Hole) -> None:
+    assert not case.problems()
 
 
-@pytest.mark.parametrize(("_", "scenario", "without_its_fix"), HOLES, ids=NAMES)
-def test_the_hole_is_open_without_its_fix(
-    _: int, scenario: Scenario, without_its_fix: Patch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_its_fix(monkeypatch)
-    assert scenario(), "the scenario proves nothing: it passes without the fix too"
+@EACH
+def test_the_hole_is_open_without_its_fix(case: Hole, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.without_its_fix(monkeypatch)
+    assert case.problems(), "the scenario proves nothing: it passes without the fix too"

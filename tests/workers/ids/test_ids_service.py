@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -27,6 +27,7 @@ from domain.lanes.limits import AHEAD, CHECK_MAX, COUNT_MAX
 from tests.simulation.asking import ask
 from tests.simulation.processes import LANES, draw_under_kills
 from tests.simulation.world import HOUR_US, LEASE_US, SECOND_US, World
+from tests.support.builders import DEADLINE_S
 from workers.ids.service import IdsService
 
 ONE_LANE = LaneRange(9, 9)
@@ -315,19 +316,14 @@ def test_a_worker_stays_halted_after_a_restore_until_a_fence(world: World) -> No
 
 
 def _in_a_forked_child(work: Callable[[], object]) -> Any:
-    """The result of `work` in a fork of this process, by way of JSON."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(write, json.dumps(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        text = answer.read()
-    os.waitpid(pid, 0)
-    return json.loads(text)
+    """The result of `work` in a fork of this process."""
+    forking = multiprocessing.get_context("fork")
+    results = forking.SimpleQueue()
+    child = forking.Process(target=lambda: results.put(work()))
+    child.start()
+    child.join(DEADLINE_S)
+    assert child.exitcode == 0
+    return results.get()
 
 
 def test_a_forked_child_shares_neither_lease_nor_identity() -> None:
