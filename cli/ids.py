@@ -1,4 +1,7 @@
-"""`es ids …`: draw ids, and look at them and at who may issue them."""
+"""`es ids …`: draw ids, read what they contain, and inspect the lanes that they come from.
+
+Promise: memory stays the same for any number of ids. Refusal: no id is made here; they come from `ids` workers.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
@@ -10,29 +13,28 @@ from cli.times import parse_time_us
 from domain.kernel.errors import EsError, Kind
 from domain.kernel.ids import Range, ceil_id, decode, floor_id, parse_id, time_text
 from domain.kernel.messages import Body
+from domain.lanes.limits import CHECK_MAX, COUNT_MAX
 
 app = typer.Typer(no_args_is_help=True)
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids.")]
 Time = Annotated[
-    str, typer.Argument(metavar="TIME", help="RFC 3339, or a date; UTC unless it says otherwise.")
+    str, typer.Argument(metavar="TIME", help="RFC 3339, or a date; UTC unless it names a time zone.")
 ]
-_BLOCK = 1 << 20  # ids that are fetched at once to be printed
-_RANGES_BLOCK = 1 << 31  # the most that a worker gives at once
-_CHECK_MAX = 1000
-_LOOK_S = 60.0  # all lanes are read; a large store takes its time
+_PRINTED_COUNT = 1 << 20  # ids in one request if each is printed
+_LANES_TIMEOUT_S = 60.0  # all lanes are read, which takes long in a large store
 
 
 class ProofFailed(EsError):
-    """The history of the lanes does not show that every grant is disjoint."""
+    """The audit of the lanes found violations: grants may overlap."""
 
     problems: int
     code = "grants-not-disjoint"
     kind = Kind.REFUSED  # exit 1: a verification found something
-    hint = "Stop the `ids` workers, restore what was deleted, then run `es ids fence`."
+    hint = "Stop the `ids` workers, restore the missing events, then run `es ids fence`."
 
     def __str__(self) -> str:
-        return f"{self.problems} problems in the grants of lanes"
+        return f"the grants of lanes have {self.problems} problems"
 
 
 # --- drawing ---------------------------------------------------------------------------------
@@ -49,10 +51,10 @@ def next_ids(
     ] = False,
     as_json: render.Json = False,
 ) -> None:
-    """Draw ids and print one a line. Nobody else gets them; unused ones are simply never used."""
+    """Draw ids and print one per line. They are never issued to another caller, even if you do not use them."""
     if after is not None:
         after = str(parse_id(after, field="--after"))
-    blocks = _drawn(count, after, _RANGES_BLOCK if ranges else _BLOCK)
+    blocks = _draw(count, after, COUNT_MAX if ranges else _PRINTED_COUNT)
     if ranges:
         _show(
             ({"first": str(block.first), "step": block.step, "count": block.count} for block in blocks),
@@ -66,8 +68,8 @@ def next_ids(
             render.line("\n".join([form % id_ for id_ in piece]))
 
 
-def _drawn(count: int, after: str | None, block: int) -> Iterator[Range]:
-    """The ids in blocks, each fetched when the one before it is used up."""
+def _draw(count: int, after: str | None, block: int) -> Iterator[Range]:
+    """Draw ids in requests of at most `block` ids, each when the one before it is used up."""
     connection = session.caller()
     try:
         while count:
@@ -83,7 +85,7 @@ def _drawn(count: int, after: str | None, block: int) -> Iterator[Range]:
 
 
 def _pieces(block: Range, size: int = 4096) -> Iterator[range]:
-    """A block in pieces that fit into memory many times over."""
+    """The ids of a block in pieces: a whole block as text would fill the memory."""
     for start in range(0, block.count, size):
         end = min(start + size, block.count)
         yield range(block.first + start * block.step, block.first + end * block.step, block.step)
@@ -94,7 +96,7 @@ def _pieces(block: Range, size: int = 4096) -> Iterator[range]:
 
 @app.command("decode")
 def decode_ids(ids: Ids, as_json: render.Json = False) -> None:
-    """Show what ids say about themselves: time, lane and position. Asks no worker."""
+    """Show the time, lane and position of ids. Needs no worker."""
     rows: list[Body] = []
     for text in ids:
         found = decode(parse_id(text))
@@ -111,13 +113,13 @@ def decode_ids(ids: Ids, as_json: render.Json = False) -> None:
 
 @app.command()
 def floor(at: Time, as_json: render.Json = False) -> None:
-    """Print the smallest id of a time or later: ids of [A, B) are floor(A) <= id < floor(B). Asks no worker."""
+    """Print the smallest id of a time or later: ids of [A, B) are floor(A) <= id < floor(B). Needs no worker."""
     _show_id(floor_id(parse_time_us(at, "TIME")), as_json)
 
 
 @app.command()
 def ceil(at: Time, as_json: render.Json = False) -> None:
-    """Print the largest id of a time or earlier. Asks no worker."""
+    """Print the largest id of a time or earlier. Needs no worker."""
     _show_id(ceil_id(parse_time_us(at, "TIME")), as_json)
 
 
@@ -130,11 +132,11 @@ def _show_id(id_: int, as_json: bool) -> None:
 
 @app.command()
 def check(ids: Ids, as_json: render.Json = False) -> None:
-    """Show which grant covers each id: worker, host, process and time, or that it was never granted."""
+    """Show the grant of each id: worker, host, process and time, or that it was never granted."""
     answers: list[Body] = []
-    for start in range(0, len(ids), _CHECK_MAX):
-        part = [str(parse_id(text)) for text in ids[start : start + _CHECK_MAX]]
-        answers += session.ask("ids", "ids.check", {"ids": part}, timeout_s=_LOOK_S)["ids"]
+    for start in range(0, len(ids), CHECK_MAX):
+        part = [str(parse_id(text)) for text in ids[start : start + CHECK_MAX]]
+        answers += session.ask("ids", "ids.check", {"ids": part}, timeout_s=_LANES_TIMEOUT_S)["ids"]
     columns = ["id", "status", "time", "lane", "worker", "host", "pid", "granted_at", "from", "until"]
     _show(answers, columns, as_json)
     if any(answer["status"] != "granted" for answer in answers):
@@ -143,8 +145,8 @@ def check(ids: Ids, as_json: render.Json = False) -> None:
 
 @app.command("lanes")
 def show_lanes(as_json: render.Json = False) -> None:
-    """Show every lane that was ever used, who has it, and until when."""
-    lanes = session.ask("ids", "ids.lanes", {}, timeout_s=_LOOK_S)["lanes"]
+    """Show every lane that was ever used, its worker, and the end of its grant."""
+    lanes = session.ask("ids", "ids.lanes", {}, timeout_s=_LANES_TIMEOUT_S)["lanes"]
     _show(
         lanes, ["lane", "status", "from", "until", "worker", "host", "pid", "version", "quarantined"], as_json
     )
@@ -152,8 +154,8 @@ def show_lanes(as_json: render.Json = False) -> None:
 
 @app.command()
 def verify(as_json: render.Json = False) -> None:
-    """Prove from the whole history of all lanes that no two grants overlap; exit 1 if that fails."""
-    proof = session.ask("ids", "ids.verify", {}, timeout_s=_LOOK_S)
+    """Prove from the streams of all lanes that no two grants overlap. Exit code 1 if they do not prove it."""
+    proof = session.ask("ids", "ids.verify", {}, timeout_s=_LANES_TIMEOUT_S)
     summary = {name: value for name, value in proof.items() if name != "problems"}
     render.answer(proof, as_json=as_json, human=lambda: render.fields(summary))
     if not as_json:
@@ -169,24 +171,24 @@ def fence(
         bool,
         typer.Option(
             "--workers-stopped",
-            help="You vouch that no `ids` worker from before the restore runs: ids flow after 2 s, not 5 minutes.",
+            help="You vouch that no `ids` worker from before the restore runs: ids resume after 2 s, not 5 minutes.",
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     command_id: render.CommandId = None,
     as_json: render.Json = False,
 ) -> None:
-    """After an older copy of the event store was restored: lift every lane beyond whatever may have been lost.
+    """After an older copy of the event store was restored: raise every lane beyond all grants that may be lost.
 
-    Nobody gets ids until the floor's time has come, which is printed: five minutes that cannot be taken back.
+    No id is issued until the time of the floor, which is printed. These five minutes cannot be undone.
     """
     chosen = session.command_id(command_id)
     session.ask_first(
-        "Stop all ids until the lost time is over?", because="a fence stops all ids for a while", yes=yes
+        "Stop all ids until the lost time is over?", because="a fence stops all ids for minutes", yes=yes
     )
     body = {"command_id": chosen, "workers_stopped": workers_stopped}
     with session.errors_of(chosen):
-        answer = session.ask("ids", "ids.fence", body, timeout_s=_LOOK_S)
+        answer = session.ask("ids", "ids.fence", body, timeout_s=_LANES_TIMEOUT_S)
     render.answer(answer, as_json=as_json, human=lambda: render.fields(answer))
 
 

@@ -1,9 +1,9 @@
-"""How fast ids are made, as ratios to `uuid.uuid4()` in the same run; nothing here is a test.
+"""Measure how fast ids are issued, as ratios to `uuid.uuid4()` in the same run.
 
     python scripts/bench_ids.py                 in this process, then through a worker and its local socket
     python scripts/bench_ids.py --in-process    without the worker
 
-The peers are the optional extra `bench`: snowflake-id, sonyflake-turbo, python-ulid, uuid6.
+The libraries for comparison are the optional extra `bench`: snowflake-id, sonyflake-turbo, python-ulid, uuid6.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from adapters.codec import JsonCodec
 from adapters.memory.event_store import MemoryStore
 from domain.kernel.ids import STEP
 from domain.kernel.messages import Request
-from domain.lanes import grants
+from domain.lanes.events import EVENTS
 from workers.ids.service import IdsService
 
 ROUNDS = 200
 BLOCK = 4096
 MILLION = [Request("ids.next", {"count": 1_000_000})]
-HOW_TO_HAVE_PEERS = "python -m pip install --editable '.[bench]'"
+INSTALL_PEERS = "python -m pip install --editable '.[bench]'"
 
 
 @dataclass
 class Candidate:
-    """Something that makes ids. `calls` a round are few enough that the rounds of all lie close together."""
+    """One way to make ids. `calls` per round are few, so that the rounds of all candidates alternate quickly."""
 
     name: str
     call: Callable[[], object]
@@ -48,7 +48,7 @@ class Candidate:
     best_ns: float = field(default=float("inf"), init=False)
 
     def __post_init__(self) -> None:
-        # A timer of its own has code of its own: the interpreter adapts each call to what is called there.
+        # One timer, and so one code object, for each candidate: the interpreter specialises calls per code object.
         self._timer = Timer(self.call)
 
     def run(self) -> None:
@@ -57,7 +57,7 @@ class Candidate:
 
 
 def ours() -> Iterator[Candidate]:
-    # Services of their own: whoever draws blocks runs ahead of the clock, and pays for it with the next id.
+    # Two services: one that issues blocks runs ahead of the clock, which makes its next single id slower.
     single, service = a_service(), a_service()
     first = service.next_id()
     request = [Request("ids.next", {"count": BLOCK})]
@@ -72,18 +72,18 @@ def ours() -> Iterator[Candidate]:
 
 
 def peers() -> Iterator[Candidate]:
-    """Those that are installed; a line on standard error says how to have the others."""
+    """The installed libraries. Missing ones are named on standard error."""
     found = {name: _module(name) for name in ("snowflake", "sonyflake_turbo", "ulid", "uuid6")}
     if absent := [name for name, module in found.items() if module is None]:
         print(
-            f"left out, not installed: {', '.join(absent)}. To have them: {HOW_TO_HAVE_PEERS}",
+            f"not installed: {', '.join(absent)}. To install them: {INSTALL_PEERS}",
             file=sys.stderr,
         )
     if found["snowflake"]:
         generator = found["snowflake"].SnowflakeGenerator(1)
         yield Candidate("snowflake-id, one per call, no lock", lambda: next(generator))
     if found["sonyflake_turbo"]:
-        # Enough machine ids that it never has to sleep.
+        # So many machine ids that it never sleeps.
         one, many = (found["sonyflake_turbo"].SonyFlake(*range(start, 60_000, 7)) for start in (0, 1))
         yield Candidate("sonyflake-turbo (C), one per call", lambda: next(one))
         yield Candidate(f"sonyflake-turbo (C), list of {BLOCK}", lambda: many(BLOCK), 20, BLOCK)
@@ -101,7 +101,7 @@ def _module(name: str) -> Any:
 
 
 def a_service() -> IdsService:
-    service = IdsService(MemoryStore(), JsonCodec(grants.EVENTS), host="bench", pid=1, store_name="memory:")
+    service = IdsService(MemoryStore(), JsonCodec(EVENTS), host="bench", pid=1, store_name="memory:")
     service.next_id()
     return service
 
@@ -109,7 +109,7 @@ def a_service() -> IdsService:
 def in_process() -> None:
     base = Candidate("uuid.uuid4()", uuid.uuid4)
     candidates = [base, *ours(), *peers()]
-    # In turns, so that whatever else the machine does falls on all of them; the best is what it can do alone.
+    # Alternating, so that other load on the machine affects all candidates. The best round is the undisturbed one.
     for _ in range(ROUNDS):
         for candidate in candidates:
             candidate.run()
@@ -120,9 +120,9 @@ def in_process() -> None:
 
 
 def blocks() -> None:
-    """A block through `handle`. A lease gives four in a row; then its ids would be a second ahead of time.
+    """Measure blocks through `handle`. A lease yields four in a row, then it is a second ahead of the clock.
 
-    After a pause everything has left the processor's caches, for `uuid4` as well.
+    After a pause the processor's caches are cold, for `uuid4` as well.
     """
     service = a_service()
     measured: dict[str, list[float]] = {}

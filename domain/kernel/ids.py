@@ -1,10 +1,12 @@
-"""The id: a positive 63-bit number, sortable by time, from which JavaScript must be kept away.
+"""The id: a positive 63-bit number that sorts by time.
 
     id = position (53 bits) << 10 | lane (10 bits)
 
 A position counts 1/4096 ms since 2025-01-01T00:00:00Z, so `id >> 22` is milliseconds since then, and ids
 stay positive signed 64-bit integers until 2094. A run of n ids of one lane is an arithmetic progression
-with step 1024. Ids cross every text boundary as decimal strings: they exceed 2^53.
+with step 1024. Ids are decimal strings in JSON and in every other text: they exceed 2^53, which JavaScript rounds.
+
+Promise: the layout and `shard_of` never change. Refusal: no clock is read; a time is always an argument.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _DECIMAL = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """`count` ids: `first`, `first + step`, … Never count in ones: that walks into other lanes."""
+    """`count` ids of one lane: `first`, `first + step`, … The numbers in between are ids of other lanes."""
 
     first: int
     count: int
@@ -68,7 +70,7 @@ def time_us_of(position: int) -> int:
 
 
 def parse_id(value: object, *, field: str = "id") -> int:
-    """An id from outside: decimal text (JSON numbers are taken too), 1 to 2^63-1. Raises InvalidInput."""
+    """An id from a caller: a decimal text or a JSON number from 1 to 2^63-1. Raises InvalidInput."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text) or int(text) > MAX_ID:
         raise InvalidInput(field, "is not an id: ids are decimal numbers from 1 to 9223372036854775807")
@@ -80,7 +82,7 @@ def parse_id(value: object, *, field: str = "id") -> int:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What an id says about itself. Whether it was ever issued only the grants can tell."""
+    """The parts of an id. Only the grants in the store tell whether it was issued."""
 
     id: int
     position: int
@@ -107,7 +109,7 @@ def floor_id(time_us: int) -> int:
 
 
 def ceil_id(time_us: int) -> int:
-    """The largest id of a time or earlier: `id <= ceil_id(b)` includes the whole microsecond b.
+    """The largest id of a time or earlier: `id <= ceil_id(b)` selects all ids up to and including microsecond b.
 
     Raises InvalidInput for a time that no id can have.
     """
@@ -116,16 +118,16 @@ def ceil_id(time_us: int) -> int:
 
 def _checked(position: int) -> int:
     if not 0 <= position < 1 << POSITION_BITS:
-        raise InvalidInput("time", "is outside of what ids can express: 2025-01-01 to 2094-09-07, UTC")
+        raise InvalidInput("time", "is outside the range of ids: 2025-01-01 to 2094-09-07, UTC")
     return position
 
 
 def shard_of(id_: int, shards: int) -> int:
-    """A shard from 0 to `shards` - 1, evenly: the id is mixed before the modulo.
+    """A shard from 0 to `shards` - 1, evenly distributed: the bits of the id are mixed before the modulo.
 
-    `id % shards` would not do: the low bits are the lane, so all ids of one worker would share a shard.
-    The mixer is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
-    Generators, 2014); it is frozen, because data already lies where it said.
+    Do not use `id % shards`: the low bits are the lane, so all ids of one worker would share a shard. The mixer
+    is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+    It never changes, because stored data was placed by it.
     """
     mixed = id_
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _UINT64
@@ -140,7 +142,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def time_text(time_us: int) -> str:
-    """RFC 3339 in UTC with microseconds; times that no calendar holds become its last moment."""
+    """A time as RFC 3339 in UTC with microseconds. Times after the year 9999 become its last microsecond."""
     try:
         moment = _UNIX_EPOCH + time_us * _MICROSECOND
     except OverflowError:

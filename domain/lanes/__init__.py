@@ -1,1 +1,1 @@
-"""Lanes: the grants that decide which worker may issue which ids."""
+"""Lanes: the grants that decide which `ids` worker may issue which ids."""

@@ -1,88 +1,38 @@
-"""Lanes: who may issue which positions, decided by appends and never by a clock.
+"""Grants: which worker may issue which positions of a lane, decided by appends and never by a clock.
 
 The right to issue the positions [from, until) of a lane is a grant: an event in the stream `lane-<n>`,
-appended at the exact version that its grantee has read. Grants of a lane follow each other without
-overlap, so ids are unique whatever clocks, pauses, partitions and restarts do. Clocks only influence how
+appended at the exact version that its worker has read. Each grant of a lane starts at or after the end of the
+one before it. So ids are unique, even if clocks step and processes pause or restart. Clocks only decide how
 well ids sort.
 
-Promise: nothing decided here lets two grants overlap, and nothing reaches further ahead of the store's
-clock than a second. Refusal: no clock is read and no number drawn; `now` is always an argument, a position.
+Promise: two grants of a lane never overlap, and none starts more than a second ahead of the store's clock.
+Refusal: no clock is read and no random number is drawn; `now` is always an argument, a position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import reduce
-from typing import ClassVar
 from uuid import UUID
 
 from domain.kernel.events import NO_STREAM, Event
 from domain.kernel.ids import POSITIONS_PER_MS
 from domain.lanes.errors import AheadLimit
-from domain.lanes.layout import AHEAD, MAX_LEASE, POSITIONS_PER_S, TAIL, LayoutPinned, WorkerSeen
+from domain.lanes.events import LaneFenced, LaneGranted, LaneQuarantined, LaneReleased
+from domain.lanes.limits import AHEAD, MAX_LEASE, POSITIONS_PER_S
+
+TAIL = 3
+"""How many last events of a lane suffice for its state: at most a grant, its release and a quarantine mark."""
 
 
-@dataclass(frozen=True, slots=True)
-class LaneGranted(Event):
-    """The worker `owner` may issue [from_position, until_position); the boundary is the next grant's."""
-
-    owner: str
-    host: str
-    pid: int
-    from_position: int
-    until_position: int
-    type: ClassVar[str] = "lane-granted.v1"
-
-
-@dataclass(frozen=True, slots=True)
-class LaneReleased(Event):
-    """The owner of the last grant will issue nothing at or after `until_position`."""
-
-    owner: str
-    until_position: int
-    type: ClassVar[str] = "lane-released.v1"
-
-
-@dataclass(frozen=True, slots=True)
-class LaneFenced(Event):
-    """Nothing before `floor` is granted any more: an older copy of the store may have forgotten who has it."""
-
-    floor: int
-    type: ClassVar[str] = "lane-fenced.v1"
-
-
-@dataclass(frozen=True, slots=True)
-class LaneQuarantined(Event):
-    """The lane's end is further ahead than any honest grant: out of use until time has passed it."""
-
-    reason: str
-    type: ClassVar[str] = "lane-quarantined.v1"
-
-
-@dataclass(frozen=True, slots=True)
-class IdsFenced(Event):
-    """The decision of a fence, before the first lane is lifted: repeating the command lifts to the same floor."""
-
-    floor: int
-    type: ClassVar[str] = "ids-fenced.v1"
-
-
-EVENTS: tuple[type[Event], ...] = (
-    LaneGranted,
-    LaneReleased,
-    LaneFenced,
-    LaneQuarantined,
-    LayoutPinned,
-    WorkerSeen,
-    IdsFenced,
-)
+# --- state -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What decisions need to know of a lane. No position at or after `until` was ever granted."""
+    """The state of a lane. No position at or after `until` was ever granted."""
 
     number: int
     version: int = NO_STREAM
@@ -95,7 +45,7 @@ class Lane:
 
 
 def evolve(lane: Lane, event: Event) -> Lane:
-    """The next state, one version on. Total: an event that doesn't concern the state leaves the rest as it is."""
+    """The state after one more event. An event that does not concern the state only raises the version."""
     version = lane.version + 1
     match event:
         case LaneGranted(owner=owner, from_position=start, until_position=until):
@@ -104,18 +54,18 @@ def evolve(lane: Lane, event: Event) -> Lane:
         case LaneReleased(owner=owner, until_position=until) if owner == lane.owner and until < lane.until:
             return replace(lane, version=version, until=until)
         case LaneFenced(floor=floor):
-            # No owner any more: a release of the grant before it must not lower the fence.
-            lifted = max(floor, lane.until)
-            return Lane(lane.number, version, "", lifted, lifted, max(floor, lane.fence), hidden=lane.hidden)
+            # The owner is cleared: a late release of its grant must not lower the fence.
+            raised = max(floor, lane.until)
+            return Lane(lane.number, version, "", raised, raised, max(floor, lane.fence), hidden=lane.hidden)
         case LaneQuarantined(reason=reason):
             return replace(lane, version=version, quarantined=reason)
     return replace(lane, version=version)
 
 
 def lane_from_tail(number: int, tail: Sequence[tuple[int, Event]]) -> Lane:
-    """The state from the last `TAIL` events (version, event), oldest first: the same as from all of them.
+    """The state from the last `TAIL` events as (version, event), oldest first: the same as from all events.
 
-    `hidden` is set when fewer came than the versions say there are: somebody deleted or truncated the stream.
+    `hidden` is set if versions are missing among them: the stream was deleted or truncated.
     """
     if not tail:
         return Lane(number)
@@ -127,17 +77,20 @@ def lane_from_tail(number: int, tail: Sequence[tuple[int, Event]]) -> Lane:
     return replace(lane, version=tail[-1][0]) if lane.hidden else lane
 
 
+# --- whether a lane can be granted -----------------------------------------------------------
+
+
 class Standing(StrEnum):
-    """What a lane is to somebody who looks for one."""
+    """Whether a lane can be granted, and if not, why."""
 
     FREE = "free"
     HELD = "held"
-    POISONED = "poisoned"  # its end lies further ahead than any honest grant could reach
-    HIDDEN = "hidden"  # part of its history was deleted
+    POISONED = "poisoned"  # its end is further ahead than a correct clock allows
+    HIDDEN = "hidden"  # part of its stream is missing
 
 
 def standing(lane: Lane, now: int) -> Standing:
-    """A lane is free once its last grant has run out by the store's clock; nobody asks whether its owner lives."""
+    """A lane is free once the store's clock has passed its end. It is not checked whether its owner still runs."""
     if lane.hidden:
         return Standing.HIDDEN
     if lane.until <= now:
@@ -148,43 +101,28 @@ def standing(lane: Lane, now: int) -> Standing:
 
 
 def is_poisoned(lane: Lane, now: int) -> bool:
-    """Whether the lane's end could not have been granted by anybody whose clock was right."""
+    """Whether no worker with a correct clock can have granted the lane's end."""
     if lane.from_position == lane.until and lane.fence == lane.until:
-        return lane.until > now + AHEAD + MAX_LEASE + AHEAD  # a fence reaches as far as a lost lease could
+        return lane.until > now + AHEAD + MAX_LEASE + AHEAD  # a fence reaches past the end of a lost lease
     return not within_reach(lane.from_position, now) or lane.until > lane.from_position + MAX_LEASE
 
 
 def within_reach(position: int, now: int) -> bool:
-    """Whether a grant may start there: at most a second ahead of the store's clock."""
+    """Whether a grant may start at a position: at most a second ahead of the store's clock."""
     return position <= now + AHEAD
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The furthest that a worker has seen a lane."""
-
-    version: int
-    until: int
+def ahead_limit(position: int, now: int) -> AheadLimit:
+    """The refusal of a position that is too far ahead."""
+    return AheadLimit((position - now) * 1000 // POSITIONS_PER_MS, AHEAD * 1000 // POSITIONS_PER_MS)
 
 
-def went_back(known: Known | None, version: int) -> bool:
-    """Whether a stream is shorter than it was. The store never forgets; an older copy of it does."""
-    return known is not None and version < known.version
-
-
-def numbering_is_whole(version: int, expected: int) -> bool:
-    """Whether an append landed where it was meant to. A deleted stream looks empty, but goes on counting."""
-    return version == expected
-
-
-def fence_covers(history: Iterable[Event], known: Known) -> bool:
-    """Whether, after the store went back, a fence keeps everybody away from what was known to be granted."""
-    return any(isinstance(event, LaneFenced) and event.floor >= known.until for event in history)
+# --- decisions -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Who asks for a grant. `token` is new for every start and every fork of a process."""
+    """The worker that a grant is for. Every start and every fork of a process gets a new `token`."""
 
     token: UUID
     host: str
@@ -194,9 +132,9 @@ class Worker:
 def decide_grant(
     lane: Lane, worker: Worker, *, now: int, at_least: int, length: int
 ) -> list[LaneGranted] | Standing | AheadLimit:
-    """Grant `length` positions from the first that is free, not before `at_least` nor before now.
+    """Grant `length` positions, starting at the first free one that is not before `at_least` or `now`.
 
-    A standing other than free says why the lane can't be had.
+    A lane that is not free is refused with its standing.
     """
     if (state := standing(lane, now)) is not Standing.FREE:
         return state
@@ -207,7 +145,7 @@ def decide_grant(
 
 
 def decide_quarantine(lane: Lane, now: int) -> list[LaneQuarantined]:
-    """Mark a lane that nobody may use, once. It is never rewound."""
+    """Mark an unusable lane, once. The lane is never rewound."""
     if lane.quarantined:
         return []
     match standing(lane, now):
@@ -217,24 +155,3 @@ def decide_quarantine(lane: Lane, now: int) -> list[LaneQuarantined]:
         case Standing.HIDDEN:
             return [LaneQuarantined("part of its history was deleted or truncated")]
     return []
-
-
-def decide_floor(known: Iterable[Known], *, now: int, workers_stopped: bool) -> IdsFenced:
-    """Where ids go on after an older copy of the store was restored.
-
-    Beyond the end of any lease that the lost part of the history may hold, whose owner may still issue;
-    or, when somebody vouches that all those workers are stopped, beyond any id that they can have issued.
-    """
-    lost = [item.until for item in known]
-    return IdsFenced(max([now + 2 * AHEAD] if workers_stopped else [now + AHEAD + MAX_LEASE, *lost]))
-
-
-def decide_lift(lane: Lane, floor: int, now: int) -> list[LaneFenced]:
-    """Lift a lane's floor. Nothing to do where it is lifted, or was granted beyond the floor since."""
-    if lane.fence >= floor or (lane.until >= floor and standing(lane, now) is not Standing.POISONED):
-        return []
-    return [LaneFenced(max(floor, lane.until))]
-
-
-def ahead_limit(position: int, now: int) -> AheadLimit:
-    return AheadLimit((position - now) * 1000 // POSITIONS_PER_MS, AHEAD * 1000 // POSITIONS_PER_MS)

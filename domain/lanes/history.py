@@ -1,12 +1,7 @@
-"""Lanes: who may issue which positions, decided by appends and never by a clock.
+"""The audit of a lane: its whole stream, with the grant of each position and every violation of the rules.
 
-The right to issue the positions [from, until) of a lane is a grant: an event in the stream `lane-<n>`,
-appended at the exact version that its grantee has read. Grants of a lane follow each other without
-overlap, so ids are unique whatever clocks, pauses, partitions and restarts do. Clocks only influence how
-well ids sort.
-
-Promise: nothing decided here lets two grants overlap, and nothing reaches further ahead of the store's
-clock than a second. Refusal: no clock is read and no number drawn; `now` is always an argument, a position.
+Promise: overlapping grants, missing versions, a lowered floor and a release by a worker that held nothing are
+reported. Refusal: nothing is repaired, and nothing but the stream is read.
 """
 
 from __future__ import annotations
@@ -14,16 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from domain.kernel.events import NO_STREAM, Event
-from domain.lanes.grants import LaneFenced, LaneGranted, LaneQuarantined, LaneReleased
-from domain.lanes.layout import stream_of
+from domain.lanes.events import LaneFenced, LaneGranted, LaneQuarantined, LaneReleased, lane_stream
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One grant of a lane, with what its owner gave back already taken off."""
+    """One grant of a lane, shortened to the part that its owner did not release."""
 
-    lane: int
-    version: int
     owner: str
     host: str
     pid: int
@@ -34,7 +26,7 @@ class Grant:
 
 @dataclass(slots=True)
 class LaneHistory:
-    """Folds the whole stream of a lane, checking that its grants are disjoint and that none is missing."""
+    """The fold of the whole stream of one lane. `problems` has a sentence for each violation."""
 
     lane: int
     version: int = NO_STREAM
@@ -69,8 +61,6 @@ class LaneHistory:
         self.until, self._open = max(self.until, event.until_position), True
         self.grants.append(
             Grant(
-                self.lane,
-                version,
                 event.owner,
                 event.host,
                 event.pid,
@@ -89,8 +79,8 @@ class LaneHistory:
         self.grants[-1] = replace(grant, until=until)
 
     def _problem(self, version: int, text: str) -> None:
-        self.problems.append(f"{stream_of(self.lane)} version {version} {text}")
+        self.problems.append(f"{lane_stream(self.lane)} version {version} {text}")
 
     def covering(self, position: int) -> Grant | None:
-        """The grant under which a position may have been issued."""
+        """The grant that allowed its worker to issue a position."""
         return next((grant for grant in self.grants if grant.from_position <= position < grant.until), None)

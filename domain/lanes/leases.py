@@ -1,12 +1,7 @@
-"""Lanes: who may issue which positions, decided by appends and never by a clock.
+"""Leases: a grant in the memory of its worker, which issues ids from it.
 
-The right to issue the positions [from, until) of a lane is a grant: an event in the stream `lane-<n>`,
-appended at the exact version that its grantee has read. Grants of a lane follow each other without
-overlap, so ids are unique whatever clocks, pauses, partitions and restarts do. Clocks only influence how
-well ids sort.
-
-Promise: nothing decided here lets two grants overlap, and nothing reaches further ahead of the store's
-clock than a second. Refusal: no clock is read and no number drawn; `now` is always an argument, a position.
+Promise: a lease gives each position at most once, in ascending order, inside its grant and at most a second
+ahead of the store's clock. Refusal: no clock is read; `now` is an argument, a position.
 """
 
 from __future__ import annotations
@@ -17,17 +12,18 @@ from domain.kernel.events import Event
 from domain.kernel.ids import compose, position_of
 from domain.lanes import grants
 from domain.lanes.errors import AheadLimit
-from domain.lanes.grants import LaneGranted, LaneReleased, Worker
-from domain.lanes.layout import AHEAD
+from domain.lanes.events import LaneGranted, LaneReleased
+from domain.lanes.grants import Worker
+from domain.lanes.limits import AHEAD
 
 
 @dataclass(slots=True)
 class Lease:
-    """A grant while its owner issues from it. Mutable, because one id must not cost an allocation.
+    """A grant while its worker issues ids from it. Mutable, so that an id costs no allocation.
 
-    `version` is the lane's version of the grant. What is compared for every single id is kept as ids:
-    `last_id`, the last one issued here or before; `renew_id`, from which on the lease wants to be renewed;
-    `offset_id`, which makes an id of a position of the monotonic clock.
+    `version` is the lane's version with the grant. Ids instead of positions, because each issued id is compared
+    with them: `last_id` is the last one issued, under this lease or an earlier one; the lease is renewed from
+    `renew_id` on; `offset_id` turns a position of the monotonic clock into an id.
     """
 
     lane: int
@@ -42,18 +38,18 @@ class Lease:
 
     @property
     def last(self) -> int:
-        """The last position issued, here or before."""
+        """The last position issued, under this lease or an earlier one."""
         return position_of(self.last_id)
 
-    @property
-    def issued(self) -> bool:
-        return self.last_id != self.unused_last_id
+    def is_due(self, now: int) -> bool:
+        """Whether to renew: at half, and only a lease in use. An idle worker writes nothing."""
+        return self.last_id != self.unused_last_id and now >= position_of(self.renew_id)
 
     def take(self, count: int, now: int, at_least: int = 0) -> int | None:
-        """The first of `count` consecutive positions; None, and nothing changed, when they can't be had.
+        """Issue `count` consecutive positions and return the first; None, without any effect, if that is impossible.
 
-        Strictly after everything taken before, not before now, inside of [from, until), and not further
-        ahead of now than a second.
+        They come strictly after all positions issued before, not before `now` or `at_least`, lie inside
+        [from, until), and are at most a second ahead of `now`.
         """
         first = max(position_of(self.last_id) + 1, now, at_least)
         end = first + count
@@ -63,22 +59,23 @@ class Lease:
         return first
 
     def advance_to(self, position: int) -> None:
-        """Issue nothing up to and including a position any more."""
+        """Never issue the positions up to and including this one."""
         self.last_id = max(self.last_id, compose(position, self.lane))
 
     def follow_clock(self, offset: int) -> None:
-        """The store's clock was looked at: its position is so much more than the monotonic clock's."""
+        """Set how many positions the store's clock is ahead of the monotonic clock."""
         self.offset_id = compose(offset, self.lane)
 
     def renew_at(self, position: int) -> None:
+        """Do not renew before this position."""
         self.renew_id = compose(position, 0)
 
 
 def lease_of(grant: LaneGranted, lane: int, version: int, *, last: int, offset: int) -> Lease:
-    """The lease of a grant that is known to be in the store. It is renewed at half.
+    """The lease of a stored grant, to be renewed at half.
 
-    `last` is the last position its owner issued before, `offset` the position of the store's clock minus
-    that of the monotonic clock.
+    `last` is the last position that its owner has issued so far. `offset` is the position of the store's clock
+    minus that of the monotonic clock.
     """
     start, until = grant.from_position, grant.until_position
     last_id = compose(max(last, start - 1), lane)
@@ -96,10 +93,10 @@ def lease_of(grant: LaneGranted, lane: int, version: int, *, last: int, offset: 
 
 
 def decide_renewal(lease: Lease, worker: Worker, *, now: int, length: int) -> list[Event] | AheadLimit:
-    """Give the rest of a lease back and take a whole one from there, in one append.
+    """Release the rest of a lease and grant a full one from there, in one append.
 
-    Together, because a grant that only followed the old one would start further ahead than a second.
-    The caller appends at the lease's version: if that is still the last, the lane is as the lease says.
+    In one append, because a grant after the end of the old one would start more than a second ahead. The caller
+    appends at the lease's version: if it is still the last, the lane is as the lease says.
     """
     start = max(lease.last + 1, now)
     if not grants.within_reach(start, now) or start > lease.until:
@@ -109,5 +106,5 @@ def decide_renewal(lease: Lease, worker: Worker, *, now: int, length: int) -> li
 
 
 def decide_release(lease: Lease) -> list[LaneReleased]:
-    """Give back what was not issued. Nothing to say when everything was."""
+    """Release the positions that were not issued, if there are any."""
     return [LaneReleased(lease.owner, lease.last + 1)] if lease.last + 1 < lease.until else []

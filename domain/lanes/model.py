@@ -1,5 +1,5 @@
-"""What the `ids` feature brings to the registry. Lanes are granted by workers, not by commands."""
+"""The events of the `ids` feature, for the registry. It has no aggregate with commands: workers grant lanes."""
 
 from __future__ import annotations
 
-from domain.lanes.grants import EVENTS as EVENTS
+from domain.lanes.events import EVENTS as EVENTS

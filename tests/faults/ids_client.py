@@ -1,58 +1,50 @@
-"""A client of `ids` workers that draws without end: `python -m tests.faults.ids_client SEED STOP-FILE`.
+"""A client that draws ids until a file exists: `python -m tests.faults.ids_client SEED STOP-FILE`.
 
-Each answered range is a line `kind first count` on standard output, each refusal `refused code 0`.
+It prints a line `kind first count` for each range, and `refused code 0` for each error.
 """
 
 from __future__ import annotations
 
 import random
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from adapters.settings import load_settings
 from adapters.wiring import open_caller
 from domain.kernel.errors import EsError
 from domain.kernel.messages import Body
-from domain.kernel.ports.transport import Caller
-
-PIPELINED = 200
 
 
 def main(seed: int, stop: Path) -> None:
-    chance = random.Random(seed)
-    caller = open_caller(load_settings())
-    last = ""
-    while not stop.exists():
-        kind = chance.choice(["single", "block", "range", "after"])
-        for answer in _draw(caller, chance, kind, last):
-            last = _say(kind, answer) or last
-    caller.close()
+    chance, last = random.Random(seed), ""
+    with closing(open_caller(load_settings())) as caller:
+        while not stop.exists():
+            kind = chance.choice(["single", "block", "range", "after"])
+            requests = [("ids.next", body) for body in _bodies(kind, chance, last)]
+            for reply in caller.pipeline("ids", requests, timeout_s=20.0):
+                last = _print(kind, reply) or last
 
 
-def _draw(caller: Caller, chance: random.Random, kind: str, last: str) -> list[Body | EsError]:
+def _bodies(kind: str, chance: random.Random, last: str) -> list[Body]:
     match kind:
         case "single":
-            bodies = [{"count": 1}] * PIPELINED
+            return [{"count": 1}] * 200
         case "block":
-            bodies = [{"count": chance.randrange(2, 5000)} for _ in range(20)]
+            return [{"count": chance.randrange(2, 5000)} for _ in range(20)]
         case "range":
-            bodies = [{"count": chance.randrange(70_000, 3_000_000)}]
-        case _:
-            bodies = [{"count": 1, "after": last}] if last else []
-    return list(caller.pipeline("ids", [("ids.next", body) for body in bodies], timeout_s=20.0))
+            return [{"count": chance.randrange(70_000, 3_000_000)}]
+    return [{"count": 1, "after": last}] if last else []
 
 
-def _say(kind: str, answer: Body | EsError) -> str:
-    """Print what was answered; the last id of it."""
-    if isinstance(answer, EsError):
-        print("refused", answer.code, 0, flush=True)
+def _print(kind: str, reply: Body | EsError) -> str:
+    """Print a reply. Returns its last id, or an empty text after an error."""
+    if isinstance(reply, EsError):
+        print("refused", reply.code, 0, flush=True)
         return ""
-    last = ""
-    for item in answer["ranges"]:
-        print(kind, item["first"], item["count"])
-        last = str(int(item["first"]) + (item["count"] - 1) * item["step"])
-    sys.stdout.flush()
-    return last
+    for item in reply["ranges"]:
+        print(kind, item["first"], item["count"], flush=True)
+    return str(int(item["first"]) + (item["count"] - 1) * item["step"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Asks an `ids` worker in this process, as its runtime would: again, as long as it answers LATER."""
+"""Send a request to an `ids` worker in this process and retry while it replies LATER, as the runtime does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.ids.service import IdsService
 
 
 def ask(worker: IdsService, kind: str = "ids.next", **body: Any) -> dict[str, Any]:
-    """The answer; raises the `EsError` that it may be."""
+    """The body of the reply. A reply that is an `EsError` is raised."""
     (reply,) = worker.handle([Request(kind, body)])
     while reply is LATER:
         time.sleep(0.005)

@@ -1,7 +1,7 @@
-"""What a simulation checks: every id that was handed out, and when.
+"""The ledger: every id that was issued, by lane, lease, worker and time.
 
-Promise: an id that was seen before, an id that does not sort after its worker's earlier ones, and an id too
-far from the time are found, whoever issued them. It shares no code with what it checks, except the layout.
+Promise: it finds an id that was issued twice, an id that does not sort after its worker's earlier ones, two
+leases of a lane that interleave, and an id too far from its time. It shares only the layout with the program.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 LANES = 1024
 SPANS_REMEMBERED = 30
-"""Per lane: the leases used last. A lease lasts five minutes, so older ones have long ended."""
+"""Per lane: the leases used last. Older ones have ended, because a lease lasts five minutes."""
 
 
 @dataclass
 class Ledger:
-    """Ids as intervals of positions per lane; touching intervals are merged, so 10^8 ids fit easily."""
+    """Ids as intervals of positions per lane. Adjacent intervals are merged, so 10^8 ids fit into memory."""
 
     ids: int = 0
     ranges: int = 0
@@ -26,17 +26,11 @@ class Ledger:
     _spans: dict[int, dict[Hashable, tuple[int, int]]] = field(default_factory=dict)
     _last: dict[Hashable, int] = field(default_factory=dict)
 
-    def issued(self, first: int, count: int, step: int = LANES) -> None:
-        """Note a range and complain about every id of it that was issued before."""
+    def issued(self, first: int, count: int) -> None:
+        """Note `count` ids of one lane. Each of them that was noted before is a problem."""
         self.ids += count
         self.ranges += 1
-        if step != LANES:
-            for id_ in range(first, first + count * step, step):
-                self._interval(id_ % LANES, id_ // LANES, id_ // LANES + 1)
-        else:
-            self._interval(first % LANES, first // LANES, first // LANES + count)
-
-    def _interval(self, lane: int, start: int, end: int) -> None:
+        lane, start, end = first % LANES, first // LANES, first // LANES + count
         taken = self._taken.setdefault(lane, [])
         index = bisect_right(taken, (start, end))
         for other in taken[max(index - 1, 0) : index + 1]:
@@ -50,10 +44,9 @@ class Ledger:
             insort(taken, (start, end))
 
     def under(self, lease: Hashable, first: int, count: int) -> None:
-        """Note under which lease a range was issued: what two leases of a lane span must never interleave.
+        """Note the lease of a range. The spans of two leases of a lane must not interleave.
 
-        Two workers that believe they have the same lane are found by this even when, by luck, no id of
-        theirs is equal yet.
+        This finds two workers that use the same lane, even if by chance none of their ids is equal yet.
         """
         lane, start, end = first % LANES, first // LANES, first // LANES + count
         spans = self._spans.setdefault(lane, {})
@@ -67,9 +60,9 @@ class Ledger:
             del spans[next(iter(spans))]
 
     def ordered(self, worker: Hashable, first: int, count: int) -> None:
-        """Note a range that has to sort after everything the worker gave before."""
+        """Note a range that has to sort after all ids that the worker issued before."""
         if first <= self._last.get(worker, -1):
-            self.problems.append(f"{worker} gave {first} after {self._last[worker]}")
+            self.problems.append(f"{worker} issued {first} after {self._last[worker]}")
         self._last[worker] = first + (count - 1) * LANES
 
     def near(self, first: int, count: int, earliest: int, latest: int) -> None:
@@ -77,4 +70,4 @@ class Ledger:
         start, end = first // LANES, first // LANES + count - 1
         if start < earliest or end > latest:
             off = (start - earliest if start < earliest else end - latest) / 4_096_000
-            self.problems.append(f"a range of {count} from {first} is {off:+.6f} s outside of its time")
+            self.problems.append(f"a range of {count} from {first} is {off:+.6f} s outside its time")

@@ -1,6 +1,6 @@
-"""Workers as real processes that draw ids until they are killed with SIGKILL, and the ledger of what they said.
+"""Workers as processes that draw ids until SIGKILL ends them, and the ledger of what they printed.
 
-Run as a program this is one such worker: `python -m tests.simulation.processes URL SKEW_US`.
+`python -m tests.simulation.processes URL SKEW_US` runs one such worker.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
+from adapters.clock import now_us
 from adapters.codec import JsonCodec
 from adapters.sqlite.event_store import SqliteStore
 from domain.kernel.messages import Request
 from domain.kernel.ports.event_store import EventStore
-from domain.lanes import grants
+from domain.lanes.events import EVENTS
 from domain.lanes.layout import LaneRange
+from domain.lanes.limits import MIN_LEASE_MS
 from tests.simulation.ledger import Ledger
 from tests.support.builders import ROOT, open_store
-from workers.ids.service import MIN_LEASE_MS, IdsService
+from workers.ids.service import IdsService
 
 LANES = LaneRange(0, 31)
 GENERATIONS = 3
@@ -30,23 +33,24 @@ _COUNTS = [1, 1, 1, 50, 3000, 100_000]
 
 
 def draw_under_kills(url: str, skews_us: Sequence[int]) -> Ledger:
-    """Three workers at a time; the oldest is killed when each has worked, and a new one takes its place.
+    """Run three workers at a time. Each round kills the oldest after all have worked, and starts a new one.
 
-    `skews_us` are the errors of the workers' own store clocks, where the store's clock is the process's.
+    `skews_us` are the errors of the workers' store clocks, where each process reads the store's clock itself.
     """
-    running = [_start(url, skew_us) for skew_us in (skews_us * 3)[:3]]
+    skews = cycle(skews_us)
+    running = [_start(url, next(skews)) for _ in range(3)]
     ended: list[subprocess.Popen[str]] = []
     ledger = Ledger()
     try:
-        for generation in range(GENERATIONS):
+        for _ in range(GENERATIONS):
             for process in running:
                 assert process.stdout is not None
-                for _ in range(30):  # wait for real work rather than for a time
+                for _ in range(30):  # an amount of work instead of a time
                     _note(ledger, process.stdout.readline())
             victim = running.pop(0)
             victim.send_signal(signal.SIGKILL)
             ended.append(victim)
-            running.append(_start(url, skews_us[(generation + 3) % len(skews_us)]))
+            running.append(_start(url, next(skews)))
     finally:
         for process in running:
             process.kill()
@@ -69,7 +73,7 @@ def _start(url: str, skew_us: int) -> subprocess.Popen[str]:
 
 
 def _note(ledger: Ledger, line: str) -> None:
-    """A killed worker may have said half a line: then nobody heard of those ids."""
+    # Skip an incomplete last line: no caller received the ids of a killed worker's unfinished reply.
     if line.endswith("\n"):
         first, count = line.split()
         ledger.issued(int(first), int(count))
@@ -80,15 +84,14 @@ def _note(ledger: Ledger, line: str) -> None:
 
 def _store(url: str, skew_us: int) -> EventStore:
     if url.startswith("sqlite:"):
-        path = Path(url.removeprefix("sqlite:"))
-        return SqliteStore(path, now_us=lambda: time.time_ns() // 1000 + skew_us)
+        return SqliteStore(Path(url.removeprefix("sqlite:")), now_us=lambda: now_us() + skew_us)
     return open_store(url)
 
 
 def _main(url: str, skew_us: int) -> None:
     service = IdsService(
         _store(url, skew_us),
-        JsonCodec(grants.EVENTS),
+        JsonCodec(EVENTS),
         host="here",
         pid=os.getpid(),
         store_name=url,
@@ -99,7 +102,7 @@ def _main(url: str, skew_us: int) -> None:
         (reply,) = service.handle([Request("ids.next", {"count": random.choice(_COUNTS)})])
         for item in reply["ranges"] if isinstance(reply, dict) else []:
             print(item["first"], item["count"], flush=True)
-        time.sleep(0.0005)  # let the others have a turn
+        time.sleep(0.0005)  # yield the processor to the other workers
 
 
 if __name__ == "__main__":

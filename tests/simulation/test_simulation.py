@@ -1,36 +1,36 @@
-"""A few seeds of the simulation on every run; `python -m tests.simulation --seeds 1-1000` has more."""
+"""Some seeds of the simulation; `python -m tests.simulation --seeds 1-1000` runs more."""
 
 from __future__ import annotations
 
 import pytest
 
-from domain.lanes import grants
+from domain.lanes import fences
 from domain.lanes.layout import LaneRange
 from tests.simulation.__main__ import main, parse_seeds
 from tests.simulation.ledger import Ledger
+from tests.simulation.random_world import RandomWorld
 from tests.simulation.sabotage import let_grants_overlap
-from tests.simulation.world import Chances, World
 
 IDS_PER_SEED = 2_000_000
 
 
 @pytest.mark.parametrize("seed", range(1, 9))
-def test_whatever_goes_wrong_no_id_is_issued_twice_or_out_of_order_or_far_from_its_time(seed: int) -> None:
-    world = World(seed)
+def test_ids_stay_unique_ordered_and_near_their_time_under_any_faults(seed: int) -> None:
+    world = RandomWorld(seed)
     world.run(IDS_PER_SEED)
     assert not world.verify(), f"seed {seed}: run `python -m tests.simulation --seeds {seed}`"
     assert world.ledger.ids >= IDS_PER_SEED
 
 
-def test_one_lane_for_many_workers_is_enough_to_stay_unique() -> None:
-    world = World(7, lane_range=LaneRange(5, 6), small=True)
+def test_ids_stay_unique_if_many_workers_compete_for_two_lanes() -> None:
+    world = RandomWorld(7, lanes=LaneRange(5, 6), only_small_requests=True)
     world.run(3_000, max_steps=4_000)
     assert not world.verify()
-    assert world.counts["no-free-lane"], "the workers never had to fight over a lane"
+    assert world.counts["no-free-lane"], "the workers never competed for a lane"
 
 
 def test_the_same_seed_is_the_same_history() -> None:
-    first, second = World(42), World(42)
+    first, second = RandomWorld(42), RandomWorld(42)
     for world in (first, second):
         world.run(200_000)
     assert first.counts == second.counts
@@ -38,8 +38,8 @@ def test_the_same_seed_is_the_same_history() -> None:
 
 
 def test_every_kind_of_fault_happens() -> None:
-    often = Chances(clock_step=0.02, outage=0.01, restore=0.005, crash=0.02, stop=0.02, stall=0.02, fork=0.02)
-    world = World(3, chances=often)
+    often = dict.fromkeys(["clock step", "crash", "stop", "stall", "fork"], 0.02)
+    world = RandomWorld(3, chances={**often, "outage": 0.01, "restore": 0.005})
     world.run(10**9, max_steps=1_500)
     assert not world.verify()
     happened = {name for name, count in world.counts.items() if count}
@@ -58,7 +58,7 @@ def test_the_command_prints_each_seed(capsys: pytest.CaptureFixture[str]) -> Non
     assert parse_seeds("1,5,9-11") == [1, 5, 9, 10, 11]
 
 
-# --- the ledger finds what it is for ---------------------------------------------------------
+# --- the ledger and the simulation find what they look for -----------------------------------
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (3 * 1024, 1), (2 * 1024, 10), (0, 100)])
@@ -69,7 +69,7 @@ def test_the_ledger_finds_an_id_that_was_issued_before(first: int, count: int) -
     assert ledger.problems
 
 
-def test_the_ledger_accepts_neighbours_in_any_order() -> None:
+def test_the_ledger_accepts_adjacent_ranges_in_any_order() -> None:
     ledger = Ledger()
     for first in (8, 0, 4, 12):
         ledger.issued(first * 1024, 4)
@@ -79,7 +79,7 @@ def test_the_ledger_accepts_neighbours_in_any_order() -> None:
     assert ledger.problems
 
 
-def test_the_ledger_finds_what_goes_back_and_what_is_far_off() -> None:
+def test_the_ledger_finds_ids_out_of_order_or_outside_their_time() -> None:
     ledger = Ledger()
     ledger.ordered("a", 10 * 1024, 5)
     ledger.ordered("a", 14 * 1024, 1)
@@ -88,7 +88,7 @@ def test_the_ledger_finds_what_goes_back_and_what_is_far_off() -> None:
     assert len(ledger.problems) == 3
 
 
-def test_the_ledger_finds_two_leases_that_interleave_without_a_single_equal_id() -> None:
+def test_the_ledger_finds_two_leases_that_interleave_without_an_equal_id() -> None:
     ledger = Ledger()
     ledger.under("a", 10 * 1024, 1)
     ledger.under("b", 12 * 1024, 1)
@@ -97,21 +97,17 @@ def test_the_ledger_finds_two_leases_that_interleave_without_a_single_equal_id()
     assert ledger.problems
 
 
-def test_the_simulation_finds_a_fence_that_lifts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grants, "decide_lift", lambda lane, floor, now: [])
-    assert _seeds_that_find_something(), "eight seeds found nothing wrong with broken code"
+def test_the_simulation_finds_a_fence_that_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fences, "decide_fence", lambda lane, floor, now: [])
+    assert any(_finds_something(seed) for seed in range(1, 9))
 
 
-def test_the_simulation_finds_grants_that_ignore_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulation_finds_grants_that_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     let_grants_overlap(monkeypatch)
-    assert _seeds_that_find_something(), "eight seeds found nothing wrong with broken code"
+    assert any(_finds_something(seed) for seed in range(1, 9))
 
 
-def _seeds_that_find_something() -> int | None:
-    """The first of eight seeds that complains."""
-    for seed in range(1, 9):
-        world = World(seed, chances=Chances(restore=0.01, crash=0.03), small=True)
-        world.run(10**9, max_steps=1_500)
-        if world.verify():
-            return seed
-    return None
+def _finds_something(seed: int) -> bool:
+    world = RandomWorld(seed, chances={"restore": 0.01, "crash": 0.03}, only_small_requests=True)
+    world.run(10**9, max_steps=1_500)
+    return bool(world.verify())

@@ -1,1 +1,1 @@
-"""The `ids` role: ids out of leases on lanes."""
+"""The `ids` role: it issues ids from leases on lanes."""

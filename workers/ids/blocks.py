@@ -1,7 +1,7 @@
-"""Blocks that are too large for a lease: grants of exactly as many positions as were asked for.
+"""Blocks: requests too large for the lease, answered by grants of exactly the requested number of positions.
 
-Promise: each is a grant of its own on a lane of its own, in the present, and its lane is free again when its
-positions have passed. Refusal: nothing reaches further ahead than a second, so the largest come in pieces.
+Promise: each grant lies in the present, on a lane of its own, which is free again when its positions have
+passed. Refusal: no grant reaches more than a second ahead, so the largest blocks come in several ranges.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 
 from domain.kernel.errors import EsError
 from domain.kernel.ids import Range, compose
-from domain.lanes import grants, layout
+from domain.lanes import grants
 from domain.lanes.errors import NoFreeLane
-from domain.lanes.grants import Known, Lane, LaneGranted
-from domain.lanes.layout import AHEAD, ORDERED_COUNT
-from workers.ids.lease_keeper import RACES, LaneKeeper
+from domain.lanes.events import LaneGranted, lane_stream
+from domain.lanes.grants import Lane
+from domain.lanes.limits import AHEAD, ORDERED_COUNT
+from workers.ids.lease_keeper import LeaseKeeper
+from workers.ids.retrying_store import CONFLICTS_MAX
 
 
 @dataclass(slots=True)
 class Block:
-    """One request for many ids, and what has become of it so far."""
+    """One request for many ids, and the ranges that were granted for it so far."""
 
     remaining: int
     at_least: int
@@ -32,32 +34,32 @@ class Block:
         return self.refused is None and self.remaining > 0
 
 
-def grant_blocks(keeper: LaneKeeper, blocks: Sequence[Block]) -> None:
-    """Grant all, or refuse. What a refused one was granted before is never used: its lanes are free in a second."""
-    error: EsError = NoFreeLane(len(keeper.range), None)
+def grant_blocks(keeper: LeaseKeeper, blocks: Sequence[Block]) -> None:
+    """Grant each block completely or refuse it. The partial grants of a refused block are never used."""
+    error: EsError = NoFreeLane(len(keeper.lanes), None)
     try:
-        for _ in range(RACES):
+        for _ in range(CONFLICTS_MAX):
             waiting = [block for block in blocks if block.is_waiting]
             if not waiting:
                 return
             _grant_round(keeper, waiting)
     except EsError as caught:
-        error = keeper.note(caught)
+        error = keeper.halt_if_store_went_back(caught)
     for block in blocks:
         if block.is_waiting:
             block.refused = error
 
 
-def _grant_round(keeper: LaneKeeper, blocks: Sequence[Block]) -> None:
-    """One append for all; blocks that lost a race for a lane go on waiting."""
-    keeper.look_at_clock()
+def _grant_round(keeper: LeaseKeeper, blocks: Sequence[Block]) -> None:
+    """One append for all blocks. A block whose lane was granted to another worker waits for the next round."""
+    keeper.read_clock()
     now = keeper.now()
     wanted = [(block, lengths) for block in blocks if (lengths := _lengths(block, now))]
-    found, free_at = keeper.search(sum(len(lengths) for _, lengths in wanted)) if wanted else ([], None)
+    found, free_at = keeper.search.find(sum(len(lengths) for _, lengths in wanted)) if wanted else ([], None)
     items: list[tuple[Block, Lane, LaneGranted]] = []
     for block, lengths in wanted:
         if len(lengths) > len(found):
-            block.refused = NoFreeLane(len(keeper.range), free_at)
+            block.refused = NoFreeLane(len(keeper.lanes), free_at)
             continue
         for length in lengths:
             lane = found.pop()
@@ -70,7 +72,7 @@ def _grant_round(keeper: LaneKeeper, blocks: Sequence[Block]) -> None:
 
 
 def _lengths(block: Block, now: int) -> list[int]:
-    """How many positions on each lane; none, and the block is refused, where that would be too far ahead."""
+    """The number of positions on each lane. None, and the block is refused, if they would be too far ahead."""
     room = now + AHEAD - max(now, block.at_least)
     if room < min(block.remaining, ORDERED_COUNT):
         block.refused = grants.ahead_limit(block.at_least + ORDERED_COUNT, now)
@@ -79,15 +81,15 @@ def _lengths(block: Block, now: int) -> list[int]:
     return [room] * whole + [rest] * (rest > 0)
 
 
-def _append(keeper: LaneKeeper, items: Sequence[tuple[Block, Lane, LaneGranted]]) -> None:
+def _append(keeper: LeaseKeeper, items: Sequence[tuple[Block, Lane, LaneGranted]]) -> None:
     if not items:
         return
     attempt = keeper.store.attempt(
-        [(layout.stream_of(lane.number), lane.version, [grant]) for _, lane, grant in items], "grant-block"
+        [(lane_stream(lane.number), lane.version, [grant]) for _, lane, grant in items], "grant-block"
     )
     for (block, lane, grant), version in zip(items, keeper.store.settle(attempt), strict=True):
         if version is not None:
             count = grant.until_position - grant.from_position
             block.ranges.append(Range(compose(grant.from_position, lane.number), count))
             block.remaining -= count
-            keeper.known[lane.number] = Known(version, grant.until_position)
+            keeper.known.note(lane.number, version, grant.until_position)

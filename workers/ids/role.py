@@ -1,4 +1,4 @@
-"""Opens the service of the `ids` role."""
+"""Open the service of the `ids` role."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The `ids` worker: requests in, ids out of a lease in memory; `workers/ids/lease_keeper.py` keeps that lease.
+"""The `ids` worker: it answers requests with ids from a lease in memory.
 
-Promise: an id is never handed out twice, by any number of workers on one store; each worker's ids ascend.
-Refusal: no wall clock is read; time is the store's (`workers/ids/store_clock.py`).
+Promise: no two workers on one store issue the same id, and each worker's ids ascend. Refusal: no wall clock is
+read; time comes from the store.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from domain.kernel.messages import LATER, Body, Later, Reply, Request
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.lanes.errors import AheadLimit
-from domain.lanes.layout import AHEAD, MAX_LEASE_MS, LaneRange
+from domain.lanes.layout import LaneRange
+from domain.lanes.leases import Lease
+from domain.lanes.limits import AHEAD, COUNT_MAX, MAX_LEASE_MS, MIN_LEASE_MS
 from workers.ids.blocks import Block, grant_blocks
 from workers.ids.fence import fence
-from workers.ids.lane_audit import check, show_lanes, verify
-from workers.ids.lease_keeper import LaneKeeper
+from workers.ids.lease_keeper import LeaseKeeper
+from workers.ids.queries import check, show_lanes, verify
+from workers.ids.retrying_store import RetryingStore
 from workers.ids.store_clock import POSITIONS_PER_NS, Machine, asleep_ns
-from workers.ids.sure_store import SureStore
 
-COUNT_MAX = 1 << 31
-MIN_LEASE_MS = 1000
-_NEAR = (AHEAD - 2) * STEP  # how far an id may be ahead of the clock's so that the next is not too far
+_NEAR = (AHEAD - 2) * STEP  # how far an id may be ahead of the clock's id so that its successor is allowed
 
 
 class IdsService:
+    """Clocks, randomness, the range of lanes and the length of a lease are arguments for the sake of tests."""
+
     def __init__(
         self,
         store: EventStore,
@@ -45,26 +47,26 @@ class IdsService:
         store_name: str,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         asleep_ns: Callable[[], int] = asleep_ns,
-        draw: Callable[[int], int] = secrets.randbelow,
+        random_below: Callable[[int], int] = secrets.randbelow,
         new_token: Callable[[], UUID] = uuid4,
         lane_range: LaneRange | None = None,
         lease_ms: int = MAX_LEASE_MS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`draw(n)` is a random number below n. Nothing is read or written before the first request.
+        """Nothing is read or written before the first request.
 
-        `asleep_ns` tells what `monotonic_ns` leaves out: a worker whose machine slept looks at the store's
-        clock again.
+        `asleep_ns` is the time that `monotonic_ns` leaves out: after the machine slept, the store's clock is
+        read again.
         """
         if not MIN_LEASE_MS <= lease_ms <= MAX_LEASE_MS:
             raise ValueError(f"a lease lasts {MIN_LEASE_MS} to {MAX_LEASE_MS} ms")
-        self._keeper = LaneKeeper(
-            SureStore(store, codec, new_token=new_token, draw=draw, sleep=sleep),
+        self._keeper = LeaseKeeper(
+            RetryingStore(store, codec, new_token=new_token, random_below=random_below, sleep=sleep),
             Machine(host, pid, monotonic_ns, asleep_ns),
             store_name=store_name,
-            draw=draw,
+            random_below=random_below,
             new_token=new_token,
-            lane_range=lane_range or LaneRange(),
+            lanes=lane_range or LaneRange(),
             lease_ms=lease_ms,
         )
         self._monotonic_ns = monotonic_ns
@@ -74,29 +76,34 @@ class IdsService:
 
     @property
     def token(self) -> UUID:
-        """Who this worker is at the moment; ids ascend strictly as long as it stays the same."""
+        """The current identity of this worker. Ids ascend strictly as long as it stays the same."""
         return self._keeper.me.worker.token
 
+    @property
+    def lease(self) -> Lease | None:
+        """The current lease, if there is one."""
+        return self._keeper.me.lease
+
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
-        with self._lock:
-            draws = _Draws(self._keeper)
+        with self.lock:
+            issuing = _Issuing(self._keeper)
             replies: list[Reply] = []
             for index, request in enumerate(batch):
                 try:
-                    is_draw = request.kind == "ids.next"
-                    replies.append(draws.draw(index, request.body) if is_draw else self._look(request))
+                    is_next = request.kind == "ids.next"
+                    replies.append(issuing.reply(index, request.body) if is_next else self._other(request))
                 except EsError as error:
-                    replies.append(self._keeper.note(error))
-            for index, reply in draws.rest():
+                    replies.append(self._keeper.halt_if_store_went_back(error))
+            for index, reply in issuing.block_replies():
                 replies[index] = reply
             return replies
 
-    def _look(self, request: Request) -> Body:
+    def _other(self, request: Request) -> Body:
         keeper = self._keeper
         match request.kind:
             case "ids.lanes":
-                if not keeper.me.clock.was_seen:
-                    keeper.look_at_clock()
+                if not keeper.me.clock.was_read:
+                    keeper.read_clock()
                 return show_lanes(keeper.store, keeper.now())
             case "ids.check":
                 return check(keeper.store, request.body)
@@ -107,7 +114,7 @@ class IdsService:
         raise UnknownRequest(request.kind)
 
     def next_id(self) -> int:
-        """One id, for callers in this process: a lock, the lease check, an addition. Raises `EsError`."""
+        """Issue one id to a caller in this process. Raises `EsError`."""
         # `Lease.take(1, now)` written out, in ids instead of positions: every call and every attribute counts
         # here. Not `with`: that costs as much as the clock.
         acquire, release, monotonic_ns, keeper = self._hot
@@ -119,16 +126,16 @@ class IdsService:
                 if lease.last_id < id_ < lease.renew_id:
                     lease.last_id = id_
                     return id_
-                # Drawn within one position, or after a block that reached ahead.
+                # The clock still shows the last position, or a block reached ahead.
                 if id_ <= lease.last_id < min(id_ + _NEAR, lease.renew_id - STEP):
                     lease.last_id += STEP
                     return lease.last_id
         finally:
             release()
-        return self._next_asked()
+        return self._next_requested()
 
-    def _next_asked(self) -> int:
-        """As any caller gets it: the lease has to be looked after first."""
+    def _next_requested(self) -> int:
+        """Issue one id as for any caller: the lease may have to be taken or renewed first."""
         while isinstance(reply := self.handle([Request("ids.next", {"count": 1})])[0], Later):
             self._sleep(0.001)
         if isinstance(reply, EsError):
@@ -136,43 +143,43 @@ class IdsService:
         return int(reply["ranges"][0]["first"])
 
     def close(self) -> None:
-        """Give back what was not issued. A store that can't be reached keeps it until the lease has run out."""
-        with self._lock:
+        """Release the positions that were not issued. If the store is unavailable, the lease runs out."""
+        with self.lock:
             with contextlib.suppress(EsError):
                 self._keeper.release()
             self._keeper.become_new()
 
     def drop_lease_after_fork(self) -> None:
-        self._new_lock()  # the parent may have forked while a thread held it
+        self._new_lock()  # a thread of the parent may have held the lock
         self._keeper.become_child(os.getpid())
 
     def _new_lock(self) -> None:
-        self._lock = threading.Lock()
-        self._hot = (self._lock.acquire, self._lock.release, self._monotonic_ns, self._keeper)
+        self.lock = threading.Lock()
+        self._hot = (self.lock.acquire, self.lock.release, self._monotonic_ns, self._keeper)
 
 
-class _Draws:
-    """The requests for ids in one batch. What keeps one of them from ids is everybody's answer.
+class _Issuing:
+    """The requests for ids in one batch. A failure of the store is detected once and answers all of them.
 
-    Waiting for the store 256 times would help nobody.
+    Detecting it for each of 256 requests would take longer than their callers wait.
     """
 
-    def __init__(self, keeper: LaneKeeper) -> None:
+    def __init__(self, keeper: LeaseKeeper) -> None:
         self._keeper = keeper
         self._is_prepared = False
         self._failure: EsError | None = None
         self._blocks: dict[int, Block] = {}
 
     def _prepare(self) -> None:
-        """Look after the lease, once per batch."""
+        """Renew the lease if it is due, once per batch."""
         self._is_prepared = True
         try:
-            self._keeper.look_after_lease()
+            self._keeper.renew_if_due()
         except EsError as error:
-            self._failure = self._keeper.note(error)
+            self._failure = self._keeper.halt_if_store_went_back(error)
 
-    def draw(self, index: int, body: Body) -> Reply:
-        """The answer from the lease; LATER when it is up to `rest`, or when time has to pass first."""
+    def reply(self, index: int, body: Body) -> Reply:
+        """Ids from the lease. LATER, if time must pass first or `block_replies` will have the reply."""
         count, at_least = _parse_next(body)
         if not self._is_prepared:
             self._prepare()
@@ -180,7 +187,7 @@ class _Draws:
             return self._failure
         try:
             taken = self._keeper.take(count, at_least)
-        except AheadLimit:  # of what this caller asks for, not of what the others do
+        except AheadLimit:  # concerns this request alone
             raise
         except EsError as error:
             self._failure = error
@@ -189,8 +196,8 @@ class _Draws:
             self._blocks[index] = Block(count, at_least)
         return _reply([taken]) if isinstance(taken, Range) else LATER
 
-    def rest(self) -> list[tuple[int, Reply]]:
-        """The answers to requests that were too large for the lease."""
+    def block_replies(self) -> list[tuple[int, Reply]]:
+        """The replies to requests that were too large for the lease, each with its index in the batch."""
         if not self._blocks:
             return []
         grant_blocks(self._keeper, list(self._blocks.values()))
@@ -198,7 +205,7 @@ class _Draws:
 
 
 def _parse_next(body: Body) -> tuple[int, int]:
-    """How many ids, and the first position that may be given (0: any)."""
+    """The number of ids, and the first position that may be issued (0: any)."""
     count = body.get("count", 1)
     if type(count) is not int or not 1 <= count <= COUNT_MAX:
         raise InvalidInput("count", f"must be a whole number from 1 to {COUNT_MAX}")
@@ -220,4 +227,4 @@ def _drop_leases_after_fork() -> None:
         service.drop_lease_after_fork()
 
 
-os.register_at_fork(after_in_child=lambda: _drop_leases_after_fork())
+os.register_at_fork(after_in_child=_drop_leases_after_fork)

@@ -18,7 +18,7 @@ import pytest
 from adapters.codec import JsonCodec
 from adapters.eventstoredb.event_store import EventStoreDbStore
 from domain.kernel.errors import EsError
-from domain.lanes import grants
+from domain.lanes import events
 from domain.lanes.errors import NoFreeLane
 from domain.lanes.layout import LaneRange
 from tests.simulation.asking import ask
@@ -48,7 +48,7 @@ def start_worker(node: Node) -> Iterator[StartWorker]:
         def start(lane_range: LaneRange = ONE_LANE, **timeouts: float) -> IdsService:
             timeouts = {"call_timeout_s": 0.3, "settle_s": DEADLINE_S} | timeouts
             store = stores.enter_context(closing(EventStoreDbStore(node.url, **timeouts)))
-            codec = JsonCodec(grants.EVENTS)
+            codec = JsonCodec(events.EVENTS)
             return IdsService(
                 store, codec, host="here", pid=os.getpid(), store_name="esdb:", lane_range=lane_range
             )
@@ -58,7 +58,7 @@ def start_worker(node: Node) -> Iterator[StartWorker]:
 
 def grants_of_lane_nine(node: Node) -> int:
     with closing(EventStoreDbStore(node.url)) as store:
-        return sum(event.type == grants.LaneGranted.type for event in store.read_stream("lane-9"))
+        return sum(event.type == events.LaneGranted.type for event in store.read_stream("lane-9"))
 
 
 def is_answered(worker: IdsService) -> bool:

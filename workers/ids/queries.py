@@ -1,6 +1,6 @@
-"""Looking at lanes: who has which, which grant covers an id, and the proof that no two grants overlap.
+"""The queries about lanes: their holders, the grant of an id, and the proof that no two grants overlap.
 
-Promise: everything is read from the store, nothing from a worker's memory. Refusal: nothing is written.
+Promise: all replies come from the store, none from a worker's memory. Refusal: nothing is written.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from domain.kernel.errors import InvalidInput
 from domain.kernel.events import NO_STREAM
 from domain.kernel.ids import LANES, decode, parse_id, time_text, time_us_of
 from domain.kernel.messages import Body
-from domain.lanes import grants, layout
-from domain.lanes.grants import LaneGranted
+from domain.lanes import grants
+from domain.lanes.events import LaneGranted, lane_stream
+from domain.lanes.grants import TAIL
 from domain.lanes.history import Grant, LaneHistory
-from workers.ids.sure_store import SureStore
+from domain.lanes.limits import CHECK_MAX
+from workers.ids.retrying_store import RetryingStore
 
-CHECK_MAX = 1000
 
-
-def show_lanes(store: SureStore, now: int) -> Body:
-    """Every lane that was ever used, as it stands at `now`, a position."""
+def show_lanes(store: RetryingStore, now: int) -> Body:
+    """Every lane that was ever used, with its standing at `now`, a position."""
     shown = (_shown_lane(store, number, now) for number in range(LANES))
     return {"lanes": [lane for lane in shown if lane is not None]}
 
 
-def _shown_lane(store: SureStore, number: int, now: int) -> Body | None:
-    tail = [(recorded.version, store.decode(recorded)) for recorded in store.tail(layout.stream_of(number))]
+def _shown_lane(store: RetryingStore, number: int, now: int) -> Body | None:
+    tail = [
+        (recorded.version, store.decode(recorded)) for recorded in store.read_tail(lane_stream(number), TAIL)
+    ]
     if not tail:
         return None
     lane = grants.lane_from_tail(number, tail)
@@ -44,8 +46,8 @@ def _shown_lane(store: SureStore, number: int, now: int) -> Body | None:
     }
 
 
-def check(store: SureStore, body: Body) -> Body:
-    """For each id the grant under which it may have been issued, or that it was never granted."""
+def check(store: RetryingStore, body: Body) -> Body:
+    """For each id its grant, or that its position was never granted."""
     values = body.get("ids")
     if not isinstance(values, list) or not 1 <= len(values) <= CHECK_MAX:
         raise InvalidInput("ids", f"must be a list of 1 to {CHECK_MAX} ids")
@@ -59,8 +61,8 @@ def check(store: SureStore, body: Body) -> Body:
     return {"ids": answers}
 
 
-def verify(store: SureStore) -> Body:
-    """Fold the whole history of all lanes; every problem is a sentence."""
+def verify(store: RetryingStore) -> Body:
+    """Audit the streams of all lanes. Each problem is a sentence."""
     histories = [_history(store, lane) for lane in range(LANES)]
     problems = [problem for history in histories for problem in history.problems]
     return {
@@ -72,9 +74,9 @@ def verify(store: SureStore) -> Body:
     }
 
 
-def _history(store: SureStore, lane: int) -> LaneHistory:
+def _history(store: RetryingStore, lane: int) -> LaneHistory:
     history = LaneHistory(lane)
-    for recorded in store.read(layout.stream_of(lane)):
+    for recorded in store.read(lane_stream(lane)):
         history.add(recorded.version, recorded.recorded_at_us, store.decode(recorded))
     return history
 
