@@ -10,6 +10,7 @@ from domain.users.reservations import RESERVATION_LIFE_US
 NOW_US = 1_760_000_000_000_000
 LATER_US = NOW_US + RESERVATION_LIFE_US
 """When a reservation made at `NOW_US` expires."""
+KEK = bytes(range(32))
 PROCESS = "erasures"
 ADA, GRACE = "ada@example.com", "grace@example.com"
 

@@ -20,6 +20,7 @@ from tests.support.full_disk import limited
 from tests.support.vaults import (
     ADA,
     GRACE,
+    KEK,
     PROCESS,
     change,
     destroy,
@@ -33,7 +34,6 @@ from tests.support.vaults import (
 )
 
 CANARY, OTHER_CANARY = "canary-5f1d@example.com", "canary-77aa@example.com"
-KEK = os.urandom(32)
 
 
 @pytest.fixture
