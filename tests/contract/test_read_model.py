@@ -14,7 +14,7 @@ import pytest
 from adapters.settings import Settings
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
-from domain.kernel.projection import Change, Operation, Put, Value
+from domain.kernel.projection import Put, Value
 from tests.support.builders import DEADLINE_S, eventually, start_python
 from tests.support.read_models import (
     NOW_US,
@@ -64,25 +64,6 @@ def test_the_number_of_events_is_the_sum_over_all_applies(read_model: ReadModel)
     generation = moved(read_model, prepared(read_model), put(1), put(2))
 
     assert moved(read_model, generation, put(3)).events == 3
-
-
-def test_a_put_replaces_a_row_and_a_change_sets_some_columns(read_model: ReadModel) -> None:
-    operations: list[Operation] = [
-        put(1, "red", 1),
-        put(2, "blue", 2),
-        put(1, "green", 5),
-        Change(2, {"size": 9}),
-    ]
-
-    moved(read_model, prepared(read_model), *operations)
-
-    assert read_model.rows(THINGS) == [row(1, "green", 5), row(2, "blue", 9)]
-
-
-def test_a_change_of_a_missing_row_does_nothing(read_model: ReadModel) -> None:
-    moved(read_model, prepared(read_model), Change(1, {"colour": "red"}), put(2))
-
-    assert read_model.rows(THINGS) == [row(2)]
 
 
 def test_values_are_stored_unchanged(read_model: ReadModel) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from uuid import uuid4
+from dataclasses import replace
+from uuid import UUID, uuid4
 
 import pytest
 
 from adapters.settings import Settings
 from domain.kernel.ports.vault import (
     AlreadyHeld,
+    Claim,
+    ClaimAnswer,
+    ClaimRequest,
     ClaimState,
     DestroyedKey,
     HeldByOther,
-    LivingKey,
     Reserved,
     Vault,
 )
@@ -27,7 +30,6 @@ from tests.support.vaults import (
     NOW_US,
     change,
     destroy,
-    register,
     registered,
     registration,
     reserve,
@@ -38,15 +40,102 @@ from tests.support.vaults import (
 
 OpenVault = Callable[[], Vault]
 NEW = "new@example.com"
+SUBJECTS = range(1, 10)
 
-# --- reserve ---------------------------------------------------------------------------------
+
+def claims(vault: Vault) -> list[list[Claim]]:
+    return [vault.claims_of(subject, now_us=NOW_US) for subject in SUBJECTS]
 
 
-def test_a_free_address_is_reserved(vault: Vault) -> None:
-    request = registration(subject=7)
+# --- the answer to a request -----------------------------------------------------------------
 
-    assert reserve(vault, request) == Reserved(7, request.reservation_id, repeated=False)
-    assert vault.holder(ADA) == 7
+A = uuid4()
+FIRST, CHANGE = registration(ADA, subject=1, command=A), change(GRACE, subject=1, command=A)
+AGAIN = {email: registration(email, subject=2, command=A) for email in (ADA, GRACE, NEW)}
+OTHERS = [registration(ADA, subject=2), change(ADA, subject=3)]
+REGISTERED = (replace(FIRST, command_id=uuid4()), "confirm")
+GRACE_TAKEN, ADA_TAKEN = (
+    (registration(GRACE, subject=5), "confirm"),
+    (registration(ADA, subject=6), "confirm"),
+)
+
+History = Sequence[tuple[ClaimRequest, str]]
+"""Earlier requests, each with the method that was called for its reservation."""
+
+
+def new(request: ClaimRequest) -> Reserved:
+    return Reserved(request.subject, request.reservation_id, repeated=False)
+
+
+def taken_over(request: ClaimRequest) -> Reserved:
+    return Reserved(request.subject, request.reservation_id, repeated=True)
+
+
+@pytest.mark.parametrize(
+    ("history", "request_", "answer"),
+    [
+        pytest.param([], FIRST, new(FIRST), id="free"),
+        pytest.param([REGISTERED], CHANGE, new(CHANGE), id="free, change"),
+        pytest.param([(FIRST, "")], AGAIN[ADA], taken_over(FIRST), id="repeated"),
+        pytest.param(
+            [REGISTERED, (CHANGE, "")],
+            replace(CHANGE, reservation_id=uuid4()),
+            taken_over(CHANGE),
+            id="repeated change",
+        ),
+        pytest.param([(FIRST, "")], AGAIN[GRACE], AlreadyHeld(1), id="repeated with another address"),
+        pytest.param([(FIRST, "confirm")], change(ADA, subject=1), AlreadyHeld(1), id="the user's own"),
+        pytest.param([(FIRST, "abandon")], AGAIN[ADA], new(AGAIN[ADA]), id="abandoned before"),
+        *(
+            pytest.param([(FIRST, method)], OTHERS[0], new(OTHERS[0]), id=f"{method}d by another")
+            for method in ("release", "confirm and release")
+        ),
+        *(
+            pytest.param([(FIRST, method)], request, HeldByOther(1, confirmed=bool(method)), id="of another")
+            for method in ("", "confirm")
+            for request in OTHERS
+        ),
+        *(
+            pytest.param(
+                [(FIRST, method), GRACE_TAKEN, *later], AGAIN[email], AlreadyHeld(1), id="ran before"
+            )
+            for method, later in (
+                ("confirm", []),
+                ("confirm and release", []),
+                ("confirm and release", [ADA_TAKEN]),
+                ("destroy", []),
+            )
+            for email in (ADA, GRACE, NEW)
+        ),
+    ],
+)
+def test_the_answer_depends_on_the_claims_and_on_earlier_commands(
+    vault: Vault, history: History, request_: ClaimRequest, answer: ClaimAnswer
+) -> None:
+    for earlier, method in history:
+        reservation = reserved(vault, earlier)
+        if "confirm" in method:
+            vault.confirm([reservation])
+        if "release" in method:
+            vault.release([reservation])
+        if method == "abandon":
+            vault.abandon_registration(earlier.subject, reservation)
+        if method == "destroy":
+            destroy(vault, earlier.subject)
+    keys_before, claims_before = vault.data_keys(SUBJECTS), claims(vault)
+
+    assert reserve(vault, request_) == answer
+
+    keys = vault.data_keys(SUBJECTS)
+    if answer == new(request_):
+        assert vault.holder(request_.email) == request_.subject
+        assert len(secret_of(vault, request_.subject)) == 32
+        assert keys == {request_.subject: keys[request_.subject], **keys_before}, "no other key is created"
+    else:
+        assert (keys, claims(vault)) == (keys_before, claims_before), "nothing was reserved or created"
+
+
+# --- batches and contention ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 20])
@@ -118,16 +207,6 @@ def test_a_reservation_survives_closing_and_reopening(open_vault: OpenVault) -> 
 # --- a repeated command ----------------------------------------------------------------------
 
 
-def test_a_repeated_registration_takes_its_reservation_over(vault: Vault) -> None:
-    command = uuid4()
-    first = registration(subject=1, command=command)
-    reserve(vault, first)
-
-    again = reserve(vault, registration(subject=2, command=command))
-
-    assert again == Reserved(1, first.reservation_id, repeated=True)
-
-
 def test_a_repeated_reservation_lives_from_the_repetition(vault: Vault) -> None:
     command = uuid4()
     reserve(vault, registration(subject=1, command=command), now_us=NOW_US)
@@ -136,15 +215,6 @@ def test_a_repeated_reservation_lives_from_the_repetition(vault: Vault) -> None:
 
     assert vault.expired_claims(now_us=LATER_US, limit=10) == []
     assert len(vault.expired_claims(now_us=LATER_US + 1000, limit=10)) == 1
-
-
-def test_a_repeated_change_takes_its_reservation_over(vault: Vault) -> None:
-    registered(vault, 1, ADA)
-    command = uuid4()
-    first = change(GRACE, command=command)
-    reserve(vault, first)
-
-    assert reserve(vault, change(GRACE, command=command)) == Reserved(1, first.reservation_id, repeated=True)
 
 
 def test_a_command_twice_in_a_batch_makes_one_reservation(vault: Vault) -> None:
@@ -157,57 +227,6 @@ def test_a_command_twice_in_a_batch_makes_one_reservation(vault: Vault) -> None:
         Reserved(1, first.reservation_id, repeated=False),
         Reserved(1, first.reservation_id, repeated=True),
     ]
-
-
-@pytest.mark.parametrize("email", [ADA, GRACE, NEW])
-@pytest.mark.parametrize("since", ["confirmed", "released", "erased", "the address is another's"])
-def test_a_registration_that_ran_before_always_yields_its_first_subject(
-    vault: Vault, since: str, email: str
-) -> None:
-    command = uuid4()
-    reservation = registered(vault, 1, ADA, command=command)
-    registered(vault, 5, GRACE)
-    if since in ("released", "the address is another's"):
-        vault.release([reservation])
-    if since == "the address is another's":
-        registered(vault, 6, ADA)
-    if since == "erased":
-        destroy(vault, 1)
-
-    answer = reserve(vault, registration(email, subject=2, command=command))
-
-    assert answer == AlreadyHeld(1)
-    assert vault.data_keys([2]) == {}
-    assert vault.holder(NEW) is None, "nothing was reserved"
-
-
-def test_a_reserved_registration_with_another_address_yields_its_first_subject(vault: Vault) -> None:
-    command = uuid4()
-    reserve(vault, registration(ADA, subject=1, command=command))
-
-    assert reserve(vault, registration(GRACE, subject=2, command=command)) == AlreadyHeld(1)
-    assert vault.holder(GRACE) is None
-
-
-# --- an address that is held -----------------------------------------------------------------
-
-
-def test_a_user_already_holds_their_own_confirmed_address(vault: Vault) -> None:
-    registered(vault, 1, ADA)
-
-    assert reserve(vault, change(ADA, subject=1)) == AlreadyHeld(1)
-    assert states(vault, 1) == [ClaimState.CONFIRMED]
-
-
-@pytest.mark.parametrize("confirmed", [True, False])
-def test_an_address_of_another_user_is_held_whether_confirmed_or_not(vault: Vault, confirmed: bool) -> None:
-    reservation = reserved(vault, registration(ADA, subject=1))
-    if confirmed:
-        vault.confirm([reservation])
-
-    assert reserve(vault, registration(ADA, subject=2)) == HeldByOther(1, confirmed)
-    assert reserve(vault, change(ADA, subject=3)) == HeldByOther(1, confirmed)
-    assert [vault.claims_of(subject, now_us=NOW_US) for subject in (2, 3)] == [[], []], "nothing was reserved"
 
 
 def test_an_expired_reservation_holds_its_address_until_it_is_released(vault: Vault) -> None:
@@ -224,55 +243,33 @@ def test_an_expired_reservation_holds_its_address_until_it_is_released(vault: Va
 # --- confirm, release, abandon ---------------------------------------------------------------
 
 
-def test_a_confirmed_reservation_is_permanent(vault: Vault) -> None:
-    vault.confirm([reserved(vault, registration())])
-
-    assert states(vault, 1) == [ClaimState.CONFIRMED]
-    assert vault.expired_claims(now_us=LATER_US * 2, limit=10) == []
-
-
-def test_confirming_twice_or_an_unknown_reservation_changes_nothing(vault: Vault) -> None:
-    reservation = reserved(vault, registration())
-
-    vault.confirm([uuid4(), reservation, reservation])
-    vault.confirm([reservation])
-    vault.confirm([])
-
-    assert states(vault, 1) == [ClaimState.CONFIRMED]
+LATE_CALLS: list[Callable[[Vault, UUID, UUID], None]] = [
+    lambda vault, old, kept: vault.confirm([uuid4(), kept, kept]),
+    lambda vault, old, kept: vault.confirm([]),
+    lambda vault, old, kept: vault.confirm([old]),
+    lambda vault, old, kept: vault.release([uuid4()]),
+    lambda vault, old, kept: vault.release([]),
+    lambda vault, old, kept: vault.release([old]),
+    lambda vault, old, kept: vault.abandon_registration(1, old),
+]
 
 
-@pytest.mark.parametrize("confirmed", [True, False])
-def test_a_released_address_is_free(vault: Vault, confirmed: bool) -> None:
-    reservation = reserved(vault, registration(ADA, subject=1))
-    if confirmed:
-        vault.confirm([reservation])
+@pytest.mark.parametrize("call", LATE_CALLS)
+def test_a_late_repeated_or_unknown_call_does_not_affect_the_next_holder(
+    vault: Vault, call: Callable[[Vault, UUID, UUID], None]
+) -> None:
+    command = uuid4()
+    old = reserved(vault, registration(ADA, subject=1, command=command))
+    vault.abandon_registration(1, old)
+    kept = registered(vault, 2, ADA, command=command)
+    before = vault.data_keys(SUBJECTS), claims(vault)
 
-    vault.release([reservation])
+    call(vault, old, kept)
 
-    assert vault.holder(ADA) is None
-    assert isinstance(reserve(vault, registration(ADA, subject=2)), Reserved)
-
-
-def test_releasing_an_unknown_reservation_changes_nothing(vault: Vault) -> None:
-    registered(vault, 1, ADA)
-
-    vault.release([uuid4()])
-    vault.release([])
-
-    assert vault.holder(ADA) == 1
-
-
-def test_a_late_release_does_not_affect_the_next_holder(vault: Vault) -> None:
-    lost = reserved(vault, registration(ADA, subject=1))
-    vault.release([lost])
-    registered(vault, 2, ADA)
-
-    vault.release([lost])
-    vault.confirm([lost])
-    vault.abandon_registration(1, lost)
-
+    assert (vault.data_keys(SUBJECTS), claims(vault)) == before
     assert vault.holder(ADA) == 2
     assert states(vault, 2) == [ClaimState.CONFIRMED]
+    assert reserve(vault, registration(ADA, subject=3, command=command)) == AlreadyHeld(2)
 
 
 def test_abandoning_a_registration_releases_the_address_and_destroys_the_key(vault: Vault) -> None:
@@ -280,29 +277,6 @@ def test_abandoning_a_registration_releases_the_address_and_destroys_the_key(vau
 
     assert vault.holder(ADA) is None
     assert vault.data_keys([1]) == {1: DestroyedKey()}
-
-
-def test_an_abandoned_registration_may_run_again_as_another_subject(vault: Vault) -> None:
-    command = uuid4()
-    vault.abandon_registration(1, reserved(vault, registration(ADA, subject=1, command=command)))
-    second = registration(ADA, subject=2, command=command)
-
-    assert reserve(vault, second) == Reserved(2, second.reservation_id, repeated=False)
-    assert len(secret_of(vault, 2)) == 32
-    assert vault.data_keys([1]) == {1: DestroyedKey()}
-
-
-def test_abandoning_twice_changes_nothing(vault: Vault) -> None:
-    command = uuid4()
-    reservation = reserved(vault, registration(ADA, subject=1, command=command))
-    vault.abandon_registration(1, reservation)
-    registered(vault, 2, ADA, command=command)
-
-    vault.abandon_registration(1, reservation)
-
-    assert vault.holder(ADA) == 2
-    assert isinstance(vault.data_keys([2])[2], LivingKey)
-    assert reserve(vault, registration(ADA, subject=3, command=command)) == AlreadyHeld(2)
 
 
 # --- queries ---------------------------------------------------------------------------------
@@ -348,14 +322,10 @@ def test_expired_reservations_are_listed_oldest_first_up_to_the_limit(vault: Vau
     assert all(claim.expired and claim.state is ClaimState.RESERVED for claim in found)
 
 
-def test_confirmed_and_released_claims_are_not_listed_as_expired(vault: Vault) -> None:
+def test_confirmed_and_released_claims_never_expire(vault: Vault) -> None:
     registered(vault, 1, ADA)
     vault.release([reserved(vault, registration(GRACE, subject=2))])
 
     assert vault.expired_claims(now_us=LATER_US * 2, limit=10) == []
-
-
-def test_an_unclaimed_address_has_no_holder(vault: Vault) -> None:
-    register(vault, 1)
-
+    assert states(vault, 1) == [ClaimState.CONFIRMED]
     assert vault.holder(GRACE) is None

@@ -16,7 +16,7 @@ from adapters import wiring
 from adapters.crypto.kek import make_kek
 from adapters.settings import Settings, load_settings
 from domain.kernel.errors import EsError, KeyUnavailable, PartUnavailable
-from domain.kernel.ports.vault import DestroyedKey, HeldByOther, LivingKey, Vault
+from domain.kernel.ports.vault import DestroyedKey, LivingKey, Vault
 from tests.support.builders import DEADLINE_S, an_event, append
 from tests.support.postgres import execute
 from tests.support.vaults import (
@@ -39,12 +39,6 @@ OpenVault = Callable[[], Vault]
 # --- keys ------------------------------------------------------------------------------------
 
 
-def test_a_key_is_created_with_the_reservation_of_a_registration(vault: Vault) -> None:
-    reserve(vault, registration(subject=1))
-
-    assert len(secret_of(vault, 1)) == 32
-
-
 def test_every_subject_has_its_own_key(vault: Vault) -> None:
     register(vault, *range(1, 11))
 
@@ -55,24 +49,6 @@ def test_a_change_of_address_creates_no_key(vault: Vault) -> None:
     reserve(vault, change(GRACE, subject=1))
 
     assert vault.data_keys([1]) == {}
-
-
-def test_a_registration_with_a_held_address_creates_no_key(vault: Vault) -> None:
-    registered(vault, 1, ADA)
-
-    assert reserve(vault, registration(ADA, subject=2)) == HeldByOther(1, confirmed=True)
-    assert vault.data_keys([2]) == {}
-
-
-def test_a_repeated_registration_keeps_the_first_key(vault: Vault) -> None:
-    command = uuid4()
-    reserve(vault, registration(subject=1, command=command))
-    secret = secret_of(vault, 1)
-
-    reserve(vault, registration(subject=2, command=command))
-
-    assert secret_of(vault, 1) == secret
-    assert vault.data_keys([2]) == {}
 
 
 @pytest.mark.parametrize("first", ["alive", "destroyed", "abandoned"])

@@ -23,7 +23,6 @@ from tests.support.builders import (
     an_event,
     append,
     before,
-    open_store,
     some_events,
     start_python,
     stored,
@@ -106,15 +105,6 @@ def test_the_time_of_an_event_is_that_of_the_stores_clock(path: Path) -> None:
 
         (event,) = store.read_stream("user-1")
         assert event.recorded_at_us == 1_767_225_600_123_456
-
-
-def test_the_url_opens_the_same_file(path: Path) -> None:
-    event = an_event()
-    with closing(open_store(f"sqlite:{path}")) as store:
-        append(store, "user-1", NO_STREAM, [event])
-
-    with closing(SqliteStore(path)) as reopened:
-        assert [found.event_id for found in reopened.read_stream("user-1")] == [event.event_id]
 
 
 def test_reading_by_prefix_and_by_stream_uses_an_index(other: apsw.Connection) -> None:
