@@ -1,7 +1,8 @@
-"""Log lines: one JSON object each, with a stable `action`. Never a personal value, not even in a traceback.
+"""Write log lines: one JSON object each, with a stable `action`.
 
-Errors of this project have messages that are safe by design. Of any other exception only its type and the
-places it passed are written: its message may quote what it choked on.
+Promise: every line has a time, a level, the worker and an action. Refusal: no personal value is written, not even
+in a traceback. The messages of this project's errors are safe by design. Of any other exception only the type and
+the code locations are written, because its message may quote a value.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _KEPT_FILES = 3
 
 class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        # Now, and not when the record was made: of two threads the later line would show the earlier time.
+        # Take the time here and not from the record: otherwise the lines of two threads may be out of order.
         now_ms = time.time_ns() // 1_000_000
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ms // 1000)) + f".{now_ms % 1000:03}Z",
@@ -38,7 +39,7 @@ class JsonLines(logging.Formatter):
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An exception without anything that it might quote."""
+    """The fields of an exception for a log line, without a message that may quote a value."""
     if isinstance(error, EsError):
         return {"error": error.code, "message": str(error), "hint": error.hint}
     frames = traceback.extract_tb(error.__traceback__)
@@ -49,7 +50,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 class Log:
-    """A logger whose every line has an action and fields."""
+    """Writes lines with an action and fields."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
@@ -65,7 +66,7 @@ class Log:
 
 
 def open_log(name: str, path: Path | None) -> Log:
-    """The log of one worker: into a file that is rotated at 5 MB (3 are kept), or to standard error."""
+    """The log of one worker: a file that is rotated at 5 MB (3 old ones are kept), or standard error."""
     handler: logging.Handler
     if path is None:
         handler = logging.StreamHandler(sys.stderr)

@@ -1,4 +1,7 @@
-"""Every setting, read once. Precedence: flag > environment > `es.toml` in the home > default."""
+"""Read all settings, once. Precedence: flag > environment > `es.toml` in the home > default.
+
+Promise: each setting is known with its origin, and a wrong one is named. Refusal: nothing is opened or created.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ _SCHEMES = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value and where it came from: `flag`, an environment variable, `es.toml` or `default`."""
+    """A value and its origin: `flag`, an environment variable, `es.toml` or `default`."""
 
     value: str
     source: str
@@ -38,7 +41,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Settings:
-    """All of a program's settings. URLs name the parts; those of files are absolute, and `sqlite:` alone is the usual one."""
+    """All settings of the program. The URLs of the parts have absolute paths; `sqlite:` stands for the default file."""
 
     home: Path
     broker: str
@@ -46,7 +49,7 @@ class Settings:
     database: str
     vault: str
     kek_file: Path
-    kek_is_ours: bool  # in the home, so it may be made on first start
+    kek_is_ours: bool  # it is in the home, so it may be created on first start
     autostart: bool
     features: tuple[str, ...]
     """Modules of features from outside, see `domain.features`."""
@@ -54,7 +57,7 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether requests go through sockets in the home, and not through a broker."""
+        """Whether requests use sockets in the home instead of a broker."""
         return self.broker.startswith("local:")
 
     @property
@@ -67,21 +70,12 @@ class Settings:
 
 
 def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings. Raises InvalidSetting naming the setting that is wrong."""
+    """Read the settings. Raises InvalidSetting with the name of a wrong one."""
     environment = os.environ if environment is None else environment
     home = _home(home_flag, environment)
     if os.path.exists(home.value) and not os.path.isdir(home.value):
         raise InvalidSetting("home", f"({home.source}) is not a folder: {home.value}")
-    from_file = _read_file(Path(home.value) / CONFIG_FILE)
-    origins = {"home": home}
-    for name, default in _DEFAULTS.items():
-        variable = f"ES_{name.upper()}"
-        if environment.get(variable):
-            origins[name] = Setting(environment[variable], variable)
-        elif name in from_file:
-            origins[name] = Setting(from_file[name], CONFIG_FILE)
-        else:
-            origins[name] = Setting(default, "default")
+    origins = {"home": home, **_given(environment, _read_file(Path(home.value) / CONFIG_FILE))}
     for name, schemes in _SCHEMES.items():
         if not origins[name].value.startswith(schemes):
             raise InvalidSetting(
@@ -108,6 +102,19 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
     )
 
 
+def _given(environment: Mapping[str, str], from_file: Mapping[str, str]) -> dict[str, Setting]:
+    given: dict[str, Setting] = {}
+    for name, default in _DEFAULTS.items():
+        variable = f"ES_{name.upper()}"
+        if environment.get(variable):
+            given[name] = Setting(environment[variable], variable)
+        elif name in from_file:
+            given[name] = Setting(from_file[name], CONFIG_FILE)
+        else:
+            given[name] = Setting(default, "default")
+    return given
+
+
 def _switch(name: str, setting: Setting) -> bool:
     for answer, words in ((True, ("1", "true", "yes", "on")), (False, ("0", "false", "no", "off"))):
         if setting.value.lower() in words:
@@ -116,7 +123,7 @@ def _switch(name: str, setting: Setting) -> bool:
 
 
 def _below(home: Path, value: str) -> str:
-    """A relative file as one in the home: workers don't stand where the command was typed."""
+    """The value with a relative path made absolute in the home: workers have another working directory."""
     scheme, given = ("sqlite:", value.removeprefix("sqlite:")) if value.startswith("sqlite:") else ("", value)
     if not given or "://" in given or given.startswith("esdb"):
         return value
@@ -124,8 +131,8 @@ def _below(home: Path, value: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL fit for showing."""
-    shown = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)  # to the last @: some are in the password
+    """A URL for display."""
+    shown = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)  # up to the last @: a password may contain some
     return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=***", shown)
 
 
@@ -145,7 +152,7 @@ def _read_file(path: Path) -> dict[str, str]:
         return {}
     except OSError as error:
         raise InvalidSetting(str(path), f"cannot be read: {error.strerror}") from error
-    import tomllib  # only a home with a file pays for it
+    import tomllib  # here: a home without a file does not pay for the import
 
     try:
         table = tomllib.loads(raw.decode())

@@ -1,4 +1,4 @@
-"""What each configured part is: its version, its licence, its clock. For `es doctor`."""
+"""The version, licence and clock of each configured part, for `es doctor`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a part is, for `es doctor`. `clock_offset_us` is how far its clock is ahead of this machine's."""
+    """The version of a part. `clock_offset_us` is the time by which its clock is ahead of this machine's."""
 
     name: str
     licence: str = ""
-    """Where a team has to know it."""
+    """Set for parts whose licence restricts their use."""
     warning: str = ""
     next: str = ""
     clock_offset_us: int | None = None
@@ -55,7 +55,7 @@ def store_version(settings: Settings) -> Version:
 
 def database_version(url: str) -> Version:
     if url.startswith("postgres"):
-        from adapters.postgres.database import server_facts
+        from adapters.postgres.connection import server_facts
 
         name, offset_us = server_facts(url, now_us=now_us)
         return Version(name, clock_offset_us=offset_us)
@@ -72,5 +72,5 @@ def database_version(url: str) -> Version:
 
 
 def schema_version(part: EventStore | Vault | ReadModel) -> int | None:
-    """The version of the tables that a part keeps; None for one that keeps no tables."""
+    """The schema version of a part; None for a part without tables."""
     return getattr(part, "schema_version", None)

@@ -267,7 +267,7 @@ def test_nothing_is_imported_in_a_circle() -> None:
         ("apsw", "adapters.sqlite.database"),
         ("esdbclient", "adapters.eventstoredb"),
         ("grpc", "adapters.eventstoredb"),
-        ("psycopg", "adapters.postgres.database"),
+        ("psycopg", "adapters.postgres"),
         ("pika", "adapters.rabbitmq"),
         ("cryptography", "adapters.crypto"),
     ],

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from typer.main import get_command
 
 from adapters.eventstoredb import url as eventstoredb
-from adapters.postgres import database as postgres
+from adapters.postgres import connection as postgres
 from adapters.rabbitmq import connection as rabbitmq
 from adapters.settings import load_settings
 from cli.main import app
@@ -308,7 +308,7 @@ MANUAL = (ROOT / "docs" / "operations.md").read_text()
 CHECKS = {
     "amqp": ("ES_BROKER", rabbitmq.parameters_of),
     "esdb": ("ES_STORE", eventstoredb.checked),
-    "postgresql": ("ES_VAULT", postgres._parse),
+    "postgresql": ("ES_VAULT", postgres.parse_url),
 }
 
 

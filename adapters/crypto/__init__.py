@@ -1,1 +1,1 @@
-"""Sealing of personal values, and the key-encryption key."""
+"""Sealing of personal values, and the key-encryption key that wraps data keys."""

@@ -1,6 +1,6 @@
-"""The key-encryption key: 32 random bytes as 64 hex digits in one file, readable by its owner alone.
+"""The key-encryption key: 32 random bytes as 64 hex digits, in a file that only its owner can read.
 
-Whoever has this file and the vault can read everybody's data; whoever loses it can read nobody's.
+The file and the vault together open all personal data. Without the file none of it can ever be opened.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _BYTES = 32
 
 
 def load_kek(path: Path) -> bytes:
-    """The key in `path`. Raises KeyUnavailable when it isn't there or isn't one."""
+    """The key in `path`. Raises KeyUnavailable if it is missing or unreadable."""
     try:
         text = path.read_text("ascii").strip()
         key = bytes.fromhex(text)
     except FileNotFoundError as error:
-        making = f"(umask 077; mkdir -p {quote(str(path.parent))}; set -C; openssl rand -hex 32 > {quote(str(path))})"
+        command = f"(umask 077; mkdir -p {quote(str(path.parent))}; set -C; openssl rand -hex 32 > {quote(str(path))})"
         raise KeyUnavailable(
-            f"the key-encryption key {path} is not there",
-            f"Bring it back; nothing was changed. Only for a vault that never had a key, make one: `{making}`.",
+            f"the key-encryption key {path} is missing",
+            f"Restore it; nothing was changed. Only for a vault that never had a key, create one: `{command}`.",
         ) from error
     except (OSError, ValueError) as error:
         raise KeyUnavailable(f"the key-encryption key {path} cannot be read") from error
@@ -35,9 +35,9 @@ def load_kek(path: Path) -> bytes:
 
 
 def make_kek(path: Path) -> None:
-    """Make a key in `path` unless there is one. Of several processes that try at once, one makes it.
+    """Create a key in `path` if none exists. Of several processes that do so at once, one succeeds.
 
-    Raises PartUnavailable when it can't be stored.
+    Raises PartUnavailable if it cannot be stored.
     """
     if path.exists():
         return
@@ -46,8 +46,8 @@ def make_kek(path: Path) -> None:
     except OSError as error:
         raise PartUnavailable(
             "vault",
-            f"the key-encryption key {path} cannot be made: {error.strerror}",
-            "Make its folder writable, or free disk space, then repeat.",
+            f"the key-encryption key {path} cannot be created: {error.strerror}",
+            "Make its folder writable, or free disk space, then retry.",
         ) from error
 
 
@@ -60,7 +60,7 @@ def _make(path: Path) -> None:
             file.write(secrets.token_hex(_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # A link appears whole and only if the name is free; a rename would replace a rival's key.
+        # Link, do not rename: a rename would replace the key of another process.
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
     finally:

@@ -1,11 +1,13 @@
-"""Sealing of personal values: AES-256-GCM under the person's own data key.
+"""Seal and open personal values: AES-256-GCM under the subject's data key.
 
     es1:<subject>:<event id, 32 hex>:<base64url(nonce 12 | ciphertext | tag 16)>
 
-The clear text is its UTF-8 length (2 bytes), the text, and zeros up to a multiple of 32 bytes, so that
-the length of a name isn't told. Associated data are subject, field and event id: a sealed text that was
-moved to another person, field or event is refused. The same construction wraps data keys (see the vault).
+The plaintext is the length of the text in UTF-8 (2 bytes), the text, and zeros up to a multiple of 32 bytes: the
+length of a name stays hidden. Associated data are subject, field and event id. The same cipher wraps data keys.
 A random 96-bit nonce is safe for 2^32 messages per key (NIST SP 800-38D §8.3); a person has a few.
+
+Promise: a sealed value opens only with the subject, field and event that it was sealed for. Refusal: a missing
+key is never taken for an erased one.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _VERSION = "es1"
 
 
 class Keyring:
-    """Opener and sealer over the data keys of some people, fetched once for a batch and then dropped."""
+    """Opener and sealer with the data keys of some subjects, which a batch reads once."""
 
     def __init__(self, keys: Mapping[int, DataKey]) -> None:
         self._keys = keys
@@ -54,7 +56,7 @@ class Keyring:
         except (ValueError, AttributeError) as error:
             raise Tampered(subject, field) from error
         if event_id not in (None, sealed_in) or sealed.text != _text_of(subject, sealed_in, box):
-            raise Tampered(subject, field)  # moved, or spelt in another way than `seal` does
+            raise Tampered(subject, field)  # moved, or written in another form than that of `seal`
         match self._keys.get(subject):
             case DestroyedKey():
                 return ERASED
@@ -66,7 +68,7 @@ class Keyring:
                 except (InvalidTag, ValueError) as error:
                     raise Tampered(subject, field) from error
                 return Personal(_unpad(clear))
-        # A key that nobody destroyed and that isn't there is an outage or a wrong vault, never an erasure.
+        # A missing key without a tombstone means an outage or a wrong vault, never an erasure.
         raise KeyUnavailable(f"the vault has no usable key of user {subject}")
 
     def _cipher(self, subject: int, key: LivingKey) -> AESGCM:
@@ -83,7 +85,7 @@ def _text_of(subject: int, event_id: UUID, box: bytes) -> str:
 
 
 class AllErased:
-    """An opener for a person whose erasure is decided: every value is `ERASED`, nothing can be sealed."""
+    """Opener for a subject whose erasure is stored: every value is `ERASED`, and sealing is refused."""
 
     def seal(self, value: Personal, *, subject: int, field: str, event_id: UUID) -> Sealed:
         raise KeyUnavailable(f"user {subject} is erased")
@@ -93,13 +95,13 @@ class AllErased:
 
 
 def wrap(kek: bytes, secret: bytes, name: str) -> bytes:
-    """Encrypt a 32-byte secret under the key-encryption key, bound to its name: always 60 bytes."""
+    """Encrypt a 32-byte secret under the key-encryption key, bound to its name. The result has 60 bytes."""
     nonce = os.urandom(NONCE_BYTES)
     return nonce + AESGCM(kek).encrypt(nonce, secret, name.encode())
 
 
 def unwrap(kek: bytes, wrapped: bytes, name: str) -> bytes:
-    """The secret; raises KeyUnavailable when the key-encryption key isn't the one that wrapped it."""
+    """The secret. Raises KeyUnavailable if another key-encryption key or another name wrapped it."""
     try:
         return AESGCM(kek).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], name.encode())
     except (InvalidTag, ValueError) as error:

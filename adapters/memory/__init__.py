@@ -1,1 +1,1 @@
-"""The event store in memory, for tests and measurements."""
+"""The event store in memory, for tests and measurements. Nothing is stored on disk."""

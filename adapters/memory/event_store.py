@@ -1,4 +1,7 @@
-"""An event store in memory: the contract in its plainest form, for tests and for learning. Keeps nothing."""
+"""The event store in memory: the shortest implementation of the contract, for tests and for reading.
+
+Promise: it passes the same contract tests as the other stores. Refusal: its events end with the process.
+"""
 
 from __future__ import annotations
 
@@ -106,4 +109,4 @@ class MemoryStore:
             return [(name, len(self._streams[name]) - 1) for name in names[:limit]]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the store holds no resources."""

@@ -1,10 +1,10 @@
-"""Read models in one schema of PostgreSQL: a table per projection and generation.
+"""Read models in one schema of PostgreSQL: a table for each projection and generation.
 
-Promise: rows and checkpoint move together, and readers see one whole generation. Refusal: it knows
-nothing of events and opens no sealed value.
+Promise: rows and checkpoint are stored in one transaction, and a reader sees one complete generation.
+Refusal: it knows no events and opens no sealed value.
 
-Applying does not wait for the disk (`synchronous_commit` off): a crash of the server may lose the last
-commits, rows and checkpoint together, and what is lost is projected again. Generations are durable.
+`apply` does not wait for the disk (`synchronous_commit` off). A crash of the server may lose the last commits,
+rows and checkpoint together, and the projector repeats them. Changes of generations are durable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-from adapters.postgres.database import Connection, Database, Name, TableGone, one
+from adapters.postgres.connection import Connection
+from adapters.postgres.database import Database, Name, TableMissing, migration_files, one
+from adapters.postgres.text import decoded, decoded_key, encoded, encoded_key, encoded_text
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import Position
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
@@ -22,41 +24,12 @@ from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Sh
 
 T = TypeVar("T")
 
-# `last_generation` only grows, so that a number, and with it a table's name, is never used twice.
-_MIGRATIONS = (
-    """
-    CREATE TABLE {schema}.projections(
-        name text PRIMARY KEY,
-        last_generation integer NOT NULL
-    );
-    CREATE TABLE {schema}.generations(
-        projection text NOT NULL REFERENCES {schema}.projections,
-        number integer NOT NULL,
-        state text NOT NULL,
-        checkpoint bigint NOT NULL,
-        events bigint NOT NULL,
-        started_at_us bigint NOT NULL,
-        finished_at_us bigint,
-        PRIMARY KEY (projection, number)
-    );
-    CREATE UNIQUE INDEX one_of_a_state ON {schema}.generations(projection, state) WHERE state <> 'retired';
-    CREATE TABLE {schema}.parked(
-        projection text NOT NULL,
-        generation integer NOT NULL,
-        position bigint NOT NULL,
-        stream text NOT NULL,
-        error text NOT NULL,
-        PRIMARY KEY (projection, generation, position),
-        FOREIGN KEY (projection, generation) REFERENCES {schema}.generations ON DELETE CASCADE
-    );
-    """,
-)
 _TYPES = {"INTEGER": "bigint", "TEXT": "text"}
-_KEY_TYPES = {"INTEGER": "bigint", "TEXT": 'text COLLATE "C"'}  # C: in order of code point
+_KEY_TYPES = {"INTEGER": "bigint", "TEXT": 'text COLLATE "C"'}  # "C" orders text by code point
 _NAME_BYTES = 63
-_LOOKS = 10
+_READ_TRIES = 10
 _DROP_WAIT_MS = 1_000
-"""How long a rebuild waits for readers of the generations that it removes; whoever comes after it waits as long."""
+"""The time that a rebuild waits for readers of the generations that it removes. Queries behind it wait as long."""
 _GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us"
 _FIND = "SELECT " + _GENERATION + " FROM {schema}.generations WHERE projection = %s AND state = %s"
 _ADVANCE = """
@@ -70,10 +43,11 @@ _PARK = """
 
 class PostgresReadModel:
     def __init__(self, url: str) -> None:
-        self._database = Database(url, part="read models", migrations=_MIGRATIONS, derived=True)
-        self.schema_version = len(_MIGRATIONS)
+        steps = migration_files("read_model")
+        self._database = Database(url, part="read models", migrations=steps, derived=True)
+        self.schema_version = len(steps)
         self._until_found = Retrying(
-            retry=retry_if_exception_type(TableGone), stop=stop_after_attempt(_LOOKS), reraise=True
+            retry=retry_if_exception_type(TableMissing), stop=stop_after_attempt(_READ_TRIES), reraise=True
         )
 
     def prepare(self, projection: Projection, *, now_us: int) -> Generation:
@@ -108,10 +82,10 @@ class PostgresReadModel:
             (self._statement(projection, generation.number, shape), _by_column(projection, shape, rows))
             for shape, rows in merged(projection, operations).items()
         ]
-        parking = [(*own, p.position, _text(p.stream), _text(p.error)) for p in parked]
+        parking = [(*own, p.position, encoded_text(p.stream), encoded_text(p.error)) for p in parked]
 
         def advance(connection: Connection) -> Generation | None:
-            # The checkpoint is the fence between projectors: only one that continues from it may go on.
+            # The checkpoint is the fence between projectors: only the one that continues from it may apply.
             moved = connection.execute(self._database.sql(_ADVANCE) + _GENERATION, fence).fetchone()
             if moved is None:
                 return None
@@ -137,15 +111,15 @@ class PostgresReadModel:
             wait_for_readers = "SELECT set_config('lock_timeout', %s, true)"
             connection.execute(wait_for_readers, (f"{_DROP_WAIT_MS}ms",))
             for (number,) in retired:
-                # One who has only looked up its name finds it gone and looks again.
+                # A reader that has only read the table's name finds it missing and reads again.
                 connection.execute(self._sql("DROP TABLE {table}", projection, number))
             return self._create(connection, projection, GenerationState.BUILDING, now_us)
 
         return self._exclusively(projection, begin)
 
     def promote(self, projection: Projection, generation: Generation, *, now_us: int) -> bool:
-        def flip(connection: Connection) -> bool:
-            # Locked, so that the current one can't get ahead between the look and the flip.
+        def switch(connection: Connection) -> bool:
+            # Lock the rows: otherwise a projector may advance the current generation after its checkpoint is read.
             live: dict[str, tuple[int, int]] = {
                 state: (number, checkpoint)
                 for state, number, checkpoint in connection.execute(
@@ -168,13 +142,13 @@ class PostgresReadModel:
             connection.execute(change, (GenerationState.CURRENT, now_us, projection.name, built[0]))
             return True
 
-        return self._exclusively(projection, flip)
+        return self._exclusively(projection, switch)
 
     def parked(self, projection: Projection, generation: Generation) -> list[Parked]:
         select = """SELECT position, stream, error FROM {schema}.parked
             WHERE projection = %s AND generation = %s ORDER BY position"""
         rows = self._all(select, (projection.name, generation.number))
-        return [Parked(position, _plain(stream), _plain(error)) for position, stream, error in rows]
+        return [Parked(position, decoded(stream), decoded(error)) for position, stream, error in rows]
 
     def rows(
         self,
@@ -187,33 +161,21 @@ class PostgresReadModel:
         generation: Generation | None = None,
     ) -> list[dict[str, Value]]:
         names = [projection.key, *projection.columns]
-        chosen = {name: _stored(value) for name, value in (where or {}).items()}
-        arguments: list[Any]
-        if keys is not None:
-            condition = f"{{key}} = ANY(%b::{_TYPES[projection.key_type]}[]) ORDER BY {{key}}"
-            arguments = [[_stored_key(key) for key in keys]]
-        else:
-            marks = ", ".join(f"%s::{_type(projection, name)}" for name in chosen)
-            conditions = [f"ROW({{chosen}}) = ROW({marks})"] if chosen else []
-            arguments = [*chosen.values()]
-            if after is not None:
-                conditions.append("{key} > %s")
-                arguments.append(_stored_key(after))
-            condition = f"{' AND '.join(conditions) or 'TRUE'} ORDER BY {{key}} LIMIT %s"
-            arguments.append(limit)
-        select = "SELECT {names} FROM {table} WHERE " + condition
+        wanted = {name: encoded(value) for name, value in (where or {}).items()}
+        selection, arguments = _selection(projection, keys, after, wanted, limit)
+        select = "SELECT {names} FROM {table} WHERE " + selection
 
-        def look(connection: Connection) -> list[tuple[Any, ...]]:
+        def read(connection: Connection) -> list[tuple[Any, ...]]:
             found = generation or self._find(connection, projection, GenerationState.CURRENT)
             if found is None:
                 raise PartUnavailable("read models", f"the projection {projection.name} was never filled")
-            statement = self._sql(select, projection, found.number, names=[*names], chosen=[*chosen])
-            # One statement sees one state. The generation may have been retired since it was looked up, and
-            # is whole nevertheless; or removed, and then the next look finds its successor.
+            statement = self._sql(select, projection, found.number, names=[*names], wanted=[*wanted])
+            # One statement sees one state. A generation that was retired meanwhile is still complete. If it was
+            # removed, the next try reads its successor.
             return connection.execute(statement, arguments).fetchall()
 
-        found = self._database.read(look) if generation else self._until_found(self._database.read, look)
-        return [dict(zip(names, (_plain_key(key), *map(_plain, row)), strict=True)) for key, *row in found]
+        found = self._database.read(read) if generation else self._until_found(self._database.read, read)
+        return [dict(zip(names, (decoded_key(key), *map(decoded, row)), strict=True)) for key, *row in found]
 
     def close(self) -> None:
         self._database.close()
@@ -221,7 +183,7 @@ class PostgresReadModel:
     # --- generations ---------------------------------------------------------------------------
 
     def _exclusively(self, projection: Projection, work: Callable[[Connection], T]) -> T:
-        """A transaction in which nobody else adds, removes or flips generations of the projection."""
+        """Run a transaction while no other one adds, removes or promotes generations of the projection."""
 
         def locked(connection: Connection) -> T:
             lock = self._database.sql(
@@ -266,15 +228,15 @@ class PostgresReadModel:
     # --- rows ----------------------------------------------------------------------------------
 
     def _sql(self, template: str, projection: Projection, number: int, **names: Name | list[Name]) -> str:
-        """A statement about the `{table}` of a generation and its `{key}`."""
+        """A statement that uses the `{table}` of a generation and its `{key}`."""
         table = f"{projection.name}_g{number}"
         if len(table.encode()) > _NAME_BYTES:
-            # PostgreSQL would cut it, and two tables would have one name.
-            raise ValueError(f"{table} is too long for a name")
+            # PostgreSQL cuts names: two tables could get the same one.
+            raise ValueError(f"{table} is too long for the name of a table")
         return self._database.sql(template, table=(self._database.schema, table), key=projection.key, **names)
 
     def _statement(self, projection: Projection, number: int, shape: Shape) -> str:
-        """For all rows of a shape at once; its arguments are their values column by column."""
+        """The statement for all rows of a shape. Its arguments are their values, column by column."""
         types = [*_types(projection, shape), _TYPES[projection.key_type]]
         new = "unnest(" + ", ".join(f"%b::{type_}[]" for type_ in types) + ") AS new({given})"
         names: dict[str, Name | list[Name]] = {"given": [*shape.columns, *shape.added, projection.key]}
@@ -288,13 +250,34 @@ class PostgresReadModel:
                 ON CONFLICT ({{key}}) DO {update}"""
         else:
             changes = []
-            for number_, name in enumerate((*shape.columns, *shape.added)):
-                names[f"c{number_}"] = name
-                old = f"coalesce(old.{{c{number_}}}, 0) + " if name in shape.added else ""
-                changes.append(f"{{c{number_}}} = {old}new.{{c{number_}}}")
+            for index, name in enumerate((*shape.columns, *shape.added)):
+                names[f"c{index}"] = name
+                old = f"coalesce(old.{{c{index}}}, 0) + " if name in shape.added else ""
+                changes.append(f"{{c{index}}} = {old}new.{{c{index}}}")
             template = f"""UPDATE {{table}} AS old SET {", ".join(changes)}
                 FROM {new} WHERE old.{{key}} = new.{{key}}"""
         return self._sql(template, projection, number, **names)
+
+
+def _selection(
+    projection: Projection,
+    keys: Sequence[Key] | None,
+    after: Key | None,
+    wanted: Mapping[str, Value],
+    limit: int | None,
+) -> tuple[str, list[Any]]:
+    """The condition, order and limit of a query, with its arguments."""
+    if keys is not None:
+        type_ = _TYPES[projection.key_type]
+        return f"{{key}} = ANY(%b::{type_}[]) ORDER BY {{key}}", [[encoded_key(key) for key in keys]]
+    conditions, arguments = [], [*wanted.values()]
+    if wanted:
+        marks = ", ".join(f"%s::{_type(projection, name)}" for name in wanted)
+        conditions.append(f"ROW({{wanted}}) = ROW({marks})")
+    if after is not None:
+        conditions.append("{key} > %s")
+        arguments.append(encoded_key(after))
+    return f"{' AND '.join(conditions) or 'TRUE'} ORDER BY {{key}} LIMIT %s", [*arguments, limit]
 
 
 def _types(projection: Projection, shape: Shape) -> list[str]:
@@ -304,11 +287,11 @@ def _types(projection: Projection, shape: Shape) -> list[str]:
 def _by_column(projection: Projection, shape: Shape, rows: Sequence[tuple[Value, ...]]) -> list[list[Value]]:
     """The values of rows as one list per column, the keys last."""
     *columns, keys = zip(*rows, strict=True)
-    return [*([_stored(value) for value in column] for column in columns), [_stored_key(key) for key in keys]]
+    return [*([encoded(value) for value in column] for column in columns), [encoded_key(key) for key in keys]]
 
 
 def _type(projection: Projection, column: str) -> str:
-    """A column that isn't there is left for PostgreSQL to refuse."""
+    """The type of a column. PostgreSQL refuses a column that does not exist."""
     return _TYPES[projection.columns.get(column, "TEXT")]
 
 
@@ -317,35 +300,3 @@ def _generation(row: Sequence[Any]) -> Generation:
     return Generation(
         projection, number, GenerationState(state), checkpoint, events, started_at_us, finished_at_us
     )
-
-
-# PostgreSQL's text can't hold U+0000. In a value it is stored as \0, and a backslash as \\.
-
-
-def _text(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\0", "\\0") if "\0" in text or "\\" in text else text
-
-
-def _stored(value: Value) -> Value:
-    return _text(value) if isinstance(value, str) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str) and "\\" in value:
-        return "\\".join(part.replace("\\0", "\0") for part in value.split("\\\\"))
-    return value
-
-
-# In a key it is stored as U+0001 U+0001, and U+0001 as U+0001 U+0002, which keeps the order of keys.
-
-
-def _stored_key(key: Any) -> Any:
-    if isinstance(key, str) and ("\0" in key or "\1" in key):
-        return key.replace("\1", "\1\2").replace("\0", "\1\1")
-    return key
-
-
-def _plain_key(stored: Any) -> Any:
-    if isinstance(stored, str) and "\1" in stored:
-        return stored.replace("\1\1", "\0").replace("\1\2", "\1")
-    return stored

@@ -1,12 +1,12 @@
 """The vault in one schema of PostgreSQL: wrapped data keys and e-mail claims.
 
-Promise: a key is minted once, with its registration, and a destroyed one leaves a tombstone for ever.
-Refusal: neither an address nor a clear key is ever sent to the server.
+Promise: a data key is created once, with its registration; a destroyed key leaves a tombstone for ever.
+Refusal: no address and no unwrapped key is ever sent to the server.
 
-What is deleted or overwritten stays in PostgreSQL's files: in dead rows until VACUUM, and even then in a
-page's free space until something else lands there. So keys and claims lie in partitions by hash, and those
-that hold residue are rewritten as a whole by VACUUM FULL. Out of this module's reach, until the
-key-encryption key is replaced: the write-ahead log, its archive, standbys, backups and freed disk blocks.
+PostgreSQL keeps deleted and overwritten data in its files: in dead rows until VACUUM, and after that in the free
+space of a page until it is used again. Keys and claims are therefore partitioned by hash, and VACUUM FULL
+rewrites each partition that holds residue. This module cannot reach the write-ahead log, its archive, standbys,
+backups and freed disk blocks: replace the key-encryption key for those.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 from uuid import UUID
 
 from adapters.crypto.sealing import unwrap, wrap
-from adapters.postgres.database import Connection, Database, Raced, one
+from adapters.postgres import statements
+from adapters.postgres.connection import Connection
+from adapters.postgres.database import ConcurrentChange, Database, migration_files, one
 from domain.kernel.errors import KeyUnavailable, residue_left, vault_emptied
 from domain.kernel.events import Position
 from domain.kernel.ports.vault import (
@@ -33,140 +35,23 @@ from domain.kernel.ports.vault import (
 )
 from domain.users.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
 
-PARTITIONS = 16
-"""An erasure locks and rewrites one of this many parts of the keys and of the claims."""
 _PURGE_WAIT_MS = 1_000
-"""How long a rewrite waits for readers of its part; whoever comes after it waits as long."""
-
-# What was released doesn't change: add a step. No statistics on what is
-# secret: ANALYZE would copy samples of it into the catalogue. PLAIN: no second table for long values.
-_MIGRATIONS = (
-    f"""
-    CREATE TABLE {{schema}}.registrations(
-        command_id uuid PRIMARY KEY,
-        subject bigint NOT NULL
-    );
-    CREATE INDEX ON {{schema}}.registrations(subject);
-    CREATE TABLE {{schema}}.data_keys(
-        subject bigint PRIMARY KEY,
-        destroyed boolean NOT NULL,
-        wrapped bytea NOT NULL CHECK (octet_length(wrapped) = 60)
-    ) PARTITION BY HASH (subject);
-    CREATE TABLE {{schema}}.email_claims(
-        tag bytea PRIMARY KEY CHECK (octet_length(tag) = 32),
-        subject bigint NOT NULL,
-        command_id uuid NOT NULL,
-        reservation_id uuid NOT NULL,
-        confirmed boolean NOT NULL,
-        expires_at_us bigint NOT NULL
-    ) PARTITION BY HASH (tag);
-    CREATE INDEX ON {{schema}}.email_claims(reservation_id);
-    CREATE INDEX ON {{schema}}.email_claims(subject);
-    CREATE INDEX ON {{schema}}.email_claims(expires_at_us) WHERE NOT confirmed;
-    ALTER TABLE {{schema}}.data_keys ALTER wrapped SET STORAGE PLAIN, ALTER wrapped SET STATISTICS 0;
-    ALTER TABLE {{schema}}.email_claims ALTER tag SET STORAGE PLAIN, ALTER tag SET STATISTICS 0;
-    DO $$
-    BEGIN
-        FOR n IN 0 .. {PARTITIONS - 1} LOOP
-            EXECUTE format('CREATE TABLE {{schema}}.data_keys_%s PARTITION OF {{schema}}.data_keys
-                FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER %s)', n, n);
-            EXECUTE format('ALTER TABLE {{schema}}.data_keys_%s ALTER wrapped SET STATISTICS 0', n);
-            EXECUTE format('CREATE TABLE {{schema}}.email_claims_%s PARTITION OF {{schema}}.email_claims
-                FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER %s)', n, n);
-            EXECUTE format('ALTER TABLE {{schema}}.email_claims_%s ALTER tag SET STATISTICS 0', n);
-        END LOOP;
-    END $$;
-    CREATE TABLE {{schema}}.residue(partition name PRIMARY KEY, made_by xid8 NOT NULL);
-    CREATE TABLE {{schema}}.secrets(name text PRIMARY KEY, wrapped bytea NOT NULL);
-    CREATE TABLE {{schema}}.checkpoints(process text PRIMARY KEY, position bigint NOT NULL);
-    """,
-)
+"""The time that a rewrite waits for readers of its partition. Sessions behind it wait as long."""
 _BLANK = bytes(60)
 _INDEX_KEY = "email-index-key"
-
-# Claims are locked in order of tag wherever they are locked, so that two batches can't wait for each other.
-_UNCONFIRMED = """WITH locked AS (SELECT tag FROM {schema}.email_claims
-    WHERE reservation_id = ANY(%b::uuid[]) AND NOT confirmed ORDER BY tag FOR UPDATE)"""
-_CONFIRM = (
-    _UNCONFIRMED + "UPDATE {schema}.email_claims c SET confirmed = true FROM locked WHERE c.tag = locked.tag"
-)
-_EXTEND = (
-    _UNCONFIRMED
-    + "UPDATE {schema}.email_claims c SET expires_at_us = %s FROM locked WHERE c.tag = locked.tag"
-)
-# A join, not `= ANY`: each value is then looked for in its own partition only.
-_FIND_CLAIMS = """
-    SELECT tag, subject, command_id, reservation_id, confirmed
-    FROM unnest(%b::bytea[]) AS wanted(tag) JOIN {schema}.email_claims USING (tag)"""
-_FIND_REGISTRATIONS = (
-    "SELECT command_id, subject FROM {schema}.registrations WHERE command_id = ANY(%b::uuid[])"
-)
-_FIND_KEYS = """
-    SELECT subject, destroyed, wrapped
-    FROM unnest(%b::bigint[]) AS wanted(subject) JOIN {schema}.data_keys USING (subject)"""
-_CLAIM = """
-    INSERT INTO {schema}.email_claims(expires_at_us, tag, subject, command_id, reservation_id, confirmed)
-    SELECT %s, claim.*, false FROM unnest(%b::bytea[], %b::bigint[], %b::uuid[], %b::uuid[])
-        AS claim(tag, subject, command_id, reservation_id)
-    ORDER BY tag ON CONFLICT DO NOTHING"""
-_REGISTER = """
-    INSERT INTO {schema}.registrations(command_id, subject)
-    SELECT * FROM unnest(%b::uuid[], %b::bigint[]) AS registration(command_id, subject)
-    ORDER BY command_id ON CONFLICT DO NOTHING"""
-_MINT = """
-    INSERT INTO {schema}.data_keys(subject, destroyed, wrapped)
-    SELECT subject, false, wrapped FROM unnest(%b::bigint[], %b::bytea[]) AS minted(subject, wrapped)
-    ORDER BY subject ON CONFLICT DO NOTHING"""
-
-# Whatever deletes or overwrites notes the partition, in the same transaction.
-_RESIDUE = """
-    INSERT INTO {schema}.residue SELECT relname, pg_current_xact_id()
-    FROM pg_class WHERE oid IN (SELECT tableoid FROM gone) ORDER BY relname
-    ON CONFLICT (partition) DO UPDATE SET made_by = excluded.made_by"""
-_FREE = """WITH locked AS (SELECT tag FROM {schema}.email_claims WHERE CONDITION ORDER BY tag FOR UPDATE),
-    gone AS (DELETE FROM {schema}.email_claims c USING locked WHERE c.tag = locked.tag RETURNING c.tableoid)"""
-_FREE_RESERVATIONS = _FREE.replace("CONDITION", "reservation_id = ANY(%b::uuid[])") + _RESIDUE
-_FREE_RESERVATION_OF = _FREE.replace("CONDITION", "reservation_id = %s AND subject = %s") + _RESIDUE
-_FREE_SUBJECT = _FREE.replace("CONDITION", "subject = %s") + _RESIDUE
-_BURY = (
-    """WITH gone AS (
-    INSERT INTO {schema}.data_keys(wrapped, subject, destroyed) VALUES(%s, %s, true)
-    ON CONFLICT (subject) DO UPDATE SET destroyed = true, wrapped = excluded.wrapped
-    WHERE NOT data_keys.destroyed RETURNING tableoid)"""
-    + _RESIDUE
-)
-_BURY_KNOWN = (
-    """WITH gone AS (
-    UPDATE {schema}.data_keys SET wrapped = %s, destroyed = true
-    WHERE subject = %s AND NOT destroyed RETURNING tableoid)"""
-    + _RESIDUE
-)
-# Rows that a transaction as old as the deletion may still see are copied even by VACUUM FULL, so such a
-# partition has to wait. Transactions in other databases don't matter, those of standbys and slots do.
-_PURGEABLE = """
-    SELECT partition, made_by::text FROM {schema}.residue WHERE NOT EXISTS (
-        SELECT FROM (
-            SELECT greatest(age(backend_xid), age(backend_xmin)) FROM pg_stat_activity
-            WHERE pid <> pg_backend_pid() AND (datname = current_database() OR datname IS NULL)
-            UNION ALL SELECT age(xmin) FROM pg_replication_slots
-            UNION ALL SELECT age(transaction) FROM pg_prepared_xacts WHERE database = current_database()
-        ) AS others(age) WHERE age >= age(made_by::xid)
-    ) ORDER BY partition"""
-_SAVE_CHECKPOINT = """
-    INSERT INTO {schema}.checkpoints AS stored VALUES(%s, %s)
-    ON CONFLICT (process) DO UPDATE SET position = greatest(stored.position, excluded.position)"""
 
 
 class PostgresVault:
     def __init__(self, url: str, *, kek: bytes, may_be_new: Callable[[], bool] = lambda: True) -> None:
-        """`kek` is the 256-bit key-encryption key; `may_be_new` is asked before a new vault is begun.
+        """Open the vault with its 256-bit key-encryption key. `may_be_new` is called if the vault is empty.
 
-        Raises KeyUnavailable when the key is not this vault's, or the vault is empty and may not be.
+        Raises KeyUnavailable if the key does not fit this vault, or the vault is empty and must not be.
         """
         self._kek = kek
         self._may_be_new = may_be_new
-        self._database = Database(url, part="vault", migrations=_MIGRATIONS)
-        self.schema_version = len(_MIGRATIONS)
+        steps = migration_files("vault")
+        self._database = Database(url, part="vault", migrations=steps)
+        self.schema_version = len(steps)
         try:
             self._index_key = self._secret(_INDEX_KEY)
         except BaseException:
@@ -174,11 +59,11 @@ class PostgresVault:
             raise
 
     def _secret(self, name: str) -> bytes:
-        """A secret of the vault's own, made on first use. Of two processes that make it at once one wins."""
+        """A secret of the vault itself, created on first use: by one process, if several do so at once."""
         find = "SELECT wrapped FROM {schema}.secrets WHERE name = %s"
         stored = self._one(find, name)
         if stored is None:
-            # Asked before the second look: whoever has people by then has made the vault before.
+            # Ask before reading again: a process that has registered users since then created the secret first.
             may_be_new = self._may_be_new()
             stored = self._one(find, name)
             if stored is None and not may_be_new:
@@ -208,20 +93,20 @@ class PostgresVault:
     def _load(self, connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]]) -> Reservations:
         tags = list({tag for tag, _ in tagged})
         commands = [request.command_id for _, request in tagged if request.registers]
-        claims = connection.execute(self._database.sql(_FIND_CLAIMS), (tags,))
-        registrations = connection.execute(self._database.sql(_FIND_REGISTRATIONS), (commands,))
+        claims = connection.execute(self._database.sql(statements.FIND_CLAIMS), (tags,))
+        registrations = connection.execute(self._database.sql(statements.FIND_REGISTRATIONS), (commands,))
         return Reservations({tag: Held(*claim) for tag, *claim in claims}, dict(registrations.fetchall()))
 
     def _store(self, connection: Connection, decided: Reservations, expires_at_us: int) -> None:
-        """Write what was decided. Raises Raced when what it was decided on isn't so any more."""
+        """Write the decisions. Raises ConcurrentChange if the rows that they depend on have changed."""
         sql = self._database.sql
         commands, subjects = list(decided.minted), list(decided.minted.values())
         wrapped = [wrap(self._kek, os.urandom(32), str(subject)) for subject in subjects]
-        # The constraints decide between batches: of two that insert the same the later waits, then finds it.
+        # Constraints decide between two batches that insert the same row: the later one waits, then inserts nothing.
         with connection.pipeline():
             written = []
             if decided.extended:
-                extended = connection.execute(sql(_EXTEND), (list(decided.extended), expires_at_us))
+                extended = connection.execute(sql(statements.EXTEND), (list(decided.extended), expires_at_us))
                 written.append((extended, len(decided.extended)))
             if decided.claimed:
                 claims = decided.claimed.values()
@@ -231,29 +116,31 @@ class PostgresVault:
                     [claim.command_id for claim in claims],
                     [claim.reservation_id for claim in claims],
                 )
-                claimed = connection.execute(sql(_CLAIM), (expires_at_us, *columns))
+                claimed = connection.execute(sql(statements.CLAIM), (expires_at_us, *columns))
                 written.append((claimed, len(claims)))
             if decided.minted:
-                written.append((connection.execute(sql(_REGISTER), (commands, subjects)), len(subjects)))
-                minted = connection.execute(sql(_MINT), (subjects, wrapped))
+                written.append(
+                    (connection.execute(sql(statements.REGISTER), (commands, subjects)), len(subjects))
+                )
+                minted = connection.execute(sql(statements.MINT), (subjects, wrapped))
         if any(cursor.rowcount != expected for cursor, expected in written):
-            raise Raced
+            raise ConcurrentChange
         if decided.minted and minted.rowcount != len(subjects):
             raise key_minted_twice()
 
     def confirm(self, reservation_ids: Sequence[UUID]) -> None:
-        self._write(_CONFIRM, (list(reservation_ids),))
+        self._write(statements.CONFIRM, (list(reservation_ids),))
 
     def release(self, reservation_ids: Sequence[UUID]) -> None:
-        self._write(_FREE_RESERVATIONS, (list(reservation_ids),))
+        self._write(statements.RELEASE_RESERVATIONS, (list(reservation_ids),))
 
     def abandon_registration(self, subject: int, reservation_id: UUID) -> None:
         def abandon(connection: Connection) -> None:
             sql = self._database.sql
-            connection.execute(sql(_FREE_RESERVATION_OF), (reservation_id, subject))
+            connection.execute(sql(statements.RELEASE_RESERVATION_OF), (reservation_id, subject))
             connection.execute(sql("DELETE FROM {schema}.registrations WHERE subject = %s"), (subject,))
-            # The tombstone stays: a subject is never given a second key. Its command may register anew.
-            connection.execute(sql(_BURY_KNOWN), (_BLANK, subject))
+            # Keep the tombstone: a subject never gets a second key. Its command may register again.
+            connection.execute(sql(statements.DESTROY_KNOWN_KEY), (_BLANK, subject))
 
         self._database.write(abandon)
 
@@ -289,8 +176,8 @@ class PostgresVault:
 
     def data_keys(self, subjects: Sequence[int]) -> Mapping[int, DataKey]:
         keys: dict[int, DataKey] = {}
-        for subject, destroyed, wrapped in self._all(_FIND_KEYS, (list(set(subjects)),)):
-            # The vault's own secret fitted, so a key that doesn't is one damaged row: others go on.
+        for subject, destroyed, wrapped in self._all(statements.FIND_KEYS, (list(set(subjects)),)):
+            # The key-encryption key fits the vault, so a data key that it cannot unwrap is damaged.
             with contextlib.suppress(KeyUnavailable):
                 keys[subject] = (
                     DestroyedKey() if destroyed else LivingKey(unwrap(self._kek, wrapped, str(subject)))
@@ -300,23 +187,22 @@ class PostgresVault:
     def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
         def destroy(connection: Connection) -> None:
             sql = self._database.sql
-            connection.execute(sql(_FREE_SUBJECT), (subject,))
-            connection.execute(sql(_BURY), (_BLANK, subject))
-            connection.execute(sql(_SAVE_CHECKPOINT), (process, position))
+            connection.execute(sql(statements.RELEASE_CLAIMS_OF), (subject,))
+            connection.execute(sql(statements.DESTROY_KEY), (_BLANK, subject))
+            connection.execute(sql(statements.SAVE_CHECKPOINT), (process, position))
 
         self._database.write(destroy)
-        # An old transaction or a reader may prevent it.
         if not self.purge():
             raise residue_left()
 
     def purge(self) -> bool:
-        """Rewrite every partition in which something was deleted, so that no file of the tables holds it.
+        """Rewrite every partition with deleted or overwritten rows, so that no file of the tables holds them.
 
-        False when a transaction older than a deletion or a reader prevented it: call again later.
+        Returns False if a reader or a transaction older than a deletion prevented it: call it again later.
         """
-        for partition, made_by in self._all(_PURGEABLE, ()):
+        for partition, made_by in self._all(statements.PURGEABLE, ()):
             if self._database.rewrite(partition, lock_wait_ms=_PURGE_WAIT_MS):
-                # What was deleted since then has a later number and stays on the list.
+                # Deletions since then have recorded a later number: their partition stays on the list.
                 done = "DELETE FROM {schema}.residue WHERE partition = %s AND made_by = %s::xid8"
                 self._write(done, (partition, made_by))
         return not self._one("SELECT EXISTS(SELECT FROM {schema}.residue)")
@@ -328,7 +214,7 @@ class PostgresVault:
         return int(found or 0)
 
     def save_checkpoint(self, process: str, position: Position) -> None:
-        self._write(_SAVE_CHECKPOINT, (process, position))
+        self._write(statements.SAVE_CHECKPOINT, (process, position))
 
     def rewind_checkpoint(self, process: str, position: Position) -> None:
         rewind = "UPDATE {schema}.checkpoints SET position = least(position, %s) WHERE process = %s"

@@ -1,7 +1,10 @@
-"""The one way to open an SQLite file, and the one place that knows apsw.
+"""Open SQLite files. The only module that imports apsw.
 
-apsw ships its own current SQLite: 3.7.0 to 3.51.2 can corrupt a WAL database when a write and a
-checkpoint meet a WAL reset (sqlite.org, release 3.51.3), and the system's library is often older.
+Promise: every connection is opened alike, commits are durable unless the data is derived, and SQLite's errors
+become errors of this project. Refusal: no file of a newer schema version is opened.
+
+apsw ships its own current SQLite. SQLite 3.7.0 to 3.51.2 can corrupt a WAL database when a write and a
+checkpoint coincide with a WAL reset (sqlite.org, release 3.51.3), and the system's library is often older.
 """
 
 from __future__ import annotations
@@ -17,24 +20,25 @@ import apsw
 
 from domain.kernel.errors import Damaged, EsError, PartUnavailable
 
-BUSY_TIMEOUT_MS = 10_000
+SCHEMAS = Path(__file__).with_name("schema")
 SCHEMA_VERSION = 1
-"""Of every file; a later version brings the statements that lead there from an earlier one."""
+"""The version of every file. A later version needs the statements that lead there from an earlier one."""
+BUSY_TIMEOUT_MS = 10_000
 
 Connection = apsw.Connection
 
 
 class Database:
-    """One file, one connection per thread, all opened alike. Errors come out as this project's own."""
+    """One file, with one connection for each thread."""
 
-    def __init__(
-        self, path: Path, *, part: str, schema: str, derived: bool = False, page_limit: int | None = None
-    ) -> None:
-        """`derived`: the content can be made again from elsewhere, so its last commits may be lost in a power cut."""
+    def __init__(self, path: Path, *, part: str, schema: Path, derived: bool = False) -> None:
+        """Open a file; create it with the statements in the file `schema`.
+
+        `derived` data can be computed again, so a power cut may lose its last commits.
+        """
         self.path = path
         self.part = part
         self._synchronous = "normal" if derived else "full"
-        self._page_limit = page_limit
         self._local = threading.local()
         self._all: list[Connection] = []
         self._lock = threading.Lock()
@@ -43,39 +47,41 @@ class Database:
             created = not path.exists()
             connection = self._open()
             _use_wal(connection)
-            found = connection.pragma("user_version")
-            if found > SCHEMA_VERSION:
-                raise PartUnavailable(
-                    part,
-                    f"{path} has schema version {found}, this program knows {SCHEMA_VERSION}",
-                    "A newer version of es wrote it: upgrade this one.",
-                )
-            if found < SCHEMA_VERSION:  # also of several processes at once: every statement is IF NOT EXISTS
-                with connection:
-                    for _ in connection.execute(schema):
-                        pass
-                    connection.pragma("user_version", SCHEMA_VERSION)
+            self._prepare(connection, schema)
             if created:
                 _sync_directory(path.parent)
 
+    def _prepare(self, connection: Connection, schema: Path) -> None:
+        found = connection.pragma("user_version")
+        if found > SCHEMA_VERSION:
+            raise PartUnavailable(
+                self.part,
+                f"{self.path} has schema version {found}, but this program supports {SCHEMA_VERSION}",
+                "A newer version of es wrote this file: upgrade es.",
+            )
+        if found < SCHEMA_VERSION:
+            # Several processes may do this at once: every statement says IF NOT EXISTS.
+            with connection:
+                for _ in connection.execute(schema.read_text("utf-8")):
+                    pass
+                connection.pragma("user_version", SCHEMA_VERSION)
+
     @property
     def connection(self) -> Connection:
-        """This thread's connection."""
+        """The connection of the calling thread."""
         connection: Connection | None = getattr(self._local, "connection", None)
         return connection if connection is not None else self._open()
 
     def _open(self) -> Connection:
         if self._closed:
             raise PartUnavailable(self.part, f"{self.path} was closed")
-        # 0600 before SQLite creates it; its -wal and -shm take the mode of the database.
+        # Create the file as 0600 before SQLite does: -wal and -shm take the mode of the database.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = apsw.Connection(str(self.path))
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        # Both are per connection. FULL: a commit survives a power cut. secure_delete: overwritten data is zeroed.
+        # These two belong to a connection. FULL: a commit survives a power cut. secure_delete: freed space is zeroed.
         connection.pragma("synchronous", self._synchronous)
         connection.pragma("secure_delete", True)
-        if self._page_limit is not None:
-            connection.pragma("max_page_count", self._page_limit)
         with self._lock:
             self._all.append(connection)
         self._local.connection = connection
@@ -88,7 +94,7 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One durable transaction that takes the write lock at once; rolled back by any exception."""
+        """One durable transaction. It takes the write lock at once; any exception rolls it back."""
         with self.errors():
             connection = self.connection
             connection.execute("BEGIN IMMEDIATE")
@@ -96,13 +102,14 @@ class Database:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                # SQLite itself has already rolled back after a full disk or an I/O error.
+                # After a full disk or an I/O error SQLite has already rolled back.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
+        """Translate the errors of apsw and of the operating system."""
         try:
             yield
         except apsw.Error as error:
@@ -114,12 +121,12 @@ class Database:
             raise PartUnavailable(self.part, f"{self.path}: {error.strerror}") from error
 
     def _translate(self, error: apsw.Error) -> EsError | None:
-        """What happened, in this project's words; None for a wrong statement, which is a bug and no outage."""
+        """The error in this project's terms; None for a wrong statement, which is a bug and not an outage."""
         where = str(self.path)
         match error:
             case apsw.FullError():
                 return PartUnavailable(
-                    self.part, f"the disk is full ({where})", "Free disk space, then repeat."
+                    self.part, f"the disk is full ({where})", "Free disk space, then retry."
                 )
             case apsw.ReadOnlyError() | apsw.CantOpenError() | apsw.PermissionsError():
                 return PartUnavailable(
@@ -129,7 +136,7 @@ class Database:
                 return Damaged(self.part, f"{where} is not a sound SQLite database")
             case apsw.BusyError() | apsw.LockedError():
                 return PartUnavailable(
-                    self.part, f"{where} stayed locked for {BUSY_TIMEOUT_MS // 1000} s", "Repeat the command."
+                    self.part, f"{where} stayed locked for {BUSY_TIMEOUT_MS // 1000} s", "Retry the command."
                 )
             case apsw.ConnectionClosedError():
                 return PartUnavailable(self.part, f"{where} was closed")
@@ -137,18 +144,19 @@ class Database:
                 return PartUnavailable(self.part, f"reading or writing {where} failed", "Check the disk.")
         return None
 
-    def remove_remains(self) -> bool:
-        """Leave nothing of deleted and overwritten rows in the files; False when a reader prevented it.
+    def remove_residue(self) -> bool:
+        """Remove every byte of deleted and overwritten rows from the files; False if a reader prevented it.
 
-        `secure_delete` zeroes what is freed, but moving rows between pages leaves copies in the gaps: only
-        writing the whole file anew does not. The old pages are then in the log until that is cut.
+        `secure_delete` zeroes freed space, but rows that moved between pages leave copies in the gaps. Only
+        VACUUM, which rewrites the file, removes those. The old pages stay in the write-ahead log until it is
+        truncated.
         """
         with self.reading() as connection:
             connection.execute("VACUUM")
         return self.truncate_wal()
 
     def truncate_wal(self) -> bool:
-        """Write the log back and cut it to nothing; False when a reader prevented it."""
+        """Copy the write-ahead log into the database and truncate it; False if a reader prevented it."""
         with self.reading() as connection:
             busy, _, _ = next(iter(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")))
             return not busy
@@ -158,7 +166,9 @@ class Database:
             self._closed = True
             connections, self._all = self._all, []
         for connection in connections:
-            with contextlib.suppress(apsw.Error):  # a close can't be retried and nothing is lost by it
+            with contextlib.suppress(
+                apsw.Error
+            ):  # closing is not retried, and nothing is lost by its failure
                 connection.close()
 
 
@@ -172,7 +182,7 @@ def checked_values() -> Iterator[None]:
 
 
 def _use_wal(connection: Connection) -> None:
-    """Unlike any other statement, changing the journal mode doesn't wait for whoever is creating the file."""
+    """Switch to WAL mode. SQLite's busy timeout does not cover this statement while another process creates the file."""
     give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
@@ -185,7 +195,7 @@ def _use_wal(connection: Connection) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """A new file survives a power cut only once its directory entry is on disk."""
+    """Sync a directory: a new file survives a power cut only once its entry is on disk."""
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -194,6 +204,6 @@ def _sync_directory(directory: Path) -> None:
 
 
 def sqlite_facts() -> tuple[str, bool]:
-    """The library's version, and whether it is one that can corrupt a WAL database (see above)."""
+    """The version of the library, and whether that version can corrupt a WAL database (see above)."""
     version = apsw.sqlite_lib_version()
     return f"SQLite {version}", tuple(map(int, version.split("."))) < (3, 51, 3)

@@ -1,7 +1,7 @@
 """Event store in one SQLite file.
 
-Promise: one durable transaction per batch, per-item results, positions in commit order. Refusal: an
-event is never updated or deleted, not even by hand: triggers say no.
+Promise: one durable transaction for a batch, a result for each item, and positions in commit order.
+Refusal: triggers refuse to update, delete or replace an event, also by hand.
 """
 
 from __future__ import annotations
@@ -13,53 +13,23 @@ from typing import Any
 from uuid import UUID
 
 from adapters.clock import now_us
-from adapters.sqlite.database import SCHEMA_VERSION, Connection, Database
+from adapters.sqlite.database import SCHEMA_VERSION, SCHEMAS, Connection, Database
 from domain.kernel.errors import DuplicateEventId, StoreBehind, VersionConflict
 from domain.kernel.events import NO_STREAM, Position, Recorded
 from domain.kernel.ports.event_store import Append, Appended, AppendResult, CaughtUp
 
-# AUTOINCREMENT never reuses a position. BEGIN IMMEDIATE lets one writer in at a time, so a position is
-# visible only after all smaller ones: a reader that checkpoints on it skips nothing.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS events(
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
-    stream TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    event_id BLOB NOT NULL UNIQUE,
-    type TEXT NOT NULL,
-    recorded_at_us INTEGER NOT NULL,
-    data BLOB NOT NULL,
-    metadata BLOB NOT NULL,
-    UNIQUE(stream, version)
-) STRICT;
-CREATE TRIGGER IF NOT EXISTS events_are_not_updated BEFORE UPDATE ON events
-BEGIN SELECT raise(ABORT, 'events are never updated'); END;
-CREATE TRIGGER IF NOT EXISTS events_are_not_deleted BEFORE DELETE ON events
-BEGIN SELECT raise(ABORT, 'events are never deleted'); END;
--- REPLACE deletes the rows in its way without asking the trigger above.
-CREATE TRIGGER IF NOT EXISTS events_are_not_replaced BEFORE INSERT ON events
-WHEN EXISTS(SELECT 1 FROM events WHERE position = NEW.position)
-  OR EXISTS(SELECT 1 FROM events WHERE event_id = NEW.event_id)
-  OR EXISTS(SELECT 1 FROM events WHERE stream = NEW.stream AND version = NEW.version)
-BEGIN SELECT raise(ABORT, 'events are never replaced'); END;
-"""
 _COLUMNS = "stream, version, position, recorded_at_us, event_id, type, data, metadata"
 _INSERT = """INSERT INTO events(stream, version, event_id, type, recorded_at_us, data, metadata)
              VALUES(?, ?, ?, ?, ?, ?, ?) RETURNING position"""
 _PAGE = 1000
-_POLL_S = (0.002, 0.05)  # live readers look this often: at first, and when nothing has come for long
+_POLL_S = (0.002, 0.05)
+"""The shortest and the longest pause of a follower: it grows while no events arrive."""
 
 
 class SqliteStore:
-    def __init__(
-        self,
-        path: Path,
-        *,
-        now_us: Callable[[], int] = now_us,
-        page_limit: int | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, now_us: Callable[[], int] = now_us) -> None:
         self._now_us = now_us
-        self._database = Database(path, part="event store", schema=_SCHEMA, page_limit=page_limit)
+        self._database = Database(path, part="event store", schema=SCHEMAS / "events.sql")
         self.schema_version = SCHEMA_VERSION
 
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
@@ -75,8 +45,8 @@ class SqliteStore:
             repeated = self._stored_before(connection, item)
             return repeated or VersionConflict(item.stream, item.expected_version, actual)
         ids = [event.event_id.bytes for event in item.events]
-        # Looked up rather than caught: a failed INSERT would undo the neighbours' or need a savepoint each.
-        # One by one: the number of variables in a statement is limited.
+        # Look the ids up instead of catching a failed INSERT: that would need a savepoint for each item.
+        # One by one: SQLite limits the number of variables in a statement.
         known = any(connection.execute("SELECT 1 FROM events WHERE event_id = ?", (id_,)).get for id_ in ids)
         if known or len(set(ids)) < len(ids):
             return DuplicateEventId(item.stream)
@@ -120,8 +90,8 @@ class SqliteStore:
     ) -> Iterator[Recorded]:
         condition, arguments = _of_prefixes(prefixes)
         while limit > 0:
-            # Page by page, so that no read transaction stays open while the consumer works: it would keep
-            # the write-ahead log from being truncated.
+            # Page by page: a read transaction that stays open while the consumer works prevents truncation
+            # of the write-ahead log.
             with self._database.reading() as connection:
                 rows: list[Any] = connection.execute(
                     f"SELECT {_COLUMNS} FROM events WHERE position > ? {condition} ORDER BY position LIMIT ?",
@@ -181,7 +151,7 @@ def _version(connection: Connection, stream: str) -> int:
 
 
 def _of_prefixes(prefixes: Sequence[str] | None) -> tuple[str, list[str]]:
-    """A condition that an index can serve: a prefix is the range from itself to itself + the last character."""
+    """A condition that can use an index: from the prefix up to the prefix and the last character of Unicode."""
     if prefixes is None:
         return "", []
     condition = " OR ".join("(stream >= ? AND stream < ?)" for _ in prefixes) or "FALSE"

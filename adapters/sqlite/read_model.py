@@ -1,7 +1,7 @@
-"""Read models in one SQLite file: a table per projection and generation.
+"""Read models in one SQLite file: a table for each projection and generation.
 
-Promise: rows and checkpoint move together, and readers see one whole generation. Refusal: it knows
-nothing of events and opens no sealed value.
+Promise: rows and checkpoint are stored in one transaction, and a reader sees one complete generation.
+Refusal: it knows no events and opens no sealed value.
 """
 
 from __future__ import annotations
@@ -10,46 +10,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.sqlite.database import SCHEMA_VERSION, Connection, Database, checked_values
+from adapters.sqlite.database import SCHEMA_VERSION, SCHEMAS, Connection, Database, checked_values
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import Position
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
 from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Shape, Value, merged
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS generations(
-    projection TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    checkpoint INTEGER NOT NULL,
-    events INTEGER NOT NULL,
-    started_at_us INTEGER NOT NULL,
-    finished_at_us INTEGER,
-    PRIMARY KEY(projection, number)
-) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS one_of_a_state ON generations(projection, state) WHERE state <> 'retired';
-CREATE TABLE IF NOT EXISTS parked(
-    projection TEXT NOT NULL,
-    generation INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    stream TEXT NOT NULL,
-    error TEXT NOT NULL,
-    PRIMARY KEY(projection, generation, position)
-) STRICT;
-"""
 _GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us"
 
 
 class SqliteReadModel:
-    def __init__(self, path: Path, *, page_limit: int | None = None) -> None:
-        # Rows and checkpoint are lost together or not at all; what is lost is projected again.
-        self._database = Database(
-            path, part="read models", schema=_SCHEMA, derived=True, page_limit=page_limit
-        )
+    def __init__(self, path: Path) -> None:
+        # Derived: a power cut may lose the last commits, rows and checkpoint together; the projector repeats them.
+        self._database = Database(path, part="read models", schema=SCHEMAS / "read_model.sql", derived=True)
         self.schema_version = SCHEMA_VERSION
 
     def prepare(self, projection: Projection, *, now_us: int) -> Generation:
-        current = self._in_state(projection, GenerationState.CURRENT)
+        with self._database.reading() as connection:
+            current = _find(connection, projection, GenerationState.CURRENT)
         if current is not None:
             return current
         with self._database.writing() as connection:
@@ -80,7 +58,7 @@ class SqliteReadModel:
             for shape, rows in merged(projection, operations).items()
         ]
         with self._database.writing() as connection:
-            # The checkpoint is the fence between projectors: only one that continues from it may go on.
+            # The checkpoint is the fence between projectors: only the one that continues from it may apply.
             moved = connection.execute(
                 f"""UPDATE generations SET checkpoint = ?, events = events + ?
                     WHERE projection = ? AND number = ? AND state = ? AND checkpoint = ?
@@ -157,8 +135,7 @@ class SqliteReadModel:
         generation: Generation | None = None,
     ) -> list[dict[str, Value]]:
         found: list[Any]
-        # One read transaction: a promotion between finding the table and reading it would go unseen, and
-        # the table of a retired generation may be removed.
+        # Find and read the table in one transaction: otherwise a rebuild may remove it in between.
         with self._database.reading() as connection, connection:
             table = _table(projection, _number_to_read(connection, projection, generation))
             names = [projection.key, *projection.columns]
@@ -177,10 +154,6 @@ class SqliteReadModel:
                 ).fetchall()
         return [dict(zip(names, row, strict=True)) for row in found]
 
-    def _in_state(self, projection: Projection, state: GenerationState) -> Generation | None:
-        with self._database.reading() as connection:
-            return _find(connection, projection, state)
-
     def close(self) -> None:
         self._database.close()
 
@@ -194,7 +167,7 @@ def _create(connection: Connection, projection: Projection, state: GenerationSta
         "SELECT coalesce(max(number), 0) + 1 FROM generations WHERE projection = ?", (projection.name,)
     ).get
     columns = "".join(f", {name} {type_}" for name, type_ in projection.columns.items())
-    # A whole-number key is the row id itself; for a text key the row id would be a second key.
+    # A whole-number key is SQLite's row id itself. Beside a text key the row id would be a second key.
     options = "STRICT" if projection.key_type == "INTEGER" else "STRICT, WITHOUT ROWID"
     connection.execute(
         f"CREATE TABLE {_table(projection, number)}"
@@ -216,15 +189,14 @@ def _find(connection: Connection, projection: Projection, state: GenerationState
 
 def _number_to_read(connection: Connection, projection: Projection, given: Generation | None) -> int:
     if given is None:
-        found = _find(connection, projection, GenerationState.CURRENT)
-        reason = "was never filled"
-    else:
-        number = "SELECT count() FROM generations WHERE projection = ? AND number = ?"
-        exists = connection.execute(number, (projection.name, given.number)).get
-        found, reason = given if exists else None, f"has no generation {given.number} any more"
-    if found is None:
-        raise PartUnavailable("read models", f"the projection {projection.name} {reason}")
-    return found.number
+        current = _find(connection, projection, GenerationState.CURRENT)
+        if current is None:
+            raise PartUnavailable("read models", f"the projection {projection.name} was never filled")
+        return current.number
+    exists = "SELECT count() FROM generations WHERE projection = ? AND number = ?"
+    if not connection.execute(exists, (projection.name, given.number)).get:
+        raise PartUnavailable("read models", f"generation {given.number} of {projection.name} was removed")
+    return given.number
 
 
 def _in_order(keys: Sequence[Key]) -> list[Any]:

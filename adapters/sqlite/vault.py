@@ -1,8 +1,7 @@
 """The vault in one SQLite file: wrapped data keys and e-mail claims.
 
-Promise: a key is minted once, with its registration, and a destroyed one leaves a tombstone for ever.
-Refusal: neither an address nor a clear key is ever written; rows of keys have one size, so that
-overwriting one leaves nothing behind.
+Promise: a data key is created once, with its registration; a destroyed key leaves a tombstone for ever.
+Refusal: no address and no unwrapped key is ever written.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from adapters.crypto.sealing import unwrap, wrap
-from adapters.sqlite.database import SCHEMA_VERSION, Connection, Database
+from adapters.sqlite.database import SCHEMA_VERSION, SCHEMAS, Connection, Database
 from domain.kernel.errors import KeyUnavailable, residue_left, vault_emptied
 from domain.kernel.events import Position
 from domain.kernel.ports.vault import (
@@ -30,46 +29,19 @@ from domain.kernel.ports.vault import (
 )
 from domain.users.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS data_keys(
-    subject INTEGER PRIMARY KEY,
-    command_id BLOB UNIQUE,
-    destroyed INTEGER NOT NULL,
-    wrapped BLOB NOT NULL CHECK(length(wrapped) = 60)
-) STRICT;
-CREATE TABLE IF NOT EXISTS email_claims(
-    tag BLOB PRIMARY KEY CHECK(length(tag) = 32),
-    subject INTEGER NOT NULL,
-    command_id BLOB NOT NULL,
-    reservation_id BLOB NOT NULL UNIQUE,
-    confirmed INTEGER NOT NULL,
-    expires_at_us INTEGER NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS claims_by_subject ON email_claims(subject);
-CREATE INDEX IF NOT EXISTS claims_by_expiry ON email_claims(expires_at_us) WHERE confirmed = 0;
-CREATE TABLE IF NOT EXISTS secrets(name TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS checkpoints(process TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT;
-"""
 _BLANK = bytes(60)
 _INDEX_KEY = "email-index-key"
 
 
 class SqliteVault:
-    def __init__(
-        self,
-        path: Path,
-        *,
-        kek: bytes,
-        may_be_new: Callable[[], bool] = lambda: True,
-        page_limit: int | None = None,
-    ) -> None:
-        """`kek` is the 256-bit key-encryption key; `may_be_new` is asked before a new vault is begun.
+    def __init__(self, path: Path, *, kek: bytes, may_be_new: Callable[[], bool] = lambda: True) -> None:
+        """Open the vault with its 256-bit key-encryption key. `may_be_new` is called if the vault is empty.
 
-        Raises KeyUnavailable when the key is not this vault's, or the vault is empty and may not be.
+        Raises KeyUnavailable if the key does not fit this vault, or the vault is empty and must not be.
         """
         self._kek = kek
         self._may_be_new = may_be_new
-        self._database = Database(path, part="vault", schema=_SCHEMA, page_limit=page_limit)
+        self._database = Database(path, part="vault", schema=SCHEMAS / "vault.sql")
         self.schema_version = SCHEMA_VERSION
         try:
             self._index_key = self._secret(_INDEX_KEY)
@@ -78,12 +50,12 @@ class SqliteVault:
             raise
 
     def _secret(self, name: str) -> bytes:
-        """A secret of the vault's own, made on first use. Of two processes that make it at once one wins."""
+        """A secret of the vault itself, created on first use: by one process, if several do so at once."""
         find = "SELECT wrapped FROM secrets WHERE name = ?"
         with self._database.reading() as connection:
             stored = connection.execute(find, (name,)).get
         if stored is None:
-            # Asked before the second look: whoever has people by then has made the vault before.
+            # Ask before reading again: a process that has registered users since then created the secret first.
             may_be_new = self._may_be_new()
             with self._database.writing() as connection:
                 stored = connection.execute(find, (name,)).get
@@ -146,7 +118,7 @@ class SqliteVault:
                 "DELETE FROM email_claims WHERE reservation_id = ? AND subject = ?",
                 (reservation_id.bytes, subject),
             )
-            # The tombstone stays: a subject is never given a second key. Its command may register anew.
+            # Keep the tombstone: a subject never gets a second key. Forget the command: it may register again.
             connection.execute(
                 "UPDATE data_keys SET wrapped = ?, destroyed = 1, command_id = NULL WHERE subject = ?",
                 (_BLANK, subject),
@@ -195,7 +167,7 @@ class SqliteVault:
                 ).fetchone()
                 if row is not None:
                     wrapped, destroyed = row
-                    # The vault's own secret fitted, so a key that doesn't is one damaged row: others go on.
+                    # The key-encryption key fits the vault, so a data key that it cannot unwrap is damaged.
                     with contextlib.suppress(KeyUnavailable):
                         keys[subject] = (
                             DestroyedKey()
@@ -213,7 +185,7 @@ class SqliteVault:
             )
             connection.execute("DELETE FROM email_claims WHERE subject = ?", (subject,))
             _save_checkpoint(connection, process, position)
-        if not self._database.remove_remains():
+        if not self._database.remove_residue():
             raise residue_left()
 
     # --- checkpoints ---------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Who gets an e-mail address: the first step of reserve → append → confirm, as a pure decision.
+"""Decide who reserves an e-mail address: the first step of reserve → append → confirm.
 
-Promise: of several requests for one address at most one is reserved, whatever came before in the batch.
-Refusal: nothing here reads or writes. A vault loads what a batch meets, asks, and stores what was decided,
-all in one transaction.
+Promise: of several requests for one address at most one is `Reserved`, also within a batch. Refusal: nothing is
+read or written here. In one transaction a vault reads the rows that a batch needs, calls this code, and writes
+the decisions.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from domain.kernel.errors import Damaged
 from domain.kernel.ports.vault import AlreadyHeld, ClaimAnswer, ClaimRequest, HeldByOther, Reserved
 
 RESERVATION_LIFE_US = 60_000_000
-"""How long a reservation waits for its event: far longer than a batch takes, short for whoever wants the address."""
+"""The lifetime of a reservation: much longer than a batch takes, yet a short wait for the next user of the address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A claim that somebody has on an address."""
+    """The stored claim on an address."""
 
     subject: int
     command_id: UUID
@@ -29,16 +29,16 @@ class Held:
 
 @dataclass(slots=True)
 class Reservations:
-    """What a batch of requests meets, as it is after each of them, and what is to be stored.
+    """The claims and registrations that a batch of requests concerns, and the rows to write.
 
-    `held` are the claims by the address's tag, `registered` the subjects that registration commands were
-    given: those that the vault has of what the batch names.
+    `held` has the stored claims by the tag of their address, `registered` the subjects of stored registration
+    commands. Both are updated by each request.
     """
 
     held: dict[bytes, Held]
     registered: dict[UUID, int]
     extended: set[UUID] = field(default_factory=set)
-    """Reservations that wait for a full life again."""
+    """Reservations whose lifetime begins again."""
     claimed: dict[bytes, Held] = field(default_factory=dict)
     """New reservations by tag."""
     minted: dict[UUID, int] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Reservations:
         subject = request.subject if known is None else known
         held = self.held.get(tag)
         if held and (held.subject, held.command_id, held.confirmed) == (subject, request.command_id, False):
-            # The same command again, its first try not finished: take the reservation over.
+            # A retry of the command whose first try did not finish: it takes the reservation over.
             if tag not in self.claimed:
                 self.extended.add(held.reservation_id)
             return Reserved(subject, held.reservation_id, repeated=True)
@@ -67,9 +67,9 @@ class Reservations:
 
 
 def key_minted_twice() -> Damaged:
-    """A vault was to mint a key for somebody who has had one: two people would share an id."""
+    """The error if a new subject already has a data key or a tombstone: two users would share an id."""
     return Damaged(
         "vault",
         "a new user id has had a data key before",
-        "Ids were drawn twice: stop the workers and run `es ids verify`.",
+        "An id was issued twice. Stop the workers and run `es ids verify`.",
     )

@@ -1,4 +1,4 @@
-"""Settings: flag > environment > es.toml in the home > default; read once, wrong ones named, no password shown."""
+"""Settings: precedence and origins, meanings, errors that name the setting, and URLs without passwords."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from adapters.settings import Setting, Settings, load_settings, without_password
 from domain.kernel.errors import InvalidInput
+
+NAMES = ["broker", "store", "database", "vault", "kek_file", "autostart"]
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def load(
     return load_settings(environment={"ES_HOME": str(home), **(environment or {})})
 
 
-# --- where a setting comes from --------------------------------------------------------------
+# --- precedence and origins --------------------------------------------------------------
 
 
 def test_without_any_configuration_everything_is_embedded(home: Path) -> None:
@@ -60,11 +62,13 @@ def test_without_any_configuration_everything_is_embedded(home: Path) -> None:
         ({"ES_HOME": "~/somewhere"}, os.path.expanduser("~/somewhere")),
     ],
 )
-def test_the_home_is_the_environments_or_the_users(environment: dict[str, str], expected: str) -> None:
+def test_the_home_comes_from_the_environment_or_the_default(
+    environment: dict[str, str], expected: str
+) -> None:
     assert str(load_settings(environment=environment).home) == expected
 
 
-def test_a_flag_goes_before_the_environment() -> None:
+def test_a_flag_overrides_the_environment() -> None:
     settings = load_settings(home_flag="/flagged", environment={"ES_HOME": "/x"})
 
     assert settings.home == Path("/flagged")
@@ -78,14 +82,14 @@ def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_settings(environment={"ES_HOME": "place"}).home == tmp_path / "place"
 
 
-def test_sqlite_without_a_path_is_the_usual_file_and_a_relative_path_is_in_the_home(home: Path) -> None:
+def test_sqlite_paths_default_to_the_usual_file_and_are_relative_to_the_home(home: Path) -> None:
     settings = load(home, {"ES_STORE": "sqlite:", "ES_DATABASE": "sqlite:mine.db"})
 
     assert settings.store == f"sqlite:{home}/events.db"
     assert settings.database == f"sqlite:{home}/mine.db"
 
 
-def test_the_environment_goes_before_the_file_and_the_file_before_the_default(home: Path) -> None:
+def test_the_environment_overrides_the_file_and_the_file_the_default(home: Path) -> None:
     file = 'store = "sqlite:/from/file"\nvault = "sqlite:/vault/from/file"\n'
 
     settings = load(home, {"ES_STORE": "sqlite:/from/environment"}, file=file)
@@ -98,76 +102,64 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_default(ho
     assert settings.origins["database"] == Setting(f"sqlite:{home}/read.db", "default")
 
 
-@pytest.mark.parametrize("name", ["broker", "store", "database", "vault", "kek_file", "autostart"])
-def test_every_setting_can_be_given_in_both_places(home: Path, name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_can_be_a_variable_or_a_line_of_the_file(home: Path, name: str) -> None:
     value = {"broker": "local:", "kek_file": "/k", "autostart": "0"}.get(name, "sqlite:/there")
 
     assert load(home, {f"ES_{name.upper()}": value}).origins[name] == Setting(value, f"ES_{name.upper()}")
     assert load(home, file=f'{name} = "{value}"').origins[name] == Setting(value, "es.toml")
 
 
-def test_an_empty_variable_is_one_that_is_not_set(home: Path) -> None:
+def test_an_empty_variable_counts_as_not_set(home: Path) -> None:
     settings = load(home, {"ES_STORE": "", "ES_KEK_FILE": ""}, file='store = "sqlite:/from/file"')
 
     assert settings.store == "sqlite:/from/file"
     assert settings.kek_is_ours is True
 
 
-def test_settings_are_read_once_and_stay(home: Path) -> None:
+def test_settings_cannot_be_changed(home: Path) -> None:
     settings = load(home)
 
     with pytest.raises(FrozenInstanceError):
         settings.store = "sqlite:/elsewhere"  # type: ignore[misc]
 
 
-def test_every_setting_tells_where_it_came_from(home: Path) -> None:
-    assert set(load(home).origins) == {
-        "home",
-        "broker",
-        "store",
-        "database",
-        "vault",
-        "kek_file",
-        "autostart",
-        "features",
-    }
+def test_every_setting_has_an_origin(home: Path) -> None:
+    assert set(load(home).origins) == {"home", "features", *NAMES}
 
 
 # --- what a setting means --------------------------------------------------------------------
 
 
-def test_a_key_file_that_was_named_is_not_ours_to_make(home: Path) -> None:
+def test_a_configured_key_file_is_not_ours(home: Path) -> None:
     settings = load(home, {"ES_KEK_FILE": "~/mounted/kek"})
 
     assert settings.kek_file == Path("~/mounted/kek").expanduser()
     assert settings.kek_is_ours is False
 
 
-@pytest.mark.parametrize("off", ["0", "false", "False", "NO", "off"])
-@pytest.mark.parametrize("place", ["environment", "file"])
-def test_autostart_can_be_turned_off(home: Path, off: str, place: str) -> None:
-    settings = (
-        load(home, {"ES_AUTOSTART": off})
-        if place == "environment"
-        else load(home, file=f'autostart = "{off}"')
-    )
+OFF = ["0", "false", "False", "NO", "off"]
 
-    assert settings.autostart is False
+
+@pytest.mark.parametrize("off", OFF)
+def test_a_variable_can_turn_autostart_off(home: Path, off: str) -> None:
+    assert load(home, {"ES_AUTOSTART": off}).autostart is False
 
 
 @pytest.mark.parametrize(
-    ("file", "expected"), [("autostart = false", False), ("autostart = 0", False), ("autostart = true", True)]
+    ("value", "expected"),
+    [*((f'"{off}"', False) for off in OFF), ("false", False), ("0", False), ("true", True)],
 )
-def test_autostart_may_be_a_truth_value_in_the_file(home: Path, file: str, expected: bool) -> None:
-    assert load(home, file=file).autostart is expected
+def test_the_file_can_turn_autostart_off(home: Path, value: str, expected: bool) -> None:
+    assert load(home, file=f"autostart = {value}").autostart is expected
 
 
-# --- what is wrong ---------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["broker", "store", "database", "vault"])
 @pytest.mark.parametrize("value", ["nonsense", "http://localhost", "SQLITE:", ":"])
-def test_a_url_that_nothing_can_open_is_refused_by_name_and_origin(home: Path, name: str, value: str) -> None:
+def test_an_unknown_url_is_refused_with_name_and_origin(home: Path, name: str, value: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         load(home, {f"ES_{name.upper()}": value})
 
@@ -175,7 +167,7 @@ def test_a_url_that_nothing_can_open_is_refused_by_name_and_origin(home: Path, n
     assert f"ES_{name.upper()}" in str(refused.value)
 
 
-def test_a_refused_url_is_not_repeated_for_it_may_hold_a_password(home: Path) -> None:
+def test_a_refused_url_is_not_shown_because_it_may_hold_a_password(home: Path) -> None:
     with pytest.raises(InvalidInput) as refused:
         load(home, {"ES_STORE": "mongodb://admin:canary-5f1d@localhost"})
 
@@ -183,28 +175,28 @@ def test_a_refused_url_is_not_repeated_for_it_may_hold_a_password(home: Path) ->
 
 
 @pytest.mark.parametrize("file", ["store = ", "[store\n", b"\xff\xfe", 'store = "a"\nstore = "b"'])
-def test_a_file_that_is_not_toml_is_refused_by_name(home: Path, file: str | bytes) -> None:
+def test_a_file_that_is_not_toml_is_refused_with_its_name(home: Path, file: str | bytes) -> None:
     with pytest.raises(InvalidInput, match=r"es\.toml"):
         load(home, file=file)
 
 
-def test_an_unknown_setting_in_the_file_is_refused_and_the_known_are_named(home: Path) -> None:
+def test_an_unknown_setting_is_refused_with_the_known_names(home: Path) -> None:
     with pytest.raises(InvalidInput, match="stroe") as refused:
         load(home, file='stroe = "sqlite:"')
 
     assert "kek_file" in str(refused.value)
 
 
-def test_a_file_that_cannot_be_read_is_refused(home: Path) -> None:
+def test_an_unreadable_file_is_refused(home: Path) -> None:
     (home / "es.toml").mkdir()
 
     with pytest.raises(InvalidInput, match="cannot be read"):
         load(home)
 
 
-def test_a_home_that_is_not_there_yet_has_no_file(tmp_path: Path) -> None:
+def test_reading_settings_does_not_create_the_home(tmp_path: Path) -> None:
     assert load_settings(environment={"ES_HOME": str(tmp_path / "new")}).store.startswith("sqlite:")
-    assert not (tmp_path / "new").exists(), "reading settings makes nothing"
+    assert not (tmp_path / "new").exists()
 
 
 # --- passwords -------------------------------------------------------------------------------
@@ -233,7 +225,7 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
 @given(password=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=20))
 @example(password="p@ss/ward:1")
 @example(password="a:worker@b")
-def test_no_password_is_ever_shown_however_it_was_written(password: str) -> None:
+def test_no_password_is_ever_shown_in_any_spelling(password: str) -> None:
     for written in (password, quote(password, safe="")):
         shown = without_password(f"amqp://worker:{written}@broker.example.com:5672/es")
 

@@ -114,6 +114,14 @@ def test_additions_and_deletions_need_a_row(
     assert read_model.rows(THINGS) == expected
 
 
+def test_a_put_without_a_column_sets_it_to_null(read_model: ReadModel) -> None:
+    generation = moved(read_model, prepared(read_model), put(1), Put(2, {"colour": "only this"}))
+
+    moved(read_model, generation, Put(1, {"size": 9}))
+
+    assert read_model.rows(THINGS) == [row(1, None, 9), row(2, "only this", None)]
+
+
 def test_a_column_may_be_set_and_another_added_to_in_one_batch(read_model: ReadModel) -> None:
     generation = moved(read_model, prepared(read_model), put(1))
 

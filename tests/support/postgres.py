@@ -1,8 +1,8 @@
-"""A PostgreSQL server for tests: found or started, and left as it was.
+"""A PostgreSQL server for tests, and what other sessions of it may do meanwhile.
 
-Looked for in this order: `ES_TEST_PG_URL`; a server on the default port of localhost; installed binaries, of
-which a private server is started in a temporary folder. Without any of them a test is skipped, or fails if
-`ES_TEST_REQUIRE` names postgres. A test session makes a database of its own and each test its own schemas.
+The server is that of `ES_TEST_PG_URL`, or one on the default port of localhost, or a private one that is started
+in a temporary folder. Without any of them a test is skipped, or fails if `ES_TEST_REQUIRE` names postgres. A test
+session creates one database, and each test has its own schemas in it. Both are dropped.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
+from domain.kernel.errors import PartUnavailable
 from tests.support.builders import eventually
 from tests.support.servers import START_S, Guarded, missing
+
+if TYPE_CHECKING:
+    import psycopg
 
 HOW = "set ES_TEST_PG_URL, or install a PostgreSQL server (apt-get install postgresql)"
 _USERS = (os.environ.get("PGUSER") or os.environ.get("USER") or "postgres", "postgres")
@@ -40,7 +45,7 @@ def postgres_database() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_url(postgres_database: str) -> Iterator[str]:
-    """The URL of a vault and read models that nobody has used, dropped after the test."""
+    """The URL of a new vault and new read models, dropped after the test."""
     prefix = f"t{uuid4().hex[:12]}"
     yield with_option(postgres_database, f"schema={prefix}")
     for part in ("vault", "read_models"):
@@ -50,7 +55,7 @@ def postgres_url(postgres_database: str) -> Iterator[str]:
 @contextmanager
 def a_database(server_url: str) -> Iterator[str]:
     name = f"es_test_{uuid4().hex[:12]}"
-    # Before the database is made, so that it is dropped whenever we are killed.
+    # Before the database is created: otherwise it may stay when this process is killed.
     drop = [sys.executable, "-c", _DROP, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"]
     with closing(Guarded(afterwards=[drop], environment={**os.environ, "ES_TEST_PG_URL": server_url})):
         execute(server_url, f"CREATE DATABASE {name}")
@@ -68,12 +73,57 @@ def with_option(url: str, option: str) -> str:
 
 
 def execute(url: str, statement: str) -> list[tuple[object, ...]]:
-    """One statement on a connection of its own, past the adapters."""
-    import psycopg
-
-    with closing(psycopg.connect(url.partition("schema=")[0].rstrip("?&"), autocommit=True)) as connection:
+    """The rows of one statement, on a new connection."""
+    with closing(_connect(url, autocommit=True)) as connection:
         cursor = connection.execute(statement)
         return cursor.fetchall() if cursor.description else []
+
+
+def _connect(url: str, *, autocommit: bool = False) -> psycopg.Connection[tuple[object, ...]]:
+    import psycopg
+
+    return psycopg.connect(url.partition("schema=")[0].rstrip("?&"), autocommit=autocommit)
+
+
+# --- other sessions --------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(url: str, *statements: str, commit: bool = False) -> Iterator[None]:
+    """An open transaction of another session that has run these statements."""
+    with closing(_connect(url)) as other:
+        for statement in statements:
+            other.execute(statement)
+        yield
+        other.commit() if commit else other.rollback()
+
+
+def is_waiting(url: str) -> bool:
+    """Whether a session of the database waits for a lock."""
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return bool(execute(url, waiting))
+
+
+def kill_connections(url: str) -> int:
+    """End every session of the program in this database, as a failover does; returns their number."""
+    killed = execute(
+        url,
+        """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+           WHERE datname = current_database() AND application_name = 'es' AND pid <> pg_backend_pid()""",
+    )
+    return len(killed)
+
+
+def unavailable(call: Callable[[], object], reason: str | None = None) -> PartUnavailable:
+    """The error of a call that must fail with it."""
+    with pytest.raises(PartUnavailable, match=reason) as raised:
+        call()
+    return raised.value
+
+
+# --- servers ---------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -89,7 +139,7 @@ def _server() -> Iterator[str]:
 
 
 def _on_localhost() -> str | None:
-    """A server on which we may make databases."""
+    """The URL of a server on which a known user may create databases."""
     import psycopg
 
     for user in dict.fromkeys(_USERS):
@@ -103,7 +153,7 @@ def _on_localhost() -> str | None:
 
 @dataclass(frozen=True)
 class Server:
-    """A private server on a socket in its folder, which a test may stop and start as it likes."""
+    """A private server on a socket in its folder, which a test may stop and start."""
 
     folder: Path
     binaries: Path
@@ -117,7 +167,7 @@ class Server:
         return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
 
     def start(self) -> None:
-        # Its own vacuuming is off: it would hide what a purge leaves undone.
+        # Autovacuum is off: it would hide an incomplete purge.
         settings = {
             "listen_addresses": "''",
             "unix_socket_directories": self.folder,
@@ -132,10 +182,10 @@ class Server:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Have it hang: connections stay, new ones are made by the kernel, and nobody answers."""
+        """Make it hang: the kernel keeps and accepts connections, and no process answers."""
         backends = execute(self.url, "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
         pids = [self.pid, *(int(str(pid)) for (pid,) in backends)]
-        for pid in pids:  # the one that starts others first
+        for pid in pids:  # the postmaster first: it starts the others
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
         try:
@@ -147,13 +197,13 @@ class Server:
 
     @contextmanager
     def crashing(self) -> Iterator[None]:
-        """Have it crash at the end, with the loss of every commit meanwhile that didn't wait for the log."""
+        """Crash it at the end: commits that did not wait for the write-ahead log are lost."""
         (writer,) = self._log_writers()
-        os.kill(writer, signal.SIGSTOP)  # it would write what nobody waits for soon after
+        os.kill(writer, signal.SIGSTOP)  # otherwise it soon writes those commits too
         try:
             yield
         finally:
-            os.kill(writer, signal.SIGKILL)  # and the server throws its memory away and recovers
+            os.kill(writer, signal.SIGKILL)  # the server drops its memory and recovers
 
         def is_back() -> bool:
             with suppress(psycopg.OperationalError):
@@ -173,20 +223,20 @@ class Server:
             self.start()
 
     def run(self, program: str, *arguments: str) -> None:
-        # What it says goes to a file: a daemon would keep a pipe open.
-        with (self.folder / "said").open("w+") as said:
+        # Its output goes to a file: a daemon would keep a pipe open.
+        with (self.folder / "output").open("w+") as output:
             done = subprocess.run(
                 self.command(program, *arguments),
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 user=_account(),
                 cwd="/",
                 check=False,
-                start_new_session=True,  # Ctrl-C must not stop what a fixture does at its end
+                start_new_session=True,  # Ctrl-C must not stop the clean-up of a fixture
             )
-            said.seek(0)
-            assert done.returncode == 0, said.read()
+            output.seek(0)
+            assert done.returncode == 0, output.read()
 
     def command(self, program: str, *arguments: str) -> list[str]:
         return [str(self.binaries / program), "-D", str(self.folder / "data"), *arguments]
@@ -197,7 +247,7 @@ _STOP = ("pg_ctl", "-w", "-m", "immediate", "stop")
 
 
 def _account() -> str | None:
-    """Whom to run it as: PostgreSQL refuses to run as root."""
+    """The account to run it: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     return next((user.pw_name for user in pwd.getpwall() if user.pw_name == "postgres"), "nobody")
@@ -208,10 +258,12 @@ def private_server() -> Iterator[Server]:
     binaries = _binaries()
     if binaries is None:
         missing("postgres", HOW)
-    folder = Path(tempfile.mkdtemp(prefix="es-pg-"))  # a short path: sockets allow some 100 bytes
+    folder = Path(
+        tempfile.mkdtemp(prefix="es-pg-")
+    )  # short: the path of a socket has at most about 100 bytes
     server = Server(folder, binaries)
     stop = ["sh", "-c", 'test ! -e "$0/postmaster.pid" || exec "$@"', str(folder / "data")]
-    stop += server.command(*_STOP)  # unless it is stopped already
+    stop += server.command(*_STOP)  # only if it still runs
     with closing(Guarded(afterwards=[stop], user=_account(), folder=folder)):
         if account := _account():
             shutil.chown(folder, account)

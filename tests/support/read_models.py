@@ -77,3 +77,10 @@ def prepared(model: ReadModel, projection: Projection = THINGS) -> Generation:
 
 def rebuilding(model: ReadModel, projection: Projection = THINGS) -> Generation:
     return model.begin_rebuild(projection, now_us=NOW_US)
+
+
+def promoted(model: ReadModel, *operations: Operation, projection: Projection = THINGS) -> Generation:
+    """Rebuild a projection and promote the new generation; returns it as it was before."""
+    built = moved(model, rebuilding(model, projection), *operations, projection=projection)
+    assert model.promote(projection, built, now_us=NOW_US)
+    return built

@@ -1,6 +1,6 @@
-"""What the domain needs from the outside. Each docstring is a contract: every sentence has a test.
+"""The codec and the keyring: domain events to stored bytes and back, personal fields sealed and opened.
 
-Adapters implement these; `tests/contract` runs one suite per port over every adapter.
+Each docstring is a contract, and every sentence has a test.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from domain.kernel.personal import Erased, Personal, Sealed
 
 
 class Opener(Protocol):
-    """Opens sealed values with the data keys of people."""
+    """Opens sealed values with the data keys of subjects."""
 
     def open(self, sealed: Sealed, *, subject: int, field: str, event_id: UUID | None) -> Personal | Erased:
-        """The value; `ERASED` when a tombstone says so; raises `KeyUnavailable` or `Tampered`.
+        """The value, or `ERASED` if its key has a tombstone. Raises `KeyUnavailable` or `Tampered`.
 
-        `event_id` is the event in which the text sits; None when it was copied out of its event (a read model).
+        `event_id` is that of the event with the sealed text; None for a copy elsewhere, as in a read model.
         """
         ...
 
 
 class Sealer(Protocol):
-    """Seals personal values with the data keys of people."""
+    """Seals personal values with the data keys of subjects."""
 
     def seal(self, value: Personal, *, subject: int, field: str, event_id: UUID) -> Sealed:
         """Encrypt for one subject, field and event. Raises `KeyUnavailable` without a living key."""
@@ -33,7 +33,7 @@ class Sealer(Protocol):
 
 
 class Codec(Protocol):
-    """Domain events to bytes and back."""
+    """Encodes domain events and decodes stored ones."""
 
     def encode(
         self,
@@ -44,17 +44,17 @@ class Codec(Protocol):
         metadata: Metadata,
         sealer: Sealer | None,
     ) -> EventData:
-        """The event as JSON, personal fields sealed. `subject` and `sealer` may be None if it has none."""
+        """The event as JSON with sealed personal fields. Without any, `subject` and `sealer` may be None."""
         ...
 
     def decode(
         self, recorded: Recorded, *, subject: int | None = None, opener: Opener | None = None
     ) -> DomainEvent:
-        """The event; older versions are upcast. Without an opener personal fields stay `Sealed`."""
+        """The event, upcast to its latest version. Without an opener personal fields stay `Sealed`."""
         ...
 
     def stored(self, recorded: Recorded) -> dict[str, Any]:
-        """The event's data just as it is stored: JSON values, personal fields as sealed text."""
+        """The data of the event as it is stored: JSON values, with personal fields as sealed text."""
         ...
 
     def metadata(self, recorded: Recorded) -> Metadata:

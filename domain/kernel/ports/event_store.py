@@ -1,6 +1,6 @@
-"""What the domain needs from the outside. Each docstring is a contract: every sentence has a test.
+"""The event store: append-only streams in one commit order.
 
-Adapters implement these; `tests/contract` runs one suite per port over every adapter.
+Each docstring is a contract, and `tests/contract` tests every sentence over every adapter.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AppendResult = Appended | VersionConflict | DuplicateEventId | EsError
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """A follower has seen everything that was committed when it looked; `position` is how far that is."""
+    """The follower has yielded every event up to `position`, the head when it last asked the store."""
 
     position: Position
 
@@ -43,29 +43,29 @@ class CaughtUp:
 class EventStore(Protocol):
     """Append-only streams with one commit order over all of them.
 
-    Any method raises `PartUnavailable` when the store can't be reached or used, and then the outcome
-    of an append is unknown: repeat it with the same event ids until the answer is definite.
+    Any method raises `PartUnavailable` if the store cannot be reached or used. The outcome of an append is then
+    unknown: retry it with the same event ids until its result is definite.
     """
 
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
-        """Store a batch, durably, and answer item by item in order.
+        """Append a batch durably and return one result for each item, in order.
 
-        An item is stored whole or not at all. An item's failure doesn't touch its neighbours. Items are
-        applied in order: a later item of the same stream sees the earlier. Nothing is appended at another
-        version than the expected one. Repeating an item with the same event ids at the same expected
-        version answers as the first time and stores nothing. When this returns, every `Appended` item
-        survives a power cut. An event id that the store holds elsewhere, or that an item holds twice, yields
-        `DuplicateEventId`; a store that keeps ids per stream (EventStoreDB) sees this within the stream
-        only. An item without events, or with an expected version below -1, raises ValueError.
+        All events of an item are stored, or none. A failed item does not affect the others. Items are applied in
+        order: a later item sees the events of an earlier one in the same stream. Nothing is appended at another
+        version than the expected one. A retry with the same event ids and the same expected version returns the
+        first result and stores nothing. Once this returns, every `Appended` item survives a power cut. An event
+        id that the store holds elsewhere, or that an item has twice, yields `DuplicateEventId`; EventStoreDB
+        notices it within the stream only. An item without events, or with an expected version below -1, raises
+        ValueError.
         """
         ...
 
     def read_stream(
         self, stream: str, from_version: int = 0, *, backwards: bool = False, limit: int | None = None
     ) -> Iterator[Recorded]:
-        """The events of one stream in version order; backwards: from the last down to `from_version`.
+        """The events of a stream in order of version; backwards from the last one down to `from_version`.
 
-        A stream that does not exist yields nothing.
+        A missing stream yields nothing.
         """
         ...
 
@@ -74,30 +74,30 @@ class EventStore(Protocol):
     ) -> Iterator[Recorded]:
         """At most `limit` events with a position greater than `after`, in commit order.
 
-        Never skips an event that was, or later becomes, committed before one that it yields. With
-        `prefixes`, only streams whose name starts with one of them.
+        It never skips an event that is committed before one that it yields, not even if that commit is still
+        running. With `prefixes` it yields only streams whose name starts with one of them.
         """
         ...
 
     def follow(
         self, after: Position, *, stopped: Callable[[], bool], prefixes: Sequence[str] | None = None
     ) -> Iterator[Recorded | CaughtUp]:
-        """Every event after `after` as by `read_all`, then live, with a `CaughtUp` each time it has drained.
+        """Every event after `after` as by `read_all`, then new events, with a `CaughtUp` at each head.
 
-        Ends only when `stopped()` is true (looked at between events and at least every 0.2 s), or by raising.
-        While idle it yields `CaughtUp` again at least every 0.2 s, so that its consumer can do timed work.
-        Raises `StoreBehind` when the store ends before `after`.
+        It ends only if `stopped()` is true, which it checks between events and at least every 0.2 s, or with an
+        error. While idle it yields `CaughtUp` at least every 0.2 s, so that its consumer can do timed work.
+        Raises `StoreBehind` if the store ends before `after`.
         """
         ...
 
     def head(self) -> Position:
-        """The position of the last committed event; 0 when there is none."""
+        """The position of the last committed event; 0 in an empty store."""
         ...
 
     def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:
-        """Names greater than `after` that start with `prefix`, in order of name, each with its last version."""
+        """Names after `after` that start with `prefix`, in order, each with the version of its stream."""
         ...
 
     def close(self) -> None:
-        """Release what is held. Safe to call twice."""
+        """Release all resources. A second call does nothing."""
         ...

@@ -1,6 +1,6 @@
-"""What the domain needs from the outside. Each docstring is a contract: every sentence has a test.
+"""The read model: the rows of projections in generations, each with its checkpoint.
 
-Adapters implement these; `tests/contract` runs one suite per port over every adapter.
+Each docstring is a contract, and `tests/contract` tests every sentence over every adapter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class GenerationState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One complete set of a projection's rows. `checkpoint` is the last position that went into it."""
+    """One complete set of a projection's rows. Every event up to `checkpoint` is in it or parked."""
 
     projection: str
     number: int
@@ -35,7 +35,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """An event that a projection could not apply, and why; later events of its stream are parked behind it."""
+    """An event that a projection could not apply, and the error. Later events of its stream are parked too."""
 
     position: Position
     stream: str
@@ -43,10 +43,10 @@ class Parked:
 
 
 class ReadModel(Protocol):
-    """Rows of projections in generations, each with its checkpoint. Raises `PartUnavailable` when it is down."""
+    """Rows, checkpoints and generations of all projections. Any method raises `PartUnavailable` in an outage."""
 
     def prepare(self, projection: Projection, *, now_us: int) -> Generation:
-        """The current generation, made empty on first use."""
+        """The current generation. On first use it is created without rows."""
         ...
 
     def generations(self, projection: Projection) -> list[Generation]:
@@ -74,18 +74,18 @@ class ReadModel(Protocol):
         ...
 
     def begin_rebuild(self, projection: Projection, *, now_us: int) -> Generation:
-        """The generation under construction: the unfinished one, or a new, empty one. Retired ones are removed."""
+        """The building generation: the unfinished one, or else a new one. Creating it removes retired ones."""
         ...
 
     def promote(self, projection: Projection, generation: Generation, *, now_us: int) -> bool:
-        """Make a built generation the current one, and the current one retired, in one transaction.
+        """Make a built generation the current one, and retire the current one, in one transaction.
 
-        False, and nothing changed, while it is behind the current one: readers never see less.
+        Returns False and changes nothing while it is behind the current one: readers never see less.
         """
         ...
 
     def parked(self, projection: Projection, generation: Generation) -> list[Parked]:
-        """What is parked in a generation, oldest first."""
+        """The parked events of a generation, oldest first."""
         ...
 
     def rows(
@@ -106,5 +106,5 @@ class ReadModel(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what is held. Safe to call twice."""
+        """Release all resources. A second call does nothing."""
         ...

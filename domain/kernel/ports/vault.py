@@ -1,6 +1,6 @@
-"""What the domain needs from the outside. Each docstring is a contract: every sentence has a test.
+"""The vault: data keys, e-mail claims and the checkpoints of erasures.
 
-Adapters implement these; `tests/contract` runs one suite per port over every adapter.
+Each docstring is a contract, and `tests/contract` tests every sentence over every adapter.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class ClaimState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Ask for an e-mail address on behalf of a command.
+    """A command's request for an e-mail address.
 
-    `subject` is the user id; for a registration (`registers`) it is a fresh id, and a data key is minted
-    for it in the same transaction. `reservation_id` is new for every request.
+    `subject` is the user id. For a registration (`registers`) it is a new id, and its data key is created in the
+    same transaction. `reservation_id` is new for every request.
     """
 
     email: str = field(repr=False)
@@ -38,7 +38,7 @@ class ClaimRequest:
 class Reserved:
     """The address is reserved for this command until the reservation expires.
 
-    `subject` and `reservation_id` are those of the *first* request of the command when it is repeated.
+    For a repeated command, `subject` and `reservation_id` are those of its *first* request.
     """
 
     subject: int
@@ -50,7 +50,7 @@ class Reserved:
 class AlreadyHeld:
     """The subject holds the address already (confirmed), or this registration command ran before.
 
-    Nothing was reserved; the stream of `subject` tells what happened.
+    Nothing was reserved. The outcome is in the stream of `subject`.
     """
 
     subject: int
@@ -58,7 +58,7 @@ class AlreadyHeld:
 
 @dataclass(frozen=True, slots=True)
 class HeldByOther:
-    """Another subject or command has the address, confirmed or only reserved. Nothing was reserved, no key minted."""
+    """Another subject or command has the address, confirmed or reserved. Nothing was reserved or created."""
 
     subject: int
     confirmed: bool
@@ -69,7 +69,7 @@ ClaimAnswer = Reserved | AlreadyHeld | HeldByOther
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A row of the claims, without the address: the vault never says it."""
+    """A stored claim without its address, which the vault cannot show."""
 
     subject: int
     command_id: UUID
@@ -80,7 +80,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class LivingKey:
-    """A person's 256-bit data key, unwrapped, in memory only."""
+    """The 256-bit data key of a subject, unwrapped, in memory only."""
 
     secret: bytes
 
@@ -90,46 +90,46 @@ class LivingKey:
 
 @dataclass(frozen=True, slots=True)
 class DestroyedKey:
-    """A tombstone says that the key was destroyed on purpose."""
+    """A tombstone: the key was destroyed on purpose."""
 
 
 DataKey = LivingKey | DestroyedKey
 
 
 class Vault(Protocol):
-    """Keys and e-mail claims: the only place from which personal data can be brought back.
+    """Data keys and e-mail claims. Personal data can be opened with its keys only.
 
-    Any method raises `PartUnavailable` when the vault can't be reached and `KeyUnavailable` when its
+    Any method raises `PartUnavailable` if the vault cannot be reached, and `KeyUnavailable` if its
     key-encryption key is missing or wrong.
     """
 
     def reserve(self, requests: Sequence[ClaimRequest], *, now_us: int) -> list[ClaimAnswer]:
-        """Reserve addresses, all in one durable transaction, in order.
+        """Reserve addresses in order, in one durable transaction.
 
-        Of several requests for one address at most one is `Reserved`. A key is minted only together with
-        the reservation of a registration, and never twice for one subject. The same registration
-        command again yields the first subject, for ever, whatever address it comes with.
+        Of several requests for one address at most one is `Reserved`. A key is created only with the
+        reservation of a registration, and never twice for one subject. A repeated registration command always
+        yields its first subject, also with another address.
         """
         ...
 
     def confirm(self, reservation_ids: Sequence[UUID]) -> None:
-        """Mark reservations as held for good. Unknown or confirmed ones are left alone."""
+        """Make reservations permanent. Unknown and confirmed ones do not change."""
         ...
 
     def release(self, reservation_ids: Sequence[UUID]) -> None:
-        """Free the addresses of these reservations, confirmed or not. Unknown ones are left alone."""
+        """Remove the claims of these reservations, confirmed or not. Unknown ones are ignored."""
         ...
 
     def abandon_registration(self, subject: int, reservation_id: UUID) -> None:
-        """Free the address, destroy the subject's key and forget its command, so that the command may run anew."""
+        """Release the address, destroy the subject's key and forget its command, which may then run again."""
         ...
 
     def claims_of(self, subject: int, *, now_us: int) -> list[Claim]:
-        """All claims of a person."""
+        """All claims of a subject."""
         ...
 
     def expired_claims(self, *, now_us: int, limit: int) -> list[Claim]:
-        """Reservations that expired and were neither confirmed nor released, oldest first."""
+        """Expired reservations that were neither confirmed nor released, oldest first."""
         ...
 
     def holder(self, email: str) -> int | None:
@@ -137,20 +137,20 @@ class Vault(Protocol):
         ...
 
     def data_keys(self, subjects: Sequence[int]) -> Mapping[int, DataKey]:
-        """The keys of these people. A subject the vault never knew, or whose row is damaged, is missing."""
+        """The keys of these subjects. An unknown subject, or one with a damaged row, is missing."""
         ...
 
     def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
-        """Destroy a person's key and claims, leave a tombstone, and move the process's checkpoint: one transaction.
+        """Destroy a subject's key and claims, leave a tombstone, and save the checkpoint: in one transaction.
 
-        Destroying twice changes nothing. Destroying an unknown subject's key leaves a tombstone. When it
-        returns, the key's bytes are in no file of the vault; when somebody's reading prevents that, it
-        raises `PartUnavailable` with the key destroyed: destroy again to try again.
+        Destroying a key twice changes nothing. For an unknown subject it leaves a tombstone. When it returns, the
+        bytes of the key are in no file of the vault. If a reader prevents that, it raises `PartUnavailable`, and
+        the key is destroyed all the same: retry to remove its bytes.
         """
         ...
 
     def checkpoint(self, process: str) -> Position:
-        """How far the process came; 0 at first."""
+        """The checkpoint of a process; 0 at first."""
         ...
 
     def save_checkpoint(self, process: str, position: Position) -> None:
@@ -158,9 +158,9 @@ class Vault(Protocol):
         ...
 
     def rewind_checkpoint(self, process: str, position: Position) -> None:
-        """Move a process's checkpoint back, never forwards, because the event store itself went back."""
+        """Move a process's checkpoint back, never forwards, after the event store went back."""
         ...
 
     def close(self) -> None:
-        """Release what is held. Safe to call twice."""
+        """Release all resources. A second call does nothing."""
         ...

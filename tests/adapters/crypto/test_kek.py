@@ -1,4 +1,4 @@
-"""The key-encryption key: made whole, once, for its owner alone, and never in place of another."""
+"""The key-encryption key: created completely, once, for its owner only, and never in place of another."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import os
 import re
 import stat
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from adapters.crypto.kek import load_kek, make_kek
 from domain.kernel.errors import KeyUnavailable, PartUnavailable
-from tests.support.builders import DEADLINE_S, start_python
+from tests.support.together import at_once, run_together
 
 
 @pytest.fixture
@@ -21,7 +20,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "secrets" / "kek"
 
 
-def test_a_key_is_made_and_loaded(path: Path) -> None:
+@pytest.fixture
+def written(path: Path) -> Path:
+    path.parent.mkdir()
+    return path
+
+
+def test_a_key_is_created_and_loaded(path: Path) -> None:
     make_kek(path)
 
     key = load_kek(path)
@@ -31,14 +36,15 @@ def test_a_key_is_made_and_loaded(path: Path) -> None:
     assert path.read_text().strip() == key.hex()
 
 
-def test_every_key_is_another(tmp_path: Path) -> None:
-    for number in range(10):
-        make_kek(tmp_path / str(number))
+def test_every_key_is_different(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(10)]
+    for path in paths:
+        make_kek(path)
 
-    assert len({load_kek(tmp_path / str(number)) for number in range(10)}) == 10
+    assert len(set(map(load_kek, paths))) == 10
 
 
-def test_a_key_and_its_folder_are_for_their_owner_alone(path: Path) -> None:
+def test_a_key_and_its_folder_are_for_their_owner_only(path: Path) -> None:
     before = os.umask(0)
     try:
         make_kek(path)
@@ -50,30 +56,25 @@ def test_a_key_and_its_folder_are_for_their_owner_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["ab" * 32 + "\n", "damaged", ""])
-def test_what_is_there_is_never_replaced(path: Path, content: str) -> None:
-    path.parent.mkdir()
-    path.write_text(content)
+def test_an_existing_file_is_never_replaced(written: Path, content: str) -> None:
+    written.write_text(content)
 
-    make_kek(path)
+    make_kek(written)
 
-    assert path.read_text() == content
-    assert [file.name for file in path.parent.iterdir()] == ["kek"]
+    assert written.read_text() == content
+    assert [file.name for file in written.parent.iterdir()] == ["kek"]
 
 
-def test_of_many_threads_that_make_one_at_once_all_load_the_same(path: Path) -> None:
+def test_threads_that_create_a_key_at_once_load_the_same_one(path: Path) -> None:
     def make_and_load(_: int) -> bytes:
         make_kek(path)
         return load_kek(path)
 
-    with ThreadPoolExecutor(16) as pool:
-        keys = set(pool.map(make_and_load, range(64)))
-
-    assert len(keys) == 1
-    assert [file.name for file in path.parent.iterdir()] == ["kek"], "no draft is left behind"
+    assert len(set(at_once(make_and_load, range(64)))) == 1
+    assert [file.name for file in path.parent.iterdir()] == ["kek"], "no draft is left"
 
 
-def test_of_many_processes_that_make_one_at_once_all_load_the_same(path: Path) -> None:
-    code = """
+_MAKE_AND_LOAD = """
 import sys
 from pathlib import Path
 from adapters.crypto.kek import load_kek, make_kek
@@ -82,21 +83,13 @@ input()
 make_kek(Path(sys.argv[1]))
 print(load_kek(Path(sys.argv[1])).hex())
 """
-    processes = [start_python(code, str(path)) for _ in range(4)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        said = [process.communicate("\n", timeout=DEADLINE_S) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-    assert [err for _, err in said] == [""] * 4
-    assert len({out for out, _ in said}) == 1
 
 
-def test_a_disk_that_fails_leaves_no_half_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_create_a_key_at_once_load_the_same_one(path: Path) -> None:
+    assert len(set(run_together(_MAKE_AND_LOAD, [[str(path)]] * 4))) == 1
+
+
+def test_a_failing_disk_leaves_no_half_key(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -111,49 +104,41 @@ def test_a_disk_that_fails_leaves_no_half_key(path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"\n",
-        b"ab" * 31,
-        b"ab" * 33,
-        b"zz" * 32,
-        b"\xff" * 32,
+        *(b"", b"\n", b"ab" * 31, b"ab" * 33, b"zz" * 32, b"\xff" * 32, b"ab" * 32 + b" more"),
         os.urandom(32).replace(b"a", b"\xff"),
-        b"ab" * 32 + b" more",
         ("ü" * 64).encode(),
     ],
     ids=range(9),
 )
-def test_what_is_no_key_is_unavailable_and_not_repeated(path: Path, content: bytes) -> None:
-    path.parent.mkdir()
-    path.write_bytes(content)
+def test_a_file_without_a_key_is_unavailable_and_not_shown(written: Path, content: bytes) -> None:
+    written.write_bytes(content)
 
     with pytest.raises(KeyUnavailable) as refused:
-        load_kek(path)
+        load_kek(written)
 
-    assert str(path) in str(refused.value)
+    assert str(written) in str(refused.value)
     if content.strip():
         assert content.decode("latin-1").strip() not in str(refused.value)
 
 
-def test_a_key_that_cannot_be_stored_is_an_error_that_says_why(path: Path) -> None:
-    path.parent.write_text("a file where the folder should be")
+def test_a_key_that_cannot_be_stored_is_an_error_with_the_reason(path: Path) -> None:
+    path.parent.write_text("a file in place of the folder")
 
-    with pytest.raises(PartUnavailable, match="cannot be made: File exists"):
+    with pytest.raises(PartUnavailable, match="cannot be created: File exists"):
         make_kek(path)
 
 
-def test_a_missing_key_is_unavailable_and_none_is_made(path: Path) -> None:
-    with pytest.raises(KeyUnavailable, match="is not there") as refused:
+def test_a_missing_key_is_unavailable_and_not_created(path: Path) -> None:
+    with pytest.raises(KeyUnavailable, match="is missing") as refused:
         load_kek(path)
 
     assert str(path) in str(refused.value)
     assert not path.parent.exists()
-    subprocess.run(["sh", "-c", refused.value.hint.split("`")[1]], check=True)  # what it tells to type
+    subprocess.run(["sh", "-c", refused.value.hint.split("`")[1]], check=True)  # the command of the hint
     assert len(load_kek(path)) == 32
 
 
-def test_a_key_may_have_blanks_around_it(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text(f"\n  {'AB' * 32}\r\n\n")
+def test_a_key_may_have_white_space_around_it(written: Path) -> None:
+    written.write_text(f"\n  {'AB' * 32}\r\n\n")
 
-    assert load_kek(path) == b"\xab" * 32
+    assert load_kek(written) == b"\xab" * 32

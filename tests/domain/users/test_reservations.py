@@ -1,4 +1,4 @@
-"""Who gets an address: decided for any batches, whatever the vault that stores the decisions."""
+"""Decisions on reservations for any batches, without a database."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from domain.users.reservations import Held, Reservations
 
 ADDRESSES = ("a@example.com", "b@example.com", "c@example.com")
 Wish = tuple[int, int, bool]
-"""Which address, which command, and whether it registers somebody or changes the address of person 1."""
+"""An address, a command, and whether it registers a user or changes the address of user 1."""
 
 wishes = st.tuples(st.integers(0, 2), st.integers(1, 4), st.booleans())
 
 
 class Table:
-    """What a vault keeps of the decisions."""
+    """The rows that a vault stores."""
 
     def __init__(self) -> None:
         self.claims: dict[bytes, Held] = {}
@@ -33,14 +33,14 @@ class Table:
             request = self._request(address, command, registers)
             yield request, decided.answer(request.email.encode(), request)
         assert decided.extended <= {claim.reservation_id for claim in self.claims.values()}
-        assert not decided.claimed.keys() & self.claims.keys(), "a claim is never overwritten"
-        assert not decided.minted.keys() & self.registered.keys(), "nor is a command given a second person"
+        assert not decided.claimed.keys() & self.claims.keys(), "no claim is overwritten"
+        assert not decided.minted.keys() & self.registered.keys(), "no command gets a second subject"
         self.claims |= decided.claimed
         self.registered |= decided.minted
         self.subjects += decided.minted.values()
 
     def _request(self, address: int, command: int, registers: bool) -> ClaimRequest:
-        # A command has one kind for life: even ones register.
+        # A command keeps its kind: its id is even if it registers.
         command_id = UUID(int=command * 2 + (not registers))
         number = next(self._numbers)
         subject = number if registers else 1
@@ -48,9 +48,7 @@ class Table:
 
 
 @given(st.lists(st.lists(wishes, max_size=6), max_size=5))
-def test_an_address_is_held_by_one_command_and_a_command_registers_one_person(
-    batches: list[list[Wish]],
-) -> None:
+def test_an_address_has_one_holder_and_a_command_one_subject(batches: list[list[Wish]]) -> None:
     table = Table()
     owner: dict[str, tuple[int, UUID]] = {}
     person: dict[UUID, int] = {}
@@ -60,17 +58,15 @@ def test_an_address_is_held_by_one_command_and_a_command_registers_one_person(
                 assert answer.subject == person.setdefault(request.command_id, answer.subject)
             match answer:
                 case Reserved(subject=subject):
-                    assert owner.setdefault(request.email, (subject, request.command_id)) == (
-                        subject,
-                        request.command_id,
-                    )
+                    claim = (subject, request.command_id)
+                    assert owner.setdefault(request.email, claim) == claim
                 case AlreadyHeld(subject=subject):
                     assert owner.get(request.email, (0,))[0] == subject or request.command_id in person
                 case HeldByOther(subject=subject, confirmed=confirmed):
                     assert owner[request.email][0] == subject
-                    assert not confirmed, "nobody confirms here"
+                    assert not confirmed, "no reservation is confirmed here"
 
     held = {tag.decode(): (claim.subject, claim.command_id) for tag, claim in table.claims.items()}
     assert held == owner
     assert table.registered == person
-    assert sorted(table.subjects) == sorted(set(person.values())), "a key for each, once"
+    assert sorted(table.subjects) == sorted(set(person.values())), "one key for each"

@@ -1,0 +1,227 @@
+"""The vault in PostgreSQL beyond its contract: crashes, locks, contention, and no residue in its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from uuid import UUID, uuid4
+
+import pytest
+
+from adapters.postgres import database as postgres
+from adapters.postgres.vault import PostgresVault
+from domain.kernel.ports.vault import (
+    AlreadyHeld,
+    ClaimAnswer,
+    ClaimRequest,
+    ClaimState,
+    DestroyedKey,
+    HeldByOther,
+    LivingKey,
+    Reserved,
+)
+from tests.support.builders import eventually
+from tests.support.postgres import Server, execute, locked, unavailable
+from tests.support.together import at_once
+from tests.support.vaults import KEK, NOW_US, destroy, register, registration, reserve, shuffled
+
+_ONE = UUID(int=1)
+
+
+@pytest.mark.parametrize(
+    ("write", "survived"),
+    [
+        (lambda v: register(v, 2), lambda v: 2 in v.data_keys([2])),
+        (lambda v: v.confirm([_ONE]), lambda v: v.claims_of(1, now_us=0)[0].state is ClaimState.CONFIRMED),
+        (lambda v: v.release([_ONE]), lambda v: v.claims_of(1, now_us=0) == []),
+        (lambda v: v.abandon_registration(1, _ONE), lambda v: v.data_keys([1]) == {1: DestroyedKey()}),
+        (
+            lambda v: destroy(v, 1, position=9),
+            lambda v: (v.data_keys([1]), v.checkpoint("erasures")) == ({1: DestroyedKey()}, 9),
+        ),
+        (lambda v: v.save_checkpoint("erasures", 9), lambda v: v.checkpoint("erasures") == 9),
+        (lambda v: v.rewind_checkpoint("erasures", 3), lambda v: v.checkpoint("erasures") == 3),
+    ],
+    ids=["reserve", "confirm", "release", "abandon", "destroy", "save", "rewind"],
+)
+def test_every_write_survives_a_crash_under_any_setting_of_its_session(
+    server: Server,
+    own_url: str,
+    write: Callable[[PostgresVault], object],
+    survived: Callable[[PostgresVault], bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        PostgresVault, "purge", lambda self: True
+    )  # it waits for the log and hides a lost commit
+    with closing(PostgresVault(own_url, kek=KEK)) as vault:
+        vault.reserve([ClaimRequest("ada@example.com", 1, _ONE, _ONE, registers=True)], now_us=NOW_US)
+        vault.save_checkpoint("erasures", 5)
+        # A pooler passes on the session of another client, with its settings.
+        vault._database.read(lambda c: c.execute("SET synchronous_commit = off"))
+
+        with server.crashing():
+            write(vault)
+
+        assert survived(vault)
+
+
+@pytest.mark.parametrize("table", ["email_claims", "data_keys", "checkpoints"])
+def test_key_claims_and_checkpoint_are_destroyed_together_or_not_at_all(
+    postgres_url: str, vault: PostgresVault, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(vault, 1)
+    monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 100)
+
+    with locked(postgres_url, f"LOCK TABLE {vault._database.schema}.{table} IN EXCLUSIVE MODE"):
+        unavailable(lambda: destroy(vault, 1), "stayed locked")
+
+    assert isinstance(vault.data_keys([1])[1], LivingKey)
+    assert vault.holder("user1@example.com") == 1
+    assert vault.checkpoint("erasures") == 0
+
+
+# --- contention ------------------------------------------------------------------------------
+
+
+def test_batches_with_the_same_addresses_in_any_order_never_deadlock(server: Server, own_url: str) -> None:
+    with closing(PostgresVault(own_url, kek=KEK)) as vault:
+
+        def contend(turn: int, worker: int) -> list[ClaimAnswer]:
+            order = range(40) if worker % 2 else range(39, -1, -1)
+            first = 1 + (worker * 10 + turn) * 40
+            requests = [
+                registration(f"{turn}.shared{address}@example.com", subject=first + number)
+                for number, address in enumerate(order)
+            ]
+            return vault.reserve(requests, now_us=NOW_US)
+
+        answers: list[ClaimAnswer] = []
+        for turn in range(10):
+            for of_worker in at_once(lambda worker: contend(turn, worker), range(4)):  # noqa: B023
+                answers += of_worker
+
+        winners = {answer.subject for answer in answers if isinstance(answer, Reserved)}
+        assert len(winners) == 10 * 40
+        assert {answer.subject for answer in answers} == winners
+        assert sum(isinstance(answer, HeldByOther) for answer in answers) == 3 * len(winners)
+        assert set(vault.data_keys(range(1, 1601))) == winners, "no key for the others"
+    assert "deadlock detected" not in (server.folder / "log").read_text()
+
+
+def test_one_registration_with_two_addresses_at_once_gets_one_subject(vault: PostgresVault) -> None:
+    for turn in range(0, 40, 2):
+        command, subjects = uuid4(), (turn + 1, turn + 2)
+
+        answers = at_once(
+            lambda subject: reserve(
+                vault,
+                registration(f"address{subject}@example.com", subject=subject, command=command),  # noqa: B023
+            ),
+            subjects,
+        )
+
+        (winner,) = {answer.subject for answer in answers}
+        assert {type(answer) for answer in answers} == {Reserved, AlreadyHeld}
+        assert set(vault.data_keys(subjects)) == {winner}
+
+
+# --- no residue ------------------------------------------------------------------------------
+
+
+def secrets_of(url: str, subjects: Sequence[int]) -> list[bytes]:
+    """The wrapped keys and the tags of these subjects."""
+    chosen = ", ".join(map(str, subjects))
+    keys = execute(
+        url, f"SELECT wrapped FROM es_vault.data_keys WHERE subject IN ({chosen}) ORDER BY subject"
+    )
+    tags = execute(url, f"SELECT tag FROM es_vault.email_claims WHERE subject IN ({chosen})")
+    found = [bytes(value) for (value,) in [*keys, *tags] if isinstance(value, bytes)]
+    assert len(found) == 2 * len(subjects)
+    return found
+
+
+def found_in_files(server: Server, url: str, needles: Sequence[bytes]) -> list[bytes]:
+    """The needles that are in any file of the database: tables, indexes, statistics, leftovers."""
+    execute(url, "CHECKPOINT")  # writes what is in memory only, and removes dropped files
+    ((oid,),) = execute(url, "SELECT oid FROM pg_database WHERE datname = current_database()")
+    folder = server.folder / "data" / "base" / str(oid)
+    content = b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
+    return [needle for needle in needles if needle in content or needle[:20] in content]
+
+
+@pytest.fixture
+def crowded(own_url: str) -> Iterator[PostgresVault]:
+    """600 users, registered out of order, confirmed, and with statistics."""
+    with closing(PostgresVault(own_url, kek=KEK)) as vault:
+        for subjects in shuffled(600):
+            answers = register(vault, *subjects)
+            vault.confirm([a.reservation_id for a in answers if isinstance(a, Reserved)])
+        execute(own_url, "VACUUM ANALYZE")
+        yield vault
+
+
+def test_no_file_of_the_tables_holds_a_destroyed_key_or_its_tag(
+    server: Server, own_url: str, crowded: PostgresVault
+) -> None:
+    victims = [*range(1, 12), 300, 301, 599, 600]
+    destroyed = secrets_of(own_url, victims)
+    assert found_in_files(server, own_url, destroyed) == destroyed, "the search finds stored bytes"
+
+    for victim in victims:
+        destroy(crowded, victim, position=victim)
+
+    eventually(crowded.purge, "nothing prevents it")
+    assert found_in_files(server, own_url, destroyed) == []
+    kept = crowded.data_keys([12, 598])
+    assert [type(key) for key in kept.values()] == [LivingKey, LivingKey]
+
+
+def test_the_key_of_an_abandoned_registration_and_a_released_tag_are_purged(
+    server: Server, own_url: str, crowded: PostgresVault
+) -> None:
+    removed = secrets_of(own_url, [7, 8])
+    claims = [crowded.claims_of(subject, now_us=NOW_US)[0] for subject in (7, 8)]
+    crowded.abandon_registration(7, claims[0].reservation_id)
+    crowded.release([claims[1].reservation_id])
+
+    eventually(crowded.purge, "nothing prevents it")
+
+    (kept,) = found_in_files(server, own_url, removed)
+    assert kept == removed[1], "the key of the user whose address was released"
+
+
+@pytest.mark.parametrize(
+    ("begin", "look"),
+    [
+        ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT 1"),  # may still see the row
+        ("SELECT 1", "SELECT count(*) FROM es_vault.data_keys"),  # holds a lock
+    ],
+)
+def test_a_purge_that_a_reader_prevents_is_completed_by_the_next_one(
+    server: Server, own_url: str, crowded: PostgresVault, begin: str, look: str
+) -> None:
+    destroyed = secrets_of(own_url, [1])
+    with locked(own_url, begin, look):
+        unavailable(lambda: destroy(crowded, 1))
+
+        assert crowded.data_keys([1]) == {1: DestroyedKey()}, "the key is destroyed at once"
+        assert crowded.purge() is False
+
+    eventually(crowded.purge, "nothing prevents it any more")
+    assert found_in_files(server, own_url, destroyed) == []
+
+
+def test_the_next_worker_completes_an_interrupted_purge(
+    server: Server, own_url: str, crowded: PostgresVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destroyed = secrets_of(own_url, [1])
+    with monkeypatch.context() as crashing:
+        crashing.setattr(PostgresVault, "purge", lambda self: False)
+        unavailable(lambda: destroy(crowded, 1))
+    assert found_in_files(server, own_url, destroyed) != []
+
+    with closing(PostgresVault(own_url, kek=KEK)) as successor:
+        eventually(successor.purge, "nothing prevents it")
+
+    assert found_in_files(server, own_url, destroyed) == []

@@ -1,0 +1,175 @@
+"""SQLite connections: durability, transactions, closing, and errors without values."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+
+from adapters.log import describe
+from adapters.sqlite.database import BUSY_TIMEOUT_MS, Database, sqlite_facts
+from adapters.sqlite.event_store import SqliteStore
+from domain.kernel.errors import PartUnavailable
+from domain.kernel.events import NO_STREAM
+from domain.kernel.ports.event_store import Append
+from tests.support.builders import DEADLINE_S, a_stream, append, eventually, some_events
+
+CANARY = "canary_77aa"
+
+
+def refused(database: Database) -> PartUnavailable:
+    with pytest.raises(PartUnavailable) as raised, database.reading() as connection:
+        connection.execute("SELECT 1")
+    return raised.value
+
+
+# --- durability ------------------------------------------------------------------------------
+
+
+def test_every_connection_of_every_thread_is_opened_for_durability(database: Database) -> None:
+    durable = {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "busy_timeout": BUSY_TIMEOUT_MS}
+
+    def pragmas() -> dict[str, object]:
+        return {name: database.connection.pragma(name) for name in durable}
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(pragmas).result() == durable
+    assert pragmas() == durable
+
+
+def test_each_thread_has_its_own_connection(database: Database) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(lambda: database.connection).result()
+        assert pool.submit(lambda: database.connection).result() is other
+
+    assert database.connection is database.connection
+    assert database.connection is not other
+
+
+class _CountingFile(apsw.VFSFile):
+    """Counts the syncs of the write-ahead log."""
+
+    syncs = 0
+
+    def xSync(self, flags: int) -> None:
+        _CountingFile.syncs += 1
+        super().xSync(flags)
+
+
+class _CountingVFS(apsw.VFS):
+    def __init__(self) -> None:
+        self.base = apsw.vfs_names()[0]
+        super().__init__("counting", self.base, makedefault=True)
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+        is_log = flags[0] & apsw.SQLITE_OPEN_WAL
+        return (_CountingFile if is_log else apsw.VFSFile)(self.base, name, flags)
+
+
+@pytest.fixture
+def counted(path: Path) -> Iterator[SqliteStore]:
+    """A store with one event, whose syncs are counted."""
+    vfs = _CountingVFS()
+    with closing(SqliteStore(path)) as store:
+        append(store, "user-1", NO_STREAM, some_events(1))
+        _CountingFile.syncs = 0
+        yield store
+    apsw.set_default_vfs(vfs.base)
+    vfs.unregister()
+
+
+def test_every_append_is_synced_to_disk(counted: SqliteStore) -> None:
+    for version in range(5):
+        append(counted, "user-1", version, some_events(1))
+
+    assert _CountingFile.syncs >= 5
+
+
+def test_a_batch_is_synced_to_disk_once(counted: SqliteStore) -> None:
+    counted.append([Append(a_stream(), NO_STREAM, some_events(2)) for _ in range(100)])
+
+    assert _CountingFile.syncs == 1, "group commit"
+
+
+def test_the_library_has_the_fix_for_the_wal_reset() -> None:
+    version, is_affected = sqlite_facts()
+
+    assert version.startswith("SQLite 3.")
+    assert not is_affected
+
+
+# --- transactions ----------------------------------------------------------------------------
+
+
+def test_an_exception_rolls_the_whole_transaction_back(database: Database) -> None:
+    def fail_half_way() -> None:
+        with database.writing() as connection:
+            connection.execute("INSERT INTO notes(text) VALUES('half')")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_half_way()
+
+    with database.writing() as connection:
+        assert connection.execute("SELECT count(*) FROM notes").get == 0
+
+
+def test_a_transaction_is_committed_when_it_ends(database: Database) -> None:
+    with database.writing() as connection:
+        connection.execute("INSERT INTO notes(text) VALUES('whole')")
+
+    with closing(apsw.Connection(str(database.path))) as other:
+        assert other.execute("SELECT text FROM notes").get == "whole"
+
+
+# --- errors and closing ----------------------------------------------------------------------
+
+
+def test_a_logged_error_shows_no_value(database: Database) -> None:
+    logged: list[str] = []
+    for statement, values in [
+        ("INSERT INTO notes(text) VALUES(?), (?)", (CANARY, CANARY)),
+        ("INSERT INTO notes(id, text) VALUES(?, 'x')", (CANARY,)),
+        (f"SELECT {CANARY} FROM notes", ()),
+        (f"{CANARY} is no statement", ()),
+    ]:
+        with pytest.raises(apsw.Error) as raised, database.writing() as connection:
+            connection.execute(statement, values)
+        logged.append(json.dumps(describe(raised.value)))
+
+    assert len(logged) == 4
+    assert not [line for line in logged if CANARY in line]
+
+
+def test_an_error_names_its_part_and_its_file(database: Database) -> None:
+    database.close()
+
+    error = refused(database)
+    assert error.part == "notes"
+    assert str(database.path) in error.reason
+
+
+def test_a_closed_database_is_unavailable_in_every_thread(database: Database) -> None:
+    closed, used = threading.Event(), threading.Event()
+
+    def use_before_and_after() -> PartUnavailable:
+        with database.reading() as connection:
+            connection.execute("SELECT 1")
+        used.set()
+        closed.wait(DEADLINE_S)
+        return refused(database)
+
+    with ThreadPoolExecutor(2) as pool:
+        old_thread = pool.submit(use_before_and_after)
+        eventually(used.is_set, "the thread has used the database")
+        database.close()
+        closed.set()
+        assert old_thread.result(timeout=DEADLINE_S)
+    assert refused(database)
+    assert database.close() is None  # type: ignore[func-returns-value]

@@ -1,0 +1,70 @@
+"""Claims and keys for tests of vaults."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+from domain.kernel.ports.vault import ClaimAnswer, ClaimRequest, ClaimState, LivingKey, Reserved, Vault
+from domain.users.reservations import RESERVATION_LIFE_US
+
+NOW_US = 1_760_000_000_000_000
+LATER_US = NOW_US + RESERVATION_LIFE_US
+"""When a reservation made at `NOW_US` expires."""
+KEK = bytes(range(32))
+PROCESS = "erasures"
+ADA, GRACE = "ada@example.com", "grace@example.com"
+
+
+def registration(email: str = ADA, *, subject: int = 1, command: UUID | None = None) -> ClaimRequest:
+    return ClaimRequest(email, subject, command or uuid4(), uuid4(), registers=True)
+
+
+def change(email: str, *, subject: int = 1, command: UUID | None = None) -> ClaimRequest:
+    return ClaimRequest(email, subject, command or uuid4(), uuid4(), registers=False)
+
+
+def reserve(vault: Vault, request: ClaimRequest, *, now_us: int = NOW_US) -> ClaimAnswer:
+    (answer,) = vault.reserve([request], now_us=now_us)
+    return answer
+
+
+def reserved(vault: Vault, request: ClaimRequest) -> UUID:
+    """Reserve an address; returns the reservation id."""
+    answer = reserve(vault, request)
+    assert isinstance(answer, Reserved)
+    return answer.reservation_id
+
+
+def register(vault: Vault, *subjects: int) -> list[ClaimAnswer]:
+    """Reserve `user<subject>@example.com` for each subject, in one batch."""
+    requests = [registration(f"user{subject}@example.com", subject=subject) for subject in subjects]
+    return vault.reserve(requests, now_us=NOW_US)
+
+
+def registered(vault: Vault, subject: int, email: str, *, command: UUID | None = None) -> UUID:
+    """Register a user with a key and a confirmed claim; returns the reservation id."""
+    reservation = reserved(vault, registration(email, subject=subject, command=command))
+    vault.confirm([reservation])
+    return reservation
+
+
+def destroy(vault: Vault, subject: int, *, position: int = 9) -> None:
+    vault.destroy_key(subject, process=PROCESS, position=position)
+
+
+def secret_of(vault: Vault, subject: int) -> bytes:
+    key = vault.data_keys([subject])[subject]
+    assert isinstance(key, LivingKey)
+    return key.secret
+
+
+def states(vault: Vault, subject: int) -> list[ClaimState]:
+    return [claim.state for claim in vault.claims_of(subject, now_us=NOW_US)]
+
+
+def shuffled(count: int, *, batch: int = 50) -> list[list[int]]:
+    """Batches of the subjects 1 to `count` out of order, so that pages are split and rows move."""
+    return [
+        [(number * 7919) % count + 1 for number in range(start, start + batch)]
+        for start in range(0, count, batch)
+    ]
