@@ -1,4 +1,4 @@
-"""The machine's wall clock, read in one place: UTC microseconds since 1970, as events and rows record them."""
+"""The wall clock, in UTC microseconds since 1970, the unit of recorded times."""
 
 from __future__ import annotations
 

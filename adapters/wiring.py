@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from adapters.settings import Settings
 from domain.features import registry
 from domain.kernel.errors import InvalidSetting, KeyUnavailable, PartUnavailable
-from domain.kernel.events import BEGINNING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,6 +175,7 @@ def open_vault(settings: Settings) -> Vault:
 
 def _knows_people(settings: Settings) -> bool:
     """Then a new vault would start without their keys and claims: addresses could be given away twice."""
+    from domain.kernel.events import BEGINNING
     from domain.users.account import USER
 
     if settings.store.startswith("sqlite:") and not _path(settings.store).exists():

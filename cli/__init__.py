@@ -1,11 +1,11 @@
-"""The command line: asks workers through a transport, never opens a store itself."""
+"""The command line. It sends requests to workers through a transport and never opens a store itself."""
 
 import sys
 from types import TracebackType
 
 
 def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A Ctrl-C before the root command has begun (imports take a while) is no failure: one line, no traceback.
+    """Print one line for a Ctrl-C during the imports, before the root command can handle it.
 
     The interpreter then ends by the signal, so a shell sees 130 and stops its loop.
     """

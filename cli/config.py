@@ -8,14 +8,9 @@ from cli import render, session
 app = typer.Typer(no_args_is_help=True)
 
 
-@app.callback()
-def group() -> None:
-    """Show the settings and where each comes from."""
-
-
 @app.command()
 def show(as_json: render.Json = False) -> None:
-    """Show every setting, its value and where it comes from; passwords are hidden."""
+    """Show every setting with its value and its source. Passwords are hidden."""
     origins = session.settings().origins
     shown = {name: {"value": without_password(s.value), "source": s.source} for name, s in origins.items()}
     render.answer(

@@ -1,8 +1,9 @@
-"""`es dead …`: messages that no worker could carry out. They may hold personal data, so values are shown only on request."""
+"""`es dead …`: the dead letters. They may hold personal data, so their content is shown only with --values."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,42 +19,29 @@ app = typer.Typer(no_args_is_help=True)
 
 Role = Annotated[str, typer.Argument(metavar="ROLE", help="For example users.")]
 MessageIds = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Which; `es dead show` names them.")
+    list[str] | None,
+    typer.Argument(metavar="[ID]...", help="The ids of dead letters; `es dead show` lists them."),
 ]
-All = Annotated[bool, typer.Option("--all", help="All of the role's dead letters.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters of the role.")]
 
 
 @app.command("list")
 def list_queues(as_json: render.Json = False) -> None:
-    """Show for each role how many requests wait, how many workers take them, and how many are dead letters."""
-    states = _open().counts()
-    if as_json:
-        for state in states:
-            render.json_line(
-                {
-                    "role": state.role,
-                    "waiting": state.waiting,
-                    "workers": state.workers,
-                    "dead": state.dead,
-                }
-            )
-        return
-    render.table(
-        ["role", "waiting", "workers", "dead"],
-        [[state.role, state.waiting, state.workers, state.dead] for state in states],
-    )
+    """Show the number of waiting requests, workers and dead letters of each role."""
+    queues = [asdict(state) for state in _open().counts()]
+    render.rows(queues, ["role", "waiting", "workers", "dead"], as_json=as_json)
 
 
 @app.command()
 def show(
     role: Role,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")] = 100,
+    limit: render.Limit = 100,
     values: Annotated[
-        bool, typer.Option("--values", help="Show the requests' content too; it may be personal data.")
+        bool, typer.Option("--values", help="Show the content of the requests too. It may be personal data.")
     ] = False,
     as_json: render.Json = False,
 ) -> None:
-    """Show a role's dead letters, the oldest first. They stay where they are."""
+    """Show the dead letters of a role, oldest first. It changes nothing."""
     letters = _open(role).show(role, limit=limit)
     if as_json:
         for letter in letters:
@@ -67,7 +55,7 @@ def show(
 def retry(
     role: Role, message_ids: MessageIds = None, everything: All = False, as_json: render.Json = False
 ) -> None:
-    """Send dead letters to their role again. Commands that were carried out before have no second effect."""
+    """Send dead letters to their role again. A command that took effect before has no second effect."""
     count = _open(role).retry(role, _chosen(message_ids, everything))
     render.answer({"retried": count}, as_json=as_json, human=lambda: render.line(f"retried {count}"))
 
@@ -77,20 +65,22 @@ def drop(
     role: Role,
     message_ids: MessageIds = None,
     everything: All = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: render.Yes = False,
     as_json: render.Json = False,
 ) -> None:
     """Remove dead letters for good."""
     chosen = _chosen(message_ids, everything)
     letters = _open(role)
     what = "all dead letters" if chosen is None else f"{len(chosen)} of the dead letters"
-    session.ask_first(f"Remove {what} of {role} for good?", because="what is dropped is gone", yes=yes)
+    session.ask_first(
+        f"Remove {what} of {role} for good?", because="a removed dead letter cannot be restored", yes=yes
+    )
     count = letters.drop(role, chosen)
     render.answer({"dropped": count}, as_json=as_json, human=lambda: render.line(f"dropped {count}"))
 
 
 def _open(role: str | None = None) -> DeadLetters:
-    """The dead letters of the configured transport. Raises InvalidInput for a role that there isn't."""
+    """The dead letters of the broker. Raises InvalidInput for an unknown role, InvalidSetting without a broker."""
     from adapters.wiring import open_dead_letters
 
     settings = session.settings()
@@ -101,8 +91,9 @@ def _open(role: str | None = None) -> DeadLetters:
 
 
 def _chosen(message_ids: list[str] | None, everything: bool) -> list[str] | None:
+    """The named dead letters, or None for all of them. Raises InvalidInput."""
     if bool(message_ids) == everything:
-        raise InvalidInput("the dead letters", "are either named, or all of them with --all")
+        raise InvalidInput("ID", "must be given, or --all for all dead letters; not both")
     return None if everything else message_ids
 
 
@@ -127,7 +118,7 @@ def _row(letter: DeadLetter, *, values: bool) -> list[object]:
     shown = commands[0] + (f" and {len(commands) - 1} more" if len(commands) > 1 else "") if commands else ""
     row: list[object] = [letter.message_id, letter.died_at, letter.reason, " ".join(kinds), shown]
     if values:
-        # As JSON: what is in a dead letter may be anything, also what a terminal would obey.
+        # As JSON: an unreadable message may contain control sequences, which a terminal would obey.
         bodies = [item.body for item in letter.requests]
         row.append(json.dumps(bodies if letter.unreadable is None else letter.unreadable))
     return row

@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import render, session
-from domain.kernel.errors import (
-    EXIT_CODES,
-    Kind,
-    PartUnavailable,
-)
+from domain.kernel.errors import EXIT_CODES, Kind, PartUnavailable
 from domain.kernel.messages import Body
 
 app = typer.Typer(add_completion=False)
@@ -21,10 +17,10 @@ _DAMAGE = {"damaged", "tampered", "unknown-event-type", "store-behind"}
 
 @app.command()
 def doctor(
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but problems.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only problems.")] = False,
     as_json: render.Json = False,
 ) -> None:
-    """Examine every configured part; for each problem it says what to do next. Works while the workers are down."""
+    """Examine every configured part, and say for each problem what to do next. It needs no running workers."""
     home = ["--home", str(session.settings().home)]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "workers", "doctor", *home],
@@ -33,25 +29,20 @@ def doctor(
         check=False,
     )
     if done.returncode:
-        raise PartUnavailable("the doctor", "it failed itself", "Run `es --debug doctor`, and report it.")
+        raise PartUnavailable("the doctor", "it failed", "Run `es --debug doctor` and report its output.")
     findings = json.loads(done.stdout)["findings"]
     shown = [found for found in findings if not quiet or found["state"] != "ok"]
-    if as_json:
-        for found in shown:
-            render.json_line(found)
-    else:
-        columns = ["part", "state", "version", "detail", "next"]
-        rows = [{**found, "detail": _doctor_detail(found)} for found in shown]
-        render.table(columns, [[row[column] for column in columns] for row in rows])
+    rows = shown if as_json else [{**found, "detail": _detail(found)} for found in shown]
+    render.rows(rows, ["part", "state", "version", "detail", "next"], as_json=as_json)
     failed = {found["code"] for found in findings if found["state"] == "failed"}
     if failed:
         raise typer.Exit(EXIT_CODES[Kind.DAMAGED if failed & _DAMAGE else Kind.UNAVAILABLE])
 
 
-def _doctor_detail(found: Body) -> str:
-    said = [found["detail"], found["licence"]]
+def _detail(found: Body) -> str:
+    texts = [found["detail"], found["licence"]]
     if found["schema_version"] is not None:
-        said.append(f"schema version {found['schema_version']}")
+        texts.append(f"schema version {found['schema_version']}")
     if found["clock_offset_s"] is not None and found["state"] == "ok":
-        said.append(f"clock {found['clock_offset_s']:+.3f} s")
-    return ", ".join(part for part in said if part)
+        texts.append(f"clock {found['clock_offset_s']:+.3f} s")
+    return ", ".join(text for text in texts if text)

@@ -1,4 +1,4 @@
-"""`es gdpr …`: erasing a person."""
+"""`es gdpr …`: erase a person's data."""
 
 import time
 from contextlib import closing
@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from cli import render, session
-from cli.commands import send
 from domain.kernel.errors import PartUnavailable
 
 app = typer.Typer(no_args_is_help=True)
@@ -17,24 +16,20 @@ _WAIT_S = 6.0
 _POLL_S = 0.03
 
 
-@app.callback()
-def group() -> None:
-    """Erase a person for good."""
-
-
 @app.command()
 def erase(
     user_id: Annotated[str, typer.Argument(metavar="ID", help="The user's id.")],
     basis: Annotated[
-        str, typer.Option("--basis", metavar="TEXT", help="Why; stored readable, so no personal data.")
+        str,
+        typer.Option("--basis", metavar="TEXT", help="The reason. It is stored readable: no personal data."),
     ] = DEFAULT_BASIS,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: render.Yes = False,
     command_id: render.CommandId = None,
     as_json: render.Json = False,
 ) -> None:
-    """Destroy a person's key, so that nobody can read their data again, here or in any copy."""
+    """Destroy a person's data key, so that their data stays sealed for ever, here and in every copy."""
     session.ask_first(f"Erase user {user_id} for good?", because="an erasure cannot be undone", yes=yes)
-    reply = send("users", "users.erase", {"user_id": user_id, "basis": basis}, command_id)
+    reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
     with session.errors_of(reply["command_id"]):
         reply["erasure"] = _wait(user_id)
     render.answer(
@@ -45,7 +40,7 @@ def erase(
 
 
 def _wait(user_id: str) -> str:
-    """Until the erasure is carried out. Raises PartUnavailable while it is still under way."""
+    """Wait until the erasure is completed. Raises PartUnavailable if that takes longer than 6 s."""
     with closing(session.caller()) as connection:
         deadline = time.monotonic() + _WAIT_S
         while True:
@@ -57,7 +52,7 @@ def _wait(user_id: str) -> str:
                 why = found["waits_for"]
                 raise PartUnavailable(
                     "the erasure",
-                    "it is decided, and not carried out yet" + (f": {why['message']}" if why else ""),
-                    "It goes on by itself; `es logs erasures` tells more. Repeating is safe.",
+                    "it is stored, but the key is not destroyed yet" + (f": {why['message']}" if why else ""),
+                    "`erasures` continues without you. See `es logs erasures`. Retrying is safe.",
                 )
             time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""A group of commands that are made when they are used."""
+"""A group whose commands are made on use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typer.core import TyperGroup
 
 
 class LazyGroup(TyperGroup):
-    """Subclasses give `list_commands` and `get_command`; an unknown word is answered with the names that are close."""
+    """Subclasses override `list_commands` and `get_command`. An error about an unknown command suggests similar names."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None:
-            # typer suggests from the commands that a group holds; these are made on use, so it needs their names.
+            # typer suggests names from `commands`, which is empty here: fill in the names.
             self.commands = dict.fromkeys(self.list_commands(ctx))  # type: ignore[assignment]
         return super().resolve_command(ctx, args)

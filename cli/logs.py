@@ -1,4 +1,4 @@
-"""`es logs`: print what the workers have logged."""
+"""`es logs`: print the logs of the workers."""
 
 import os
 import time
@@ -9,19 +9,23 @@ from typing import Annotated
 import typer
 
 from cli import render, session
-from cli.supervisor import POLL_S
 from domain.kernel.errors import InvalidInput
 
 app = typer.Typer(add_completion=False)
+_POLL_S = 0.2
 
 
 @app.command()
 def logs(
-    role: Annotated[str | None, typer.Argument(help="One role, for example users; all if left out.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing what is added.")] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines of each log.")] = 200,
+    role: Annotated[
+        str | None, typer.Argument(help="One role, for example users; without it all of them.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue with new lines.")] = False,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, help="The number of last lines of each log.")
+    ] = 200,
 ) -> None:
-    """Print the workers' logs: one JSON object a line, oldest first."""
+    """Print the logs of the workers: one JSON object per line, oldest first."""
     folder = session.settings().log
     paths = [path for path in sorted(folder.glob("*.log")) if role is None or _role_of(path) == role]
     if not paths:
@@ -35,8 +39,9 @@ def logs(
 
 
 def _role_of(log: Path) -> str:
-    """`users` for the logs of every worker of that role: users.log, users-2.log."""
-    return log.stem.partition("-")[0]
+    """The role `users` for the logs of all its workers: users.log, users-2.log."""
+    role, _, instance = log.stem.rpartition("-")
+    return role if role and instance.isdecimal() else log.stem
 
 
 def _last_lines(path: Path, count: int) -> list[str]:
@@ -44,7 +49,7 @@ def _last_lines(path: Path, count: int) -> list[str]:
 
 
 def _added(paths: list[Path]) -> Iterator[str]:
-    """Lines as they are added; a rotated file is opened anew."""
+    """New lines, also of the file that replaces a rotated one."""
     files = {path: path.open("rb") for path in paths}
     for file in files.values():
         file.seek(0, os.SEEK_END)
@@ -60,4 +65,4 @@ def _added(paths: list[Path]) -> Iterator[str]:
                 file.close()
                 files[path] = path.open("rb")
         if quiet:
-            time.sleep(POLL_S * 4)
+            time.sleep(_POLL_S)

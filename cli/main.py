@@ -1,4 +1,8 @@
-"""`es`: the root of the command line. Groups are imported only when one of their commands is used."""
+"""`es`: the root of the command line.
+
+Promise: a group is imported only when one of its commands is used, and every failure is printed as an error with a hint
+and an exit code. Refusal: without `--debug` no traceback is printed.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,36 +18,37 @@ from domain.kernel.errors import EXIT_CODES, EsError, Kind
 from domain.kernel.feature import Feature
 
 TOOLS = {
-    "dead": "Show, retry or drop messages that no worker could carry out.",
+    "dead": "Show, retry or drop dead letters.",
     "workers": "Run workers in the foreground, for systemd and containers.",
-    "config": "Show the settings and where each comes from.",
+    "config": "Show the settings and their sources.",
 }
-"""Groups that belong to no feature. Their help stands here too, so that `es --help` imports none of them."""
+"""Groups that belong to no feature, with their help."""
 COMMANDS = {
     "up": "Start the workers in the background.",
-    "down": "Stop the workers; they finish what they have begun.",
-    "status": "Show the workers and how far the projections are.",
+    "down": "Stop the workers.",
+    "status": "Show the workers, and the lag of projections and followers.",
     "doctor": "Examine every configured part.",
-    "logs": "Print the workers' logs.",
+    "logs": "Print the logs of the workers.",
 }
+"""Commands that belong to no group, with their line in `es --help`."""
 
 
 class Bug(EsError):
-    """The command line itself failed in a way that nobody designed."""
+    """An exception that is no `EsError`. Only its class is shown: its text may quote personal data."""
 
     exception: str
     code = "internal"
-    hint = "Run it again as `es --debug …` and report what it prints; it may quote your input."
+    hint = "Repeat the command as `es --debug …` and report the output. The output may quote your input."
 
     def __str__(self) -> str:
         return f"the command line failed with {self.exception}"
 
 
 class WrongUsage(EsError):
-    """The words of the command are wrong."""
+    """An unknown command or option, a missing argument, or a value of the wrong form."""
 
     message: str
-    hint: str = "See the command's --help."
+    hint: str
     code = "usage"
     kind = Kind.INVALID
 
@@ -52,22 +57,22 @@ class WrongUsage(EsError):
 
 
 class RootGroup(LazyGroup):
-    """Finds its commands by name, imports them on use, and turns errors into lines and exit codes."""
+    """Finds commands by name, imports them on use, and prints their failures."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        with _designed_errors():
+        with _printed_failures():
             return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         try:
             features = _features(ctx).features
-        except EsError as error:  # help has to work also when a setting is wrong
+        except EsError as error:  # help works although a setting is wrong
             session.note(f"{error}. {error.hint}")
             features = registry().features
         return [*(feature.name for feature in features if feature.help), *TOOLS, *COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        # The built-in ones first: only a name that is not theirs costs the import of features from outside.
+        # Built-in names first: only another name costs the import of the features in ES_FEATURES.
         if cmd_name in COMMANDS:
             return _named(
                 typer.main.get_command(import_module(f"cli.{cmd_name}").app), cmd_name, COMMANDS[cmd_name]
@@ -86,20 +91,20 @@ class RootGroup(LazyGroup):
         return _named(typer.main.get_group(_group_of(feature, known)), cmd_name, feature.help)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        # Known before anything is parsed: also wrong usage has to answer in the form that was asked for.
+        # Before anything is parsed: wrong usage is printed as JSON too.
         options = args[: args.index("--")] if "--" in args else args
         session.options.as_json = "--json" in options
-        with _designed_errors():
+        with _printed_failures():
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with _designed_errors():
+        with _printed_failures():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _designed_errors() -> Iterator[None]:
-    """Every failure as one line and a hint, or an object, and an exit code; never a traceback."""
+def _printed_failures() -> Iterator[None]:
+    """Print a failure as an error with a hint, or as a JSON object, and exit with its code."""
     try:
         yield
     except EsError as error:
@@ -114,7 +119,7 @@ def _designed_errors() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
-        message = getattr(error, "format_message", None)  # typer's own, of wrong usage
+        message = getattr(error, "format_message", None)  # typer's errors of wrong usage have it
         if message is not None and type(error).__name__ != "NoArgsIsHelpError":
             path = getattr(getattr(error, "ctx", None), "command_path", "es")
             _fail(WrongUsage(message(), f"See `{path} --help`."))
@@ -132,12 +137,12 @@ def _show_trace() -> None:
 
 
 def _fail(error: EsError) -> NoReturn:
-    render.show_error(error, as_json=session.options.as_json, command_id=error.command_id)
+    render.show_error(error, as_json=session.options.as_json)
     raise typer.Exit(EXIT_CODES[error.kind]) from None
 
 
 def _features(ctx: Any) -> Registry:
-    """The registry with the features of the settings; the flags of the root command are parsed, but not yet applied."""
+    """The registry with the features of the settings. Called before `root` has applied the flags, so --home is set here."""
     session.options.home = ctx and ctx.params.get("home")
     return registry(session.settings().features)
 
@@ -152,7 +157,7 @@ def _group_of(feature: Feature, known: Registry) -> typer.Typer:
 
 
 def _named(command: Any, name: str, help_: str) -> Any:
-    command.name = name
+    command.name, command.short_help = name, help_
     command.help = command.help or help_
     return command
 
@@ -177,10 +182,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     home: Annotated[
-        str | None, typer.Option("--home", metavar="DIR", help="Where the data lives; beats ES_HOME.")
+        str | None, typer.Option("--home", metavar="DIR", help="The folder of the data. Overrides ES_HOME.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
-    version: Annotated[  # its callback has answered before
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    version: Annotated[  # handled by its callback
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:

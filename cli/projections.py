@@ -1,22 +1,25 @@
-"""`es projections …`: read models and their rebuilding."""
+"""`es projections …`: the state of read models, and rebuilds."""
 
-import sys
+from __future__ import annotations
+
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import render, session
 from domain.kernel.errors import PartUnavailable
-from domain.kernel.messages import Body
+
+if TYPE_CHECKING:
+    from cli.progress import Progress
+    from domain.kernel.messages import Body
 
 app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection, for example users.")]
 _POLL_S = 0.1
-_PLAIN_S = 5.0
 _STALLED_S = 5.0
-"""How long a rebuild may stand still before it is asked for again."""
+"""A rebuild that makes no progress for so long is requested again."""
 _COLUMNS = ["projection", "generation", "state", "position", "head", "lag", "events", "parked"]
 
 
@@ -25,95 +28,81 @@ def _states(name: str | None) -> list[Body]:
     return states
 
 
-def _show(states: list[Body], as_json: bool) -> None:
-    if as_json:
-        for state in states:
-            render.json_line(state)
-        return
-    render.table(_COLUMNS, [[state[column] for column in _COLUMNS] for state in states])
-
-
 @app.command("list")
 def list_projections(as_json: render.Json = False) -> None:
-    """Name the projections."""
-    names = list(dict.fromkeys(state["projection"] for state in _states(None)))
-    for name in names:
-        render.answer({"projection": name}, as_json=as_json, human=lambda name=name: render.line(name))  # type: ignore[misc]
+    """List the names of the projections."""
+    for name in dict.fromkeys(state["projection"] for state in _states(None)):
+        if as_json:
+            render.json_line({"projection": name})
+        else:
+            render.line(name)
 
 
 @app.command()
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One projection; all if left out.")
+        str | None, typer.Argument(metavar="NAME", help="One projection; without it all of them.")
     ] = None,
     as_json: render.Json = False,
 ) -> None:
-    """Show each generation of each projection: how far it is and what is parked."""
-    _show(_states(name), as_json)
+    """Show each generation of each projection: its position, its lag, and its number of parked events."""
+    render.rows(_states(name), _COLUMNS, as_json=as_json)
 
 
 @app.command()
 def rebuild(
     name: Name,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Start it and return at once.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Start the rebuild and return at once.")] = False,
     as_json: render.Json = False,
 ) -> None:
-    """Replay all events into a new generation beside the live one, then switch to it.
+    """Fill a new generation from all events beside the current one, then switch to it.
 
-    Readers see the old generation until the switch. Ctrl-C leaves the rebuild running in its worker.
+    Queries read the old generation until the switch. Ctrl-C leaves the rebuild running in its worker.
     """
     begun = session.ask("projections", "projections.rebuild", {"name": name})
-    if not no_wait:
-        try:
-            begun = _watch(name, begun)
-        except KeyboardInterrupt:
-            session.note(f"the rebuild goes on in its worker; `es projections status {name}` shows it")
-            raise
-    render.answer(
-        begun, as_json=as_json, human=lambda: _show([begun], as_json=False) if not no_wait else None
-    )
+    if no_wait:
+        render.answer(begun, as_json=as_json, human=lambda: None)
+        return
+    try:
+        current = _wait_until_current(name, begun["generation"])
+    except KeyboardInterrupt:
+        session.note(f"the rebuild continues in its worker; `es projections status {name}` shows it")
+        raise
+    render.rows([current], _COLUMNS, as_json=as_json)
 
 
-def _watch(name: str, begun: Body) -> Body:
+def _wait_until_current(name: str, generation: int) -> Body:
     """Show progress until the generation is current; its final state."""
-    started_s = shown_s = moved_s = time.monotonic()
-    position = 0
-    terminal = sys.stderr.isatty()
+    from cli.progress import Progress
+
+    progress = Progress()
+    position, moved_s = 0, 0.0
     while True:
-        found = [s for s in _states(name) if s["generation"] == begun["generation"]]
-        if not found:
-            raise PartUnavailable("the rebuild", "its generation is gone", "Another rebuild replaced it.")
-        (state,) = found
-        now_s = time.monotonic()
+        state = next((state for state in _states(name) if state["generation"] == generation), None)
+        if state is None:
+            raise PartUnavailable("the rebuild", "its generation is missing", "Another rebuild replaced it.")
+        elapsed_s = progress.elapsed_s
         if state["state"] != "building":
-            if terminal:
-                print("\r\x1b[K", end="", file=sys.stderr)
-            rate = state["events"] / max(now_s - started_s, 1e-9)
-            session.note(
-                f"rebuilt {name} from {state['events']} events, {rate:.0f}/s; generation {state['generation']}"
+            rate = state["events"] / elapsed_s
+            progress.close(
+                f"rebuilt {name} from {state['events']} events, {rate:.0f}/s; generation {generation}"
             )
             return state
         if state["position"] != position:
-            position, moved_s = state["position"], now_s
-        elif now_s - moved_s > _STALLED_S:
-            # Its worker may have ended for good. Whoever gets this goes on where that one was.
+            position, moved_s = state["position"], elapsed_s
+        elif elapsed_s - moved_s > _STALLED_S:
+            # Its worker may have ended. The worker that gets this request resumes the rebuild.
             session.ask("projections", "projections.rebuild", {"name": name})
-            moved_s = now_s
-        if now_s - shown_s > (_POLL_S if terminal else _PLAIN_S):
-            shown_s = now_s
-            _print_progress(state, now_s - started_s, terminal)
+            moved_s = elapsed_s
+        _show_progress(progress, state)
         time.sleep(_POLL_S)
 
 
-def _print_progress(state: dict[str, Any], elapsed_s: float, terminal: bool) -> None:
+def _show_progress(progress: Progress, state: Body) -> None:
     share = state["position"] / max(state["head"], 1)
-    rate = state["events"] / elapsed_s
-    text = f"{share:6.1%}  {state['events']} events  {rate:.0f}/s"
-    if share:
-        text += f"  {elapsed_s * (1 - share) / share:.0f} s left"
-    print(
-        f"\r\x1b[K{text}" if terminal else f"es: {text}",
-        end="" if terminal else "\n",
-        file=sys.stderr,
-        flush=True,
-    )
+
+    def text() -> str:
+        shown = f"{share:6.1%}  {state['events']} events  {state['events'] / progress.elapsed_s:.0f}/s"
+        return f"{shown}  {progress.elapsed_s * (1 - share) / share:.0f} s left" if share else shown
+
+    progress.show(text)

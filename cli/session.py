@@ -1,12 +1,15 @@
-"""What one invocation of the command line shares: its settings and its connection to the workers."""
+"""What the commands of one `es` process share: its flags, its settings, its connection to the workers, its user.
+
+Start-up: nothing of a transport is imported before the first request.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,19 +17,20 @@ from domain.kernel.errors import EsError, InvalidInput, Kind
 
 if TYPE_CHECKING:
     from adapters.settings import Settings
-    from domain.kernel.messages import Body, Question
+    from domain.kernel.messages import Body
     from domain.kernel.ports.transport import Caller
 
 TIMEOUT_S = 8.0
-"""How long a command waits for its answer: with its start and its end it takes less than ten seconds."""
+"""How long a command waits for a reply. With its start and its end it takes less than 10 s."""
+_LINE_LIMIT_BYTES = 64 * 1024
 
 
 class NotConfirmed(EsError):
-    """The user was asked whether they want this, and didn't say yes."""
+    """The user did not confirm the command."""
 
     code = "not-confirmed"
     kind = Kind.REFUSED
-    hint = "Nothing was done. Answer y, or give --yes."
+    hint = "Nothing was changed. Answer y, or add --yes."
 
     def __str__(self) -> str:
         return "not confirmed"
@@ -34,7 +38,7 @@ class NotConfirmed(EsError):
 
 @dataclass
 class Options:
-    """The flags that hold for every command."""
+    """The flags of the root command, and whether `--json` was given to any command."""
 
     home: str | None = None
     debug: bool = False
@@ -50,8 +54,11 @@ def settings() -> Settings:
     return load_settings(home_flag=options.home)
 
 
+# --- requests --------------------------------------------------------------------------------
+
+
 def caller() -> Caller:
-    """A connection to the workers, which are started if none run and nobody forbade it."""
+    """A connection to the workers. It starts them if none run, unless `ES_AUTOSTART=0`."""
     from adapters.wiring import open_caller
 
     chosen = settings()
@@ -67,25 +74,21 @@ def caller() -> Caller:
 
 
 def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> Body:
-    connection = caller()
-    try:
+    """Send one request and return the reply. Raises the `EsError` that the worker replied with."""
+    with closing(caller()) as connection:
         return connection.ask(role, kind, body, timeout_s=timeout_s)
-    finally:
-        connection.close()
 
 
-def ask_many(
-    role: str, questions: Iterable[Question], *, timeout_s: float = TIMEOUT_S
-) -> Iterator[Body | EsError]:
-    connection = caller()
-    try:
-        yield from connection.pipeline(role, questions, timeout_s=timeout_s)
-    finally:
-        connection.close()
+def send(role: str, kind: str, fields: Mapping[str, Any], *, given_id: str | None) -> Body:
+    """Send one command and return the reply. An error carries the command id, with which a retry is safe."""
+    chosen = command_id(given_id)
+    body = {"command_id": chosen, "actor": actor(), "input": dict(fields)}
+    with errors_of(chosen):
+        return ask(role, kind, body)
 
 
 def command_id(given: object, *, field: str = "--command-id") -> str:
-    """The command id to use: the given one, or a new one. Raises InvalidInput if it isn't the text of a UUID."""
+    """The given command id, or a new one. Raises InvalidInput unless it is the text of a UUID."""
     if given is None:
         return str(uuid.uuid4())
     from domain.kernel.commands import parse_command_id
@@ -95,7 +98,7 @@ def command_id(given: object, *, field: str = "--command-id") -> str:
 
 @contextmanager
 def errors_of(command_id: str) -> Iterator[None]:
-    """Errors of a command that was sent carry its id, with which it can be repeated."""
+    """Put the id of a sent command on the errors that are raised here: with it a retry is safe."""
     try:
         yield
     except EsError as error:
@@ -104,29 +107,42 @@ def errors_of(command_id: str) -> Iterator[None]:
 
 
 def actor() -> str:
-    """Who asks, without personal data."""
+    """The user who sends commands, without personal data."""
     return f"uid:{os.getuid()}"
 
 
+# --- standard input and standard error -------------------------------------------------------
+
+
 def standard_input() -> BinaryIO:
-    """Standard input as bytes. Raises InvalidInput when it is closed."""
+    """Standard input as bytes. Raises InvalidInput if it is closed."""
     if sys.stdin is None:
         raise InvalidInput("standard input", "is closed")
     return sys.stdin.buffer
 
 
+def from_argument(value: str) -> str:
+    """The value of an argument; for `-` a line of standard input, which keeps personal data out of process lists."""
+    if value != "-":
+        return value
+    try:
+        return standard_input().readline(_LINE_LIMIT_BYTES).decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InvalidInput("standard input", "is not valid UTF-8") from error
+
+
 def ask_first(question: str, *, because: str, yes: bool) -> None:
-    """Ask before what can't be taken back. Without a terminal only `--yes` answers: raises InvalidInput."""
+    """Ask for confirmation unless `yes`. Raises NotConfirmed, or InvalidInput if there is no terminal to ask on."""
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
         raise InvalidInput("--yes", f"is needed without a terminal: {because}", "If you are sure, add --yes.")
     print(f"{question} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()  # not input(): a Ctrl-C here is the same as anywhere else
-    if answer.strip().lower() not in ("y", "yes"):
+    reply = sys.stdin.readline()  # not input(), which handles Ctrl-C in its own way
+    if reply.strip().lower() not in ("y", "yes"):
         raise NotConfirmed
 
 
 def note(text: str) -> None:
-    """A remark for a person; never part of the answer."""
+    """Print a remark to standard error."""
     print(f"es: {text}", file=sys.stderr)

@@ -1,7 +1,8 @@
-"""`es status`: the workers, what waits for them, and how far the followers are."""
+"""`es status`: the workers, their waiting requests, and the lag of projections and other followers."""
 
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -21,13 +22,13 @@ _ROLL_CALL_WAIT_S = 1.0
 
 @app.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat every second until Ctrl-C.")] = False,
     as_json: render.Json = False,
 ) -> None:
-    """Show every worker, what waits, and how far projections, erasures and relay are."""
+    """Show every worker, the waiting requests, and the lag of projections, erasures and relay."""
     while True:
         found = _status()
-        # Drawn once all is known: a screen that is cleared earlier stays empty meanwhile.
+        # Clear the screen only now: it would stay empty while the workers are asked.
         if watch and sys.stdout is not None and sys.stdout.isatty():
             sys.stdout.write("\x1b[H\x1b[2J")
         render.answer(found, as_json=as_json, human=partial(_show_status, found))
@@ -39,8 +40,8 @@ def status(
 def _status() -> Body:
     """`{"home", "running", "workers", "silent", "queues", "projections", "followers", …}`. Raises PartUnavailable.
 
-    The supervisor knows the workers of this home; over a broker others may run anywhere, and are asked. `silent`
-    is how many of them didn't answer.
+    The supervisor reports the workers of this home. With a broker, workers may run on any machine: all are asked, and
+    `silent` is the number of those that did not reply.
     """
     settings = session.settings()
     supervised = ask_supervisor(settings, "supervisor.status")
@@ -56,13 +57,12 @@ def _status() -> Body:
     }
     if not settings.is_local:
         try:
-            _add_everybody(found)
+            _add_workers_everywhere(found)
         except PartUnavailable as error:
             if supervised is None:
-                raise  # whether any workers run isn't known then
-            session.note(
-                str(error)
-            )  # the workers here may be shown all the same, but no request reaches them
+                raise
+            # Show the workers of this home all the same; no request can reach them now.
+            session.note(str(error))
             return found
     if found["running"]:
         found["projections"] = _progress("projections", "projections.status").get("projections", [])
@@ -71,26 +71,24 @@ def _status() -> Body:
     return found
 
 
-def _add_everybody(found: Body) -> None:
-    """Add what waits at the broker, who takes it, and the workers that aren't this home's."""
+def _add_workers_everywhere(found: Body) -> None:
+    """Add the queues of the broker, and the workers that are not of this home."""
     settings = session.settings()
     counts = open_dead_letters(settings, [role.name for role in usual_roles(settings)]).counts()
-    found["queues"] = [
-        {"role": q.role, "waiting": q.waiting, "workers": q.workers, "dead": q.dead} for q in counts
-    ]
+    found["queues"] = [asdict(queue) for queue in counts]
     expected = sum(queue.workers for queue in counts)
-    answers = workers_everywhere(settings, expected=expected, wait_s=_ROLL_CALL_WAIT_S) if expected else []
+    replies = workers_everywhere(settings, expected=expected, wait_s=_ROLL_CALL_WAIT_S) if expected else []
     ours = {(worker["host"], worker["pid"]) for worker in found["workers"]}
-    others = [worker for worker in answers if (worker["host"], worker["pid"]) not in ours]
+    others = [worker for worker in replies if (worker["host"], worker["pid"]) not in ours]
     order = registry(settings.features).role_names
     others.sort(key=lambda worker: (order.index(worker["role"]), worker["host"], worker["pid"]))
     found["workers"] += [{**worker, "restarts": None} for worker in others]
-    found["silent"] = max(expected - len(answers), 0)
+    found["silent"] = max(expected - len(replies), 0)
     found["running"] = found["running"] or expected > 0
 
 
 def _progress(role: str, kind: str) -> Body:
-    """What a worker says of how far it is; nothing when it can't say."""
+    """The progress of the role's followers; empty if no worker can report it now."""
     try:
         return session.ask(role, kind, {}, timeout_s=_PROGRESS_WAIT_S)
     except EsError as error:
@@ -105,14 +103,13 @@ def _show_status(found: Body) -> None:
     if found["workers"]:
         show_workers(found)
     if found["silent"]:
-        render.line(f"{found['silent']} workers take requests from the broker, but don't say how they are")
+        render.line(f"{found['silent']} workers take requests from the broker, but do not report their state")
     if found["queues"]:
-        columns = ["role", "waiting", "workers", "dead"]
-        render.table(columns, [[queue[column] for column in columns] for queue in found["queues"]])
+        render.rows(found["queues"], ["role", "waiting", "workers", "dead"], as_json=False)
     if not found["running"]:
         return
     if not found["projections"]:
-        render.line("projections: no answer")
+        render.line("projections: no reply")
     for state in found["projections"]:
         if state["state"] != "retired":
             render.line(
@@ -123,7 +120,7 @@ def _show_status(found: Body) -> None:
         reached = (
             f"lag {follower['lag']} (position {follower['position']} of {follower['head']})"
             if "lag" in follower
-            else "no answer"
+            else "no reply"
         )
         render.line(f"{follower['role']}: {reached}")
 
@@ -131,7 +128,7 @@ def _show_status(found: Body) -> None:
 def show_workers(status: Body) -> None:
     if "pid" in status:
         render.line(f"supervisor {status['pid']} in {status['home']}")
-    # On one machine there is nothing to tell apart by its name.
+    # Without a broker all workers run on one machine.
     hosts = {} if session.settings().is_local else {"host": [worker["host"] for worker in status["workers"]]}
     columns = {
         "role": [name_of(worker) for worker in status["workers"]],

@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from cli import render, session
-from cli.events import show_event
 from domain.kernel.errors import EsError, Kind
 
 app = typer.Typer(no_args_is_help=True)
@@ -14,7 +13,7 @@ app = typer.Typer(no_args_is_help=True)
 class StreamNotFound(EsError):
     code = "stream-not-found"
     kind = Kind.NOT_FOUND
-    hint = "`es streams list` names the streams."
+    hint = "List the streams with `es streams list`."
 
     def __str__(self) -> str:
         return "the stream has no such events"
@@ -22,21 +21,17 @@ class StreamNotFound(EsError):
 
 @app.command("list")
 def list_streams(
-    prefix: Annotated[str, typer.Option("--prefix", help="Only streams whose name starts so.")] = "",
+    prefix: Annotated[str, typer.Option("--prefix", help="Only streams whose name starts with this.")] = "",
     after: Annotated[
         str, typer.Option("--after", metavar="STREAM", help="Only streams after this name.")
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")] = 100,
+    limit: render.Limit = 100,
     as_json: render.Json = False,
 ) -> None:
-    """List streams in order of name, with their last version."""
+    """List streams in order of name, each with its version."""
     body = {"prefix": prefix, "after": after, "limit": limit}
     streams = session.ask("projections", "streams.list", body)["streams"]
-    if as_json:
-        for stream in streams:
-            render.json_line(stream)
-        return
-    render.table(["stream", "version"], [[stream["stream"], stream["version"]] for stream in streams])
+    render.rows(streams, ["stream", "version"], as_json=as_json)
 
 
 @app.command()
@@ -45,8 +40,8 @@ def read(
     from_version: Annotated[
         int, typer.Option("--from", metavar="VERSION", min=0, help="The first version to show.")
     ] = 0,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most this many.")] = 1000,
-    backwards: Annotated[bool, typer.Option("--backwards", help="The last event first.")] = False,
+    limit: render.Limit = 1000,
+    backwards: Annotated[bool, typer.Option("--backwards", help="Show the last event first.")] = False,
     as_json: render.Json = False,
 ) -> None:
     """Show the events of a stream."""
@@ -55,4 +50,4 @@ def read(
     if not events:
         raise StreamNotFound
     for event in events:
-        show_event(event, as_json=as_json)
+        render.event(event, as_json=as_json)

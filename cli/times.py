@@ -1,4 +1,4 @@
-"""Times as the command line takes them: RFC 3339, or a date."""
+"""Times in arguments and options: RFC 3339, or a date."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from adapters.clock import now_us
+from adapters.settings import Settings
 from cli import render, session
 from cli.status import show_workers
 from cli.supervisor import POLL_S, ask_supervisor, name_of, start_supervisor
@@ -23,56 +24,56 @@ _READY_WAIT_S = 30.0
 def up(
     scale: Annotated[
         list[str] | None,
-        typer.Option("--scale", metavar="ROLE=N", help="Run N workers of a role; repeatable."),
+        typer.Option("--scale", metavar="ROLE=N", help="Run N workers of a role. Repeatable."),
     ] = None,
     as_json: render.Json = False,
 ) -> None:
     """Start the workers in the background and wait until they are ready."""
     settings = session.settings()
     began = time_text(now_us())
-    started = start_supervisor(settings, roles=[_scaled(item) for item in scale or []])
+    started = start_supervisor(settings, roles=[_scaled(item, settings) for item in scale or []])
     if not started and scale:
-        session.note("the workers were running already; `es down` first to change how many there are")
-    status = _until_ready(began)
+        session.note("the workers were already running: stop them with `es down` to change their number")
+    status = _wait_until_ready(settings, began)
     render.answer(status, as_json=as_json, human=lambda: show_workers(status))
 
 
-def _until_ready(began: str) -> Body:
-    """The status once every worker is ready; raises PartUnavailable for one that fails or when it takes too long.
+def _wait_until_ready(settings: Settings, began: str) -> Body:
+    """The status once every worker is ready. Raises PartUnavailable for a worker that needs an operator, or after 30 s.
 
-    What failed before `began`, a time, may have been mended since, and counts only once it has failed again.
+    An error from before the time `began` may have been fixed, so it counts only if it occurs again.
     """
     deadline = time.monotonic() + _READY_WAIT_S
-    told = False
+    noted = False
     while True:
-        status = ask_supervisor(session.settings(), "supervisor.status")
+        status = ask_supervisor(settings, "supervisor.status")
         workers = status["workers"] if status else []
         late = [worker for worker in workers if worker["state"] != "ready"]
         if status is not None and workers and not late:
             return status
         for worker in late:
-            if _needs_somebody(worker):
+            if _needs_operator(worker):
                 if worker["last_error"]["at"] > began:
                     raise _not_ready([worker])
-            elif worker["state"] == "waiting" and not told:
+            elif worker["state"] == "waiting" and not noted:
                 session.note(f"the {name_of(worker)} worker waits: {worker['last_error']['message']}")
-                told = True
+                noted = True
         if time.monotonic() > deadline:
             raise _not_ready(late)
         time.sleep(POLL_S)
 
 
-def _needs_somebody(worker: Body) -> bool:
-    """Whether there is no use in waiting: a part may come back by itself, a key doesn't."""
+def _needs_operator(worker: Body) -> bool:
+    """Whether waiting does not help: an unavailable part may recover, a missing key does not."""
     if worker["state"] == "waiting":
         return bool(worker["last_error"]["code"] == KeyUnavailable.code)
     return bool(worker["state"] == "failing")
 
 
-def _scaled(item: str) -> str:
+def _scaled(item: str, settings: Settings) -> str:
     role, _, count = item.partition("=")
     if (
-        role not in registry(session.settings().features).role_names
+        role not in registry(settings.features).role_names
         or not (count.isascii() and count.isdecimal())
         or not 1 <= int(count) <= 64
     ):

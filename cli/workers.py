@@ -14,14 +14,9 @@ app = typer.Typer(no_args_is_help=True)
 
 
 def _roles(incomplete: str = "") -> list[str]:
-    """Every role that starts so, those of features from outside included."""
+    """The roles of all features, also of those that `ES_FEATURES` names."""
     names = registry(session.settings().features).role_names
     return [name for name in names if name.startswith(incomplete)]
-
-
-@app.callback()
-def group() -> None:
-    """Run workers in the foreground, for systemd and containers."""
 
 
 @app.command()
@@ -31,24 +26,20 @@ def run(
         typer.Argument(
             metavar="ROLE…",
             autocompletion=_roles,
-            help=f"{', '.join(registry().role_names)}, or of a feature in ES_FEATURES.",
+            help=f"{', '.join(registry().role_names)}, or a role of a feature in ES_FEATURES.",
         ),
     ],
 ) -> None:
-    """Run one or more roles in the foreground; logs go to standard error. Ctrl-C or SIGTERM drains and stops."""
-    settings = session.settings()
+    """Run one or more roles in the foreground. Logs go to standard error. Ctrl-C or SIGTERM drains and stops."""
+    known = _roles()
     for role in roles:
-        if role not in _roles():
-            raise InvalidInput("ROLE", f"must be one of {', '.join(_roles())}")
-    home = ["--home", str(settings.home)]
+        if role not in known:
+            raise InvalidInput("ROLE", f"must be one of {', '.join(known)}")
+    home = ["--home", str(session.settings().home)]
     command = [sys.executable, "-P", "-m", "workers"]
     if len(roles) == 1:
         command += ["serve", roles[0], *home]
     else:
-        command += [
-            "supervise",
-            "--foreground",
-            *home,
-            *(part for role in roles for part in ("--role", role)),
-        ]
-    os.execv(command[0], command)  # noqa: S606  # become the worker: signals then reach it directly
+        named = [word for role in roles for word in ("--role", role)]
+        command += ["supervise", "--foreground", *home, *named]
+    os.execv(command[0], command)  # noqa: S606  # become the worker, so that signals reach it directly

@@ -447,7 +447,7 @@ def test_the_unit_of_one_machine_waits_for_every_role_to_drain() -> None:
     [wait_s] = re.findall(r"TimeoutStopSec=(\d+)", unit)
 
     assert roles == [role for role in ROLES if role != "relay"], "the relay needs a broker"
-    assert int(wait_s) > supervisor._STOP_WAIT_S * len(roles)
+    assert int(wait_s) > supervisor.STOP_WAIT_S * len(roles)
 
 
 def test_the_key_reaches_a_role_as_a_credential() -> None:

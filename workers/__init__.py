@@ -1,1 +1,1 @@
-"""Daemons: receive a batch, call the domain through ports, reply. They never import the command line."""
+"""Daemons: receive a batch, call the domain through ports, reply. They never import `cli`."""

@@ -1,4 +1,4 @@
-"""`python -P -m workers supervise|serve`: what the command line starts. Not for typing by hand."""
+"""`python -P -m workers supervise|serve|doctor`: the processes that `es` starts. Operators use `es`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from adapters.settings import Settings, load_settings
 from adapters.wiring import prepare_home, usual_roles
 from domain.features import registry
 from domain.kernel.errors import EXIT_CODES, EsError, PartUnavailable
-from workers.runtime.control import Control
+from workers.runtime.control import Control, worker_name
 from workers.runtime.supervisor import AlreadyRunning, Supervisor
 
 
 def main() -> int:
     arguments = _arguments()
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold keys and readable data
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain data keys and personal data
     settings = load_settings(home_flag=arguments.home)
     if arguments.what == "serve":
         return _serve(settings, arguments)
@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Says one JSON line on standard output once it listens, or why it doesn't; then nothing more."""
+    """Print one line of JSON: that the supervisor listens, or why it does not. Then run until a signal."""
     try:
         prepare_home(settings)
         log = open_log("supervisor", None if arguments.foreground else settings.log / "supervisor.log")
@@ -78,7 +78,7 @@ def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _instances(given: list[str], settings: Settings) -> dict[str, int]:
-    """`["ids=2"]` to how many workers each role has; roles that aren't named have one, or none if any stands alone."""
+    """The number of workers per role. `ids=2` sets one number; a role without a number excludes the roles not given."""
     named = {role: count for role, _, count in (item.partition("=") for item in given)}
     alone = any(not count for count in named.values())
     usual = [] if alone else [role.name for role in usual_roles(settings)]
@@ -90,7 +90,7 @@ def _listening(*, foreground: bool) -> None:
     if foreground:
         return
     _say({"state": "listening", "pid": os.getpid()})
-    # Let go of whoever started us; a worker that dies badly leaves its last words in this log's folder.
+    # `es` closes its end of the pipe after this line: a later write would fail.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -99,7 +99,7 @@ def _listening(*, foreground: bool) -> None:
 
 def _say(message: dict[str, Any]) -> None:
     with suppress(BrokenPipeError):
-        print(json.dumps(message), flush=True)  # noqa: T201  # the one line that the starter waits for
+        print(json.dumps(message), flush=True)  # noqa: T201  # the line that `es` waits for
 
 
 # --- one worker ------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
 
     supervised = arguments.control_fd is not None
     role, instance = arguments.role, arguments.instance
-    name = role if instance == 1 else f"{role}-{instance}"
+    name = worker_name(role, instance)
     log = open_log(name, settings.log / f"{name}.log" if supervised else None)
     control = Control(arguments.control_fd, role=role, instance=instance)
     stopping = threading.Event()

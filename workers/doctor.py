@@ -1,7 +1,7 @@
-"""Examine every configured part: reachable or not, its version, what is wrong and what to do next.
+"""Examine every configured part: whether it can be used, its version, and for a problem what to do next.
 
-Promise: it looks and changes nothing that isn't made at a first start anyway. It is a process of its own,
-so that the command line needn't open a store, and it works while the workers are down.
+Promise: every part is examined, also if another one fails, and no running workers are needed. Refusal: nothing is
+changed, except that a new home gets the files that the first start of the workers would create.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version as installed_version
 
 from adapters import versions, wiring
 from adapters.settings import Settings, without_password
 from domain.features import registry
-from domain.kernel.errors import EsError, StoreBehind
+from domain.kernel.errors import EsError, InvalidSetting, StoreBehind
 from domain.kernel.messages import Body
 from domain.kernel.ports.read_model import GenerationState
 from workers.erasures import process
@@ -25,6 +27,9 @@ from workers.erasures import process
 FREE_DISK_WARNING_BYTES = 512 << 20
 CLOCK_WARNING_US = 500_000
 _OK, _WARNING, _FAILED = "ok", "warning", "failed"
+_FIX_FEATURE = "Install or upgrade the package of the module, or remove the module from ES_FEATURES or `features` in es.toml."
+_MAKE_WRITABLE = "Make it writable for this user, or choose another folder with --home or ES_HOME."
+_FIX_FIRST = "Fix this first, then run `es doctor` again."
 _UNKNOWN: Body = {
     "version": "",
     "licence": "",
@@ -37,9 +42,9 @@ _UNKNOWN: Body = {
 
 
 def examine(settings: Settings) -> list[Body]:
-    """A finding per part; `state` is ok, warning or failed, the others are empty or null where nothing is known.
+    """`{"part", "state", "version", "licence", "schema_version", "clock_offset_s", "detail", "next", "code"}` per finding.
 
-    `{"part", "state", "version", "licence", "schema_version", "clock_offset_s", "detail", "next", "code"}`
+    `state` is ok, warning or failed. Unknown fields are empty or null.
     """
     checks: list[tuple[str, Callable[[Settings], Iterator[Body]]]] = [
         ("broker", _broker),
@@ -48,8 +53,11 @@ def examine(settings: Settings) -> list[Body]:
         ("read models", _read_models),
         ("history", _history),
     ]
-    # The home first, which the others need; then side by side, so that silent ones are waited for together.
+    # The home first: the other checks need it. Those run in parallel, so that the timeouts of silent parts overlap.
     findings = [*_examined(settings, "es", _program), *_examined(settings, "home", _home)]
+    usable, problems = _features(settings)
+    findings += problems
+    settings = replace(settings, features=usable)
     with ThreadPoolExecutor(len(checks)) as pool:
         found = pool.map(lambda check: _examined(settings, *check), checks)
         return [*findings, *(finding for part in found for finding in part)]
@@ -60,9 +68,9 @@ def _examined(settings: Settings, part: str, check: Callable[[Settings], Iterato
         return list(check(settings))
     except EsError as error:
         return [_finding(part, _FAILED, detail=str(error), next=error.hint, code=error.code)]
-    except OSError as error:  # of one part; the others are examined all the same
+    except OSError as error:
         why = error.strerror or type(error).__name__
-        return [_finding(part, _FAILED, detail=why, next="Mend that first.", code="unavailable")]
+        return [_finding(part, _FAILED, detail=why, next=_FIX_FIRST, code="unavailable")]
     except Exception as error:
         detail, next_ = f"examining it failed with {type(error).__name__}", "Report this: it is a bug."
         return [_finding(part, _FAILED, detail=detail, next=next_, code="internal")]
@@ -81,7 +89,7 @@ def _home(settings: Settings) -> Iterator[Body]:
     wiring.prepare_home(settings)
     free = shutil.disk_usage(settings.home).free
     if not os.access(settings.home, os.W_OK):
-        yield _finding("home", _FAILED, detail=f"{settings.home} is read-only", next="Make it writable.")
+        yield _finding("home", _FAILED, detail=f"{settings.home} is read-only", next=_MAKE_WRITABLE)
     elif free < FREE_DISK_WARNING_BYTES:
         detail = f"{free >> 20} MiB free in {settings.home}"
         yield _finding("home", _WARNING, detail=detail, next="Free disk space before it runs out.")
@@ -89,9 +97,34 @@ def _home(settings: Settings) -> Iterator[Body]:
         yield _finding("home", detail=f"{settings.home}, {free >> 30} GiB free")
 
 
+def _features(settings: Settings) -> tuple[tuple[str, ...], list[Body]]:
+    """The modules of `settings.features` that can be used, and a finding for each other one."""
+    usable: tuple[str, ...] = ()
+    findings = []
+    for module in settings.features:
+        try:
+            _import_feature((*usable, module))
+        except Exception as error:  # code of other packages can fail in any way
+            part, code = f"feature {module}", InvalidSetting.code
+            detail = str(error) if isinstance(error, EsError) else f"{type(error).__name__}: {error}"
+            findings.append(_finding(part, _FAILED, detail=detail, next=_FIX_FEATURE, code=code))
+        else:
+            usable = (*usable, module)
+    return usable, findings
+
+
+def _import_feature(modules: tuple[str, ...]) -> None:
+    """Import what workers import of the last of these features. Raises what its modules raise."""
+    known = registry(modules)
+    _ = known.events, known.projections  # imports the models; refuses a name that is taken
+    last = known.features[-1]
+    for module in (*(role.service for role in last.roles), *last.queries):
+        import_module(module)
+
+
 def _broker(settings: Settings) -> Iterator[Body]:
     if settings.is_local:
-        yield _finding("broker", version="local", detail="Unix sockets, nothing to run")
+        yield _finding("broker", version="local", detail="Unix sockets; no broker is needed")
         return
     yield _finding(
         "broker", version=versions.broker_version(settings).name, detail=without_password(settings.broker)
@@ -100,17 +133,17 @@ def _broker(settings: Settings) -> Iterator[Body]:
         settings, [role.name for role in wiring.usual_roles(settings)]
     ).counts():
         if not queue.workers:
-            next_ = f"Start one: `es workers run {queue.role}`, or `es up`."
+            next_ = f"Start one with `es up`, or with `es workers run {queue.role}`."
             yield _finding(f"queue {queue.role}", _WARNING, detail="no worker takes from it", next=next_)
         if queue.dead:
-            next_ = f"Look at them: `es dead show {queue.role}`."
+            next_ = f"Show them with `es dead show {queue.role}`; then retry or drop them."
             yield _finding(f"queue {queue.role}", _WARNING, detail=f"{queue.dead} dead letters", next=next_)
 
 
 def _store(settings: Settings) -> Iterator[Body]:
     store = wiring.open_store(settings.store)
     try:
-        detail = f"{without_password(settings.store)}, ends at position {store.head()}"
+        detail = f"{without_password(settings.store)}, head at position {store.head()}"
         schema_version = versions.schema_version(store)
     finally:
         store.close()
@@ -118,7 +151,7 @@ def _store(settings: Settings) -> Iterator[Body]:
 
 
 def _vault(settings: Settings) -> Iterator[Body]:
-    vault = wiring.open_vault(settings)  # raises when the key-encryption key isn't there or doesn't fit
+    vault = wiring.open_vault(settings)  # raises if the key-encryption key is missing or does not fit
     vault.close()
     detail = f"{without_password(settings.vault)}, the key-encryption key fits"
     found = versions.database_version(settings.vault)
@@ -134,8 +167,8 @@ def _read_models(settings: Settings) -> Iterator[Body]:
 
 
 def _history(settings: Settings) -> Iterator[Body]:
-    """Whether the vault or a read model has seen more than the event store holds."""
-    with suppress(EsError), ExitStack() as opened:  # what can't be opened has a finding of its own
+    """Whether the vault or a read model has processed events that the event store does not hold."""
+    with suppress(EsError), ExitStack() as opened:  # a part that cannot be opened has its own finding
         store = opened.enter_context(closing(wiring.open_store(settings.store)))
         vault = opened.enter_context(closing(wiring.open_vault(settings)))
         read_model = opened.enter_context(closing(wiring.open_read_model(settings)))
@@ -143,7 +176,7 @@ def _history(settings: Settings) -> Iterator[Body]:
         for projection in registry(settings.features).projections:
             generations = read_model.generations(projection)
             seen += [each.checkpoint for each in generations if each.state is GenerationState.CURRENT]
-        head = store.head()  # after what was seen of it: workers may be writing
+        head = store.head()  # after the checkpoints: workers may append meanwhile
         if head < max(seen):
             behind = StoreBehind(head, max(seen))
             yield _finding("history", _FAILED, detail=str(behind), next=behind.hint, code=behind.code)
@@ -154,8 +187,11 @@ def _versioned(part: str, found: versions.Version, detail: str, schema_version: 
     if found.warning:
         state, detail, next_ = _WARNING, found.warning, found.next
     elif found.clock_offset_us is not None and abs(found.clock_offset_us) > CLOCK_WARNING_US:
-        state, detail = _WARNING, f"its clock is {found.clock_offset_us / 1e6:+.1f} s from this machine's"
-        next_ = "Synchronise both with NTP: ids sort by the event store's time."
+        state, detail = (
+            _WARNING,
+            f"its clock differs from this machine's by {found.clock_offset_us / 1e6:+.1f} s",
+        )
+        next_ = "Synchronise both clocks with NTP: the time in an id is that of the event store."
     return _finding(
         part,
         state,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from domain.kernel.errors import EsError
-from domain.kernel.events import Metadata, Recorded
 from domain.kernel.ids import time_text
+
+if TYPE_CHECKING:  # a short-lived command shows events, but need not import their classes
+    from domain.kernel.events import Metadata, Recorded
 
 Body = dict[str, Any]
 """A JSON object. Ids in it are decimal strings."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from adapters.settings import load_settings
-from cli import down, session
+from cli import down
 from tests.acceptance.conftest import DEADLINE_S, ES, System, wait_until
 
 # --- wrong usage -----------------------------------------------------------------------------
@@ -141,12 +141,11 @@ def test_down_ends_when_the_next_supervisor_has_taken_the_lock(
 ) -> None:
     # A bulk that is under way starts the workers anew the moment they are gone.
     settings = load_settings(environment={"ES_HOME": str(tmp_path / "home")})
-    monkeypatch.setattr(session, "settings", lambda: settings)
     monkeypatch.setattr(down, "ask_supervisor", lambda *_: {"pid": 42})
-    monkeypatch.setattr(down, "_DOWN_WAIT_S", DEADLINE_S)
+    monkeypatch.setattr(down, "DOWN_WAIT_S", DEADLINE_S)
 
     with _held(settings.run / "supervisor.lock"):
-        down._wait_for_end(41)
+        down.wait_for_end(settings, 41)
 
     assert "started them again" in capsys.readouterr().err
 

@@ -430,7 +430,7 @@ def test_a_server_that_stops_finishes_what_waits(serve_by: Serve, caller: Caller
 def test_a_server_that_stops_does_not_wait_for_ever(
     serve_by: Serve, caller: Caller, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.runtime.loop._DRAIN_S", 0.1)
+    monkeypatch.setattr("workers.runtime.loop.DRAIN_S", 0.1)
     serving = serve_by(lambda _: LATER)
 
     with ThreadPoolExecutor(1) as pool:

@@ -99,7 +99,7 @@ def serve_by(
     open_server: Callable[[str], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Serve]:
     """Starts a worker that answers by a function; stopped after the test, and a crash of it fails the test."""
-    monkeypatch.setattr("workers.runtime.loop._IDLE_WAIT_S", 0.01)  # how soon it notices that it is to stop
+    monkeypatch.setattr("workers.runtime.loop.IDLE_WAIT_S", 0.01)  # how soon it notices that it is to stop
     running: list[Serving] = []
 
     def start(answer: Callable[[Request], Reply]) -> Serving:
@@ -126,7 +126,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
         defaults: Any = method.__kwdefaults__
         monkeypatch.setitem(defaults, "timeout_s", DEADLINE_S)
     monkeypatch.setattr("adapters.rabbitmq.caller._FIRST_CONNECT_S", DEADLINE_S)
-    monkeypatch.setattr("workers.runtime.loop._DRAIN_S", DEADLINE_S / 2)
+    monkeypatch.setattr("workers.runtime.loop.DRAIN_S", DEADLINE_S / 2)
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""What every worker shares: the request loop, control, followers, and the supervisor."""
+"""The runtime of every worker: request loop, reports to the supervisor, followers; and the supervisor."""

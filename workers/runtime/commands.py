@@ -1,7 +1,7 @@
-"""Requests that are commands: read the input, carry it out, answer. The service of a role that does nothing besides.
+"""Requests that are commands: parse the input, run the command, reply. The generic service of a role.
 
-Promise: a bad request fails alone, and a batch is one durable append per round. Refusal: no rule of any aggregate is
-known here.
+Promise: a batch is one durable append per aggregate and round, and a request that fails does not fail the others.
+Refusal: the rules of aggregates are not known here.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def requested(aggregate: Aggregate[Any, Any]) -> dict[str, type[Command]]:
-    """The commands that a caller may ask for, by kind of request."""
+    """The commands that callers can send, by kind of request."""
     return {command.request: command for command in aggregate.commands if command.request}
 
 
 def order_of(
     request: Request, aggregate: Aggregate[Any, Any], command: type[Command], **filled: object
 ) -> Order[Any]:
-    """The order that a request gives; `filled` are fields that are no input. Raises InvalidInput naming the field."""
+    """The order of a request. `filled` are the fields that are not input. Raises InvalidInput, which names the field."""
     parsed = parse_command(command, request.body.get("input"), **filled)
     command_id = parse_command_id(request.body.get("command_id"))
     actor = request.body.get("actor")
@@ -58,7 +58,7 @@ def answer(aggregate: Aggregate[Any, Any], order: Order[Any], done: Done) -> Bod
 
 
 class CommandService:
-    """Carries out the commands of aggregates whose ids come with the command."""
+    """Runs the commands of aggregates. Callers choose the ids of new instances."""
 
     def __init__(
         self,
@@ -69,44 +69,43 @@ class CommandService:
         keyring: Callable[[Sequence[int]], Keyring],
         pause: Callable[[float], None],
     ) -> None:
-        self._commands: dict[str, tuple[int, type[Command]]] = {}
         self._aggregates = aggregates
-        self._handlers = [
-            CommandHandler(aggregate, store=store, codec=codec, keyring=keyring, pause=pause)
-            for aggregate in aggregates
-        ]
-        for number, aggregate in enumerate(aggregates):
+        self._commands: dict[str, tuple[Aggregate[Any, Any], type[Command]]] = {}
+        self._handlers: dict[str, CommandHandler[Any, Any]] = {}
+        for aggregate in aggregates:
+            self._handlers[aggregate.name] = CommandHandler(
+                aggregate, store=store, codec=codec, keyring=keyring, pause=pause
+            )
             for kind, command in requested(aggregate).items():
                 if aggregate.id_field not in inputs_of(command):
                     raise TypeError(f"{command.__name__} takes no {aggregate.id_field} as its input")
-                self._commands[kind] = number, command
+                self._commands[kind] = aggregate, command
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
         replies: dict[int, Reply] = {}
-        orders: list[dict[int, Order[Any]]] = [{} for _ in self._aggregates]
+        orders: dict[str, dict[int, Order[Any]]] = {aggregate.name: {} for aggregate in self._aggregates}
         for index, request in enumerate(batch):
+            if request.kind not in self._commands:
+                replies[index] = UnknownRequest(request.kind)
+                continue
+            aggregate, command = self._commands[request.kind]
             try:
-                number, command = self._commands.get(request.kind) or _unknown(request)
-                orders[number][index] = order_of(request, self._aggregates[number], command)
+                orders[aggregate.name][index] = order_of(request, aggregate, command)
             except EsError as error:
                 replies[index] = error
-        for aggregate, handler, mine in zip(self._aggregates, self._handlers, orders, strict=True):
-            for (index, order), outcome in zip(
-                mine.items(), handler.handle([*mine.values()]) if mine else [], strict=True
-            ):
+        for aggregate in self._aggregates:
+            given = orders[aggregate.name]
+            outcomes = self._handlers[aggregate.name].handle([*given.values()])
+            for (index, order), outcome in zip(given.items(), outcomes, strict=True):
                 replies[index] = answer(aggregate, order, outcome) if isinstance(outcome, Done) else outcome
         return [replies[index] for index in range(len(batch))]
 
     def close(self) -> None:
-        """Nothing is held between batches."""
-
-
-def _unknown(request: Request) -> tuple[int, type[Command]]:
-    raise UnknownRequest(request.kind)
+        """Nothing is open between two batches."""
 
 
 def open_service(worker: Worker) -> CommandService:
-    """The service of a role that carries out the commands of its feature. Without personal fields it needs no vault."""
+    """The service that runs the commands of the worker's feature. Without personal fields it opens no vault."""
     aggregates = worker.registry.aggregates_of(worker.feature)
     is_personal = any(personal_fields(event) for aggregate in aggregates for event in aggregate.events)
     return CommandService(

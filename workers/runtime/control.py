@@ -1,4 +1,4 @@
-"""How a worker is: it tells its supervisor and whoever asks, and notices when the supervisor is gone."""
+"""The state of a worker, reported to its supervisor and in roll calls; and whether the supervisor has ended."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from domain.kernel.ids import time_text
 from domain.kernel.messages import Body
 
 _REPEAT_S = 1.0
-"""The same trouble is told again only after so long: a worker may meet it with every request."""
+"""The minimum interval between two reports of the same error: a worker may meet it with every request."""
+
+
+def worker_name(role: str, instance: int) -> str:
+    """`users` for the first worker of a role, `users-2` for the second."""
+    return role if instance == 1 else f"{role}-{instance}"
 
 
 class Control:
     def __init__(self, fd: int | None, *, role: str, instance: int) -> None:
-        """`fd` is the supervisor's socket; None in the foreground, where nobody listens."""
+        """`fd` is the supervisor's socket; None for a worker without a supervisor."""
         self._socket = None if fd is None else socket.socket(fileno=fd)
         self._identity = {
             "role": role,
@@ -32,10 +37,10 @@ class Control:
         self._state = "starting"
         self._missing = {"requests", "service"}
         self._last_error: Body | None = None
-        self._told: tuple[float, Body] = (0.0, {})
+        self._reported: tuple[float, Body] = (0.0, {})
 
     def describe(self) -> Body:
-        """`{"role", "instance", "host", "pid", "state", "uptime_s", "last_error"}`. From any thread."""
+        """`{"role", "instance", "host", "pid", "state", "uptime_s", "last_error"}`. Any thread may call it."""
         return {
             **self._identity,
             "state": self._state,
@@ -44,11 +49,11 @@ class Control:
         }
 
     def serving(self) -> None:
-        """Requests can come. With its service open too the worker is `ready`."""
+        """Requests can arrive. With its service open too the worker is `ready`."""
         self._has("requests")
 
-    def away(self, error: EsError) -> None:
-        """No request can come until the broker is back."""
+    def not_serving(self, error: EsError) -> None:
+        """The broker is unavailable: no request can arrive."""
         self._lacks("requests", error)
 
     def opened(self) -> None:
@@ -56,25 +61,25 @@ class Control:
         self._has("service")
 
     def cannot_open(self, error: EsError) -> None:
-        """The service can't begin until a part is back; until then that is the answer to every request."""
+        """A part is unavailable, so the service cannot be opened; every request is answered with this error."""
         self._lacks("service", error)
 
     def waits(self, error: EsError) -> None:
-        """A part is down; the worker goes on by itself when it is back."""
+        """A part is unavailable; the worker recovers when the part does."""
         message, now_s = {"error": error.to_wire()}, time.monotonic()
-        told_s, told = self._told
-        if told != message or now_s - told_s > _REPEAT_S:
-            self._told = (now_s, message)
-            self._say(message)
+        reported_s, reported = self._reported
+        if reported != message or now_s - reported_s > _REPEAT_S:
+            self._reported = (now_s, message)
+            self._report(message)
 
     def fails(self, error: EsError | Exception) -> None:
-        """The worker is about to end. Of a bug only the name is told: its text may quote anything."""
+        """The worker is about to end. Of a bug only the class is reported: its text may hold personal data."""
         bug = {"code": "internal", "message": type(error).__name__}
-        self._say({"state": "failing", "error": error.to_wire() if isinstance(error, EsError) else bug})
+        self._report({"state": "failing", "error": error.to_wire() if isinstance(error, EsError) else bug})
 
     @property
-    def is_gone(self) -> bool:
-        """Whether the supervisor has ended. It never writes here, so anything to read is the end."""
+    def supervisor_ended(self) -> bool:
+        """Whether the supervisor has ended. It never writes to the socket, so anything to read is its end."""
         if self._socket is None:
             return False
         try:
@@ -91,16 +96,16 @@ class Control:
     def _has(self, what: str) -> None:
         self._missing.discard(what)
         if not self._missing:
-            self._say({"state": "ready"})
+            self._report({"state": "ready"})
 
     def _lacks(self, what: str, error: EsError) -> None:
         self._missing.add(what)
-        self._say({"state": "waiting", "error": error.to_wire()})
+        self._report({"state": "waiting", "error": error.to_wire()})
 
-    def _say(self, message: dict[str, Any]) -> None:
+    def _report(self, message: dict[str, Any]) -> None:
         self._state = message.get("state", self._state)
         if "error" in message:
             self._last_error = {**message["error"], "at": time_text(now_us())}
         if self._socket is not None:
-            with suppress(OSError):  # without a supervisor there is nobody to tell
+            with suppress(OSError):  # the supervisor has ended, so this worker is about to stop
                 self._socket.sendall(json.dumps(message).encode() + b"\n")

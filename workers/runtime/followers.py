@@ -1,7 +1,7 @@
-"""Threads that follow the store: run, wait while a part is unavailable, run again, stop when asked.
+"""Threads that follow the store: run, wait out an outage, run again, stop.
 
-Promise: what a follower does continues from its checkpoint, so running it again loses nothing and, with idempotent
-reactions, repeats nothing. Refusal: a follower never passes an event over because of an outage.
+Promise: a run starts at the checkpoint, so no event is lost, and with idempotent reactions none has a second effect.
+Refusal: no event is skipped because of an outage.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import CaughtUp, EventStore
 
 _SAVE_INTERVAL_S = 1.0
-"""How often a checkpoint is saved. After a crash the events since the last save are reacted to once more."""
+"""The minimum interval between two saves of a checkpoint. After a crash the events since the last save come again."""
 
 
 class Follower:
-    """One thread. It waits out an outage (`EsError`); anything else is a bug and stops the worker."""
+    """One thread. It retries after an `EsError`; any other exception is a bug and stops the worker."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Follower:
         self._thread.start()
 
     def _supervise(self) -> None:
-        patiently = Retrying(
+        retrying = Retrying(
             retry=retry_if_exception_type(EsError),
             wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
             sleep=self._sleep,
             before_sleep=self._report,
         )
         try:
-            patiently(self._run, self._stopping.is_set)
+            retrying(self._run, self._stopping.is_set)
         except BaseException as error:
             self.crashed = error
             self._log.error("follower-crashed", error, follower=self._thread.name)
@@ -70,7 +70,7 @@ class Follower:
 
 
 class Checkpoints(Protocol):
-    """The vault's part that followers use: it is as durable as the store."""
+    """Where followers keep their checkpoints. It must be as durable as the event store: the vault is."""
 
     def checkpoint(self, process: str) -> Position: ...
     def save_checkpoint(self, process: str, position: Position) -> None: ...
@@ -78,7 +78,7 @@ class Checkpoints(Protocol):
 
 
 class CheckpointedFollowing:
-    """Follow the store from a checkpoint, react, save the checkpoint: the loop of every process."""
+    """The loop of a process: follow the store from a checkpoint, react to events, save the checkpoint."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class CheckpointedFollowing:
         self._prefixes = prefixes
         self._batch_limit = batch_limit
         self.reached = Position(0)
-        """Every event up to here was reacted to."""
+        """The position up to which `react` has returned for every event."""
 
     def run(
         self,
@@ -109,10 +109,10 @@ class CheckpointedFollowing:
         *,
         after_each: Callable[[], None] = lambda: None,
     ) -> None:
-        """Hand every event to `react`, in runs of at most `batch_limit`, until `stopped()`.
+        """Call `react` with every event, at most `batch_limit` at once, until `stopped()`.
 
-        `after_each` runs after each reaction and, while the store is idle, several times a second. What they raise
-        ends the run; the next one starts from the checkpoint.
+        `after_each` is called after each reaction and, while the store is idle, several times a second. An exception
+        of either ends the run; the next run starts at the checkpoint.
         """
         self.reached = saved = self._start()
         saved_at_s = self._monotonic_s()
@@ -128,7 +128,7 @@ class CheckpointedFollowing:
             batch = []
             self.reached = max(self.reached, item.position)
             after_each()
-            # After the reaction: a crash in between reacts once more, never not at all.
+            # Save after the reaction: a crash in between repeats it, never loses it.
             if self.reached > saved and self._monotonic_s() - saved_at_s > _SAVE_INTERVAL_S:
                 self._checkpoints.save_checkpoint(self._process, self.reached)
                 saved, saved_at_s = self.reached, self._monotonic_s()
@@ -136,10 +136,10 @@ class CheckpointedFollowing:
             self._checkpoints.save_checkpoint(self._process, self.reached)
 
     def _start(self) -> Position:
-        """The checkpoint, or the head of a store that was restored from an older copy.
+        """The checkpoint, or the head of a store that went back.
 
-        What such a store holds was seen before. New events take the positions of the lost ones: a follower that waited
-        until the store has grown up to its checkpoint would pass them over.
+        The events of such a store were processed before. New events take the positions of the lost ones: a follower
+        that waited until the store has grown to its checkpoint would skip them.
         """
         saved, head = self._checkpoints.checkpoint(self._process), self._store.head()
         if head >= saved:
@@ -150,6 +150,6 @@ class CheckpointedFollowing:
 
 
 def progress(store: EventStore, reached: Position) -> Body:
-    """How far a follower is: `{"position", "head", "lag"}`. Positions are not dense, so a lag is no count of events."""
+    """The progress of a follower: `{"position", "head", "lag"}`. The lag is no number of events: positions have gaps."""
     head = store.head()
     return {"position": reached, "head": head, "lag": max(head - reached, 0)}

@@ -1,7 +1,7 @@
-"""The loop of every worker: receive whatever is waiting, do the work once, reply.
+"""The loop of every worker: receive a batch, handle it once, reply.
 
-Promise: every request that was received gets one reply, also while stopping, and a bad request fails
-alone. Refusal: nothing is remembered here; what has to survive is in the stores.
+Promise: every received request gets one reply, also during a stop, and a request that fails does not fail the others of
+its batch. Refusal: nothing is kept here; what has to survive a crash is in the stores.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from domain.kernel.messages import Later, Reply, Request
 from domain.kernel.ports.transport import Delivery, Server, Service
 
 BATCH_LIMIT = 256
-_IDLE_WAIT_S = 0.1
-"""How long an idle worker waits before it looks whether it has to stop."""
+IDLE_WAIT_S = 0.1
+"""How long an idle worker waits for requests before it checks whether to stop."""
+DRAIN_S = 5.0
 _LATER_WAIT_S = 0.005
-_DRAIN_S = 5.0
-_OPEN_AGAIN_S = 1.0
-_PART_IS_DOWN = (PartUnavailable.code, KeyUnavailable.code)
-"""By code, because what another worker answered is told on as an `AnsweredError`."""
+_REOPEN_INTERVAL_S = 1.0
+_UNAVAILABLE = (PartUnavailable.code, KeyUnavailable.code)
+"""Codes, not classes: the error of another worker arrives as an `AnsweredError`."""
 
 
 class InternalError(EsError):
-    """A bug: the request made a worker fail in a way nobody designed. The log has the place."""
+    """A bug: handling the request raised an exception that is no `EsError`. The log holds the place."""
 
     code = "internal"
 
 
 class _Unopened:
-    """Stands in for a service that misses a part: that is its answer to everything."""
+    """Answers every request with the error that keeps the service from being opened."""
 
     role = ""
 
@@ -53,26 +53,26 @@ def opened(
     log: Log,
     on_missing: Callable[[EsError], None],
 ) -> Service:
-    """The service as soon as its parts are there; until then requests are answered with what is missing.
+    """Open a service, every second until its parts are available. Meanwhile its requests are answered with the error.
 
-    So nobody who asks has to guess, and nobody has to start the worker again. When `stopping()` comes first,
-    it is a stand-in that goes on answering so.
+    `on_missing` is called after each failed attempt. If `stopping()` comes first, the returned service answers every
+    request with the error.
     """
     logged = ""
     while True:
         try:
             return open_service()
         except (PartUnavailable, KeyUnavailable) as error:
-            if logged != str(error):  # not every second for as long as an outage lasts
+            if logged != str(error):  # once per outage, not every second
                 log.error("cannot-open", error)
                 logged = str(error)
             on_missing(error)
-            stand_in = _Unopened(error)
-        again_s = time.monotonic() + _OPEN_AGAIN_S
-        while time.monotonic() < again_s:
+            unopened = _Unopened(error)
+        retry_at_s = time.monotonic() + _REOPEN_INTERVAL_S
+        while time.monotonic() < retry_at_s:
             if stopping():
-                return stand_in
-            _turn(stand_in, server, list(server.receive(BATCH_LIMIT, _IDLE_WAIT_S)), lambda _: None, log)
+                return unopened
+            _turn(unopened, server, list(server.receive(BATCH_LIMIT, IDLE_WAIT_S)), lambda _: None, log)
 
 
 def serve(
@@ -81,38 +81,42 @@ def serve(
     *,
     stopping: Callable[[], bool],
     log: Log,
-    on_trouble: Callable[[EsError], None] = lambda _: None,
+    on_unavailable: Callable[[EsError], None] = lambda _: None,
 ) -> None:
-    """Serve until `stopping()`; then answer what is here, for at most 5 s, and return.
+    """Serve until `stopping()`; then answer the received requests, for at most 5 s, and return.
 
-    `on_trouble` is told of every answer that says that a part is down.
+    `on_unavailable` is called with every reply that says that a part is unavailable.
     """
     waiting: list[Delivery] = []
     while not stopping():
-        fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S if waiting else _IDLE_WAIT_S))
-        waiting = _turn(service, server, [*waiting, *fresh], on_trouble, log)
-    # In this order: first nobody new, then everybody who is here, then the connections.
+        fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S if waiting else IDLE_WAIT_S))
+        waiting = _turn(service, server, [*waiting, *fresh], on_unavailable, log)
+    # In this order: refuse new requests, answer the received ones, close the connections.
     server.stop_listening()
-    deadline = time.monotonic() + _DRAIN_S
+    deadline = time.monotonic() + DRAIN_S
     while time.monotonic() < deadline:
         fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S))
         if not waiting and not fresh:
             break
-        waiting = _turn(service, server, [*waiting, *fresh], on_trouble, log)
+        waiting = _turn(service, server, [*waiting, *fresh], on_unavailable, log)
     server.close()
 
 
 def _turn(
-    service: Service, server: Server, batch: list[Delivery], on_trouble: Callable[[EsError], None], log: Log
+    service: Service,
+    server: Server,
+    batch: list[Delivery],
+    on_unavailable: Callable[[EsError], None],
+    log: Log,
 ) -> list[Delivery]:
-    """Handle and answer one batch; return what is to be handed over again."""
+    """Handle and answer one batch; return the requests to hand over again."""
     batch = [delivery for delivery in batch if not server.is_gone(delivery)]
     if not batch:
         return []
     replies = _handle(service, [delivery.request for delivery in batch], log)
     for reply in replies:
-        if isinstance(reply, EsError) and reply.code in _PART_IS_DOWN:
-            on_trouble(reply)
+        if isinstance(reply, EsError) and reply.code in _UNAVAILABLE:
+            on_unavailable(reply)
     pairs = list(zip(batch, replies, strict=True))
     server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
     return [delivery for delivery, reply in pairs if isinstance(reply, Later)]
@@ -122,12 +126,12 @@ def _handle(service: Service, requests: list[Request], log: Log) -> list[Reply]:
     try:
         return service.handle(requests)
     except EsError as error:
-        # A part is down: that is everybody's answer, and it is safe to repeat.
+        # A part is unavailable: the reply to every request. A retry is safe.
         log.error("batch-failed", error, requests=len(requests))
         return [error for _ in requests]
     except Exception as error:
         log.error("batch-crashed", error, requests=len(requests), kind=requests[0].kind)
         if len(requests) == 1:
             return [InternalError()]
-        # Commands are idempotent, so each may be tried again alone: the bad one fails without its neighbours.
+        # Retry each alone, which is safe because commands are idempotent: only the bad request fails.
         return [reply for request in requests for reply in _handle(service, [request], log)]

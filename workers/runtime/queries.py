@@ -1,7 +1,7 @@
-"""What the queries of every feature share: the parts they read, the waiting for a projection, the checks of input.
+"""The parts and checks that the queries of all features share: sources, waiting for a projection, fields of requests.
 
-Promise: a query that asks for a position is answered with at least that, or with an error, never with less. Refusal:
-personal values are opened here, at the edge, and nowhere before.
+Promise: a query that names a position is answered with at least that position, or with an error. Refusal: personal
+values are opened here, at the edge, and nowhere before.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from domain.kernel.ports.vault import Vault
 from domain.kernel.projection import Projection
 
 PATIENCE_S = 6.0
-"""How long a query waits for the projection before it answers that the projection is behind."""
+"""How long a query waits for its projection. Then the reply is ProjectionBehind, before the caller times out (8 s)."""
 LIST_LIMIT = 1000
 MAX_WHOLE = (1 << 63) - 1
 
 Query = Callable[[Request], Reply]
-"""Answers one request. An error is raised or returned; `LATER` asks for the request once more."""
+"""Answers one request. An error is raised or returned; `LATER` requests the same request with a later batch."""
 Queries = Mapping[str, Query]
 """Queries by kind of request."""
 
 
 class ProjectionBehind(PartUnavailable):
-    """A projection has not reached the position that one request asks for. Other requests are not concerned."""
+    """A projection has not reached the position of one request. The part itself is available."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a query may read. `keyring` fetches people's keys; `erased_keyring` opens everything to `ERASED`."""
+    """The parts that a query may read. `keyring` fetches data keys; `erased_keyring` opens every value to `ERASED`."""
 
     store: EventStore
     codec: Codec
@@ -46,13 +46,13 @@ class Sources:
     read_model: ReadModel
     projections: Sequence[Projection]
     reached: Callable[[Projection], Position]
-    """How far the rows of a projection are."""
+    """The position that the rows of a projection have reached."""
     ensure_rebuild: Callable[[Projection], None]
     now_us: Callable[[], int]
     monotonic_s: Callable[[], float] = time.monotonic
 
     def wait_for(self, projection: Projection, request: Request, position: Position) -> Later | None:
-        """`LATER` until the projection has reached a position. Raises ProjectionBehind when that takes too long."""
+        """`LATER` until the projection has reached a position. Raises ProjectionBehind after 6 s."""
         reached = self.reached(projection)
         if reached >= position:
             return None
@@ -61,32 +61,32 @@ class Sources:
             raise ProjectionBehind(
                 f"the {projection.name} projection",
                 f"it is at position {reached}, not yet at {position}",
-                "Look at `es projections status` and `es logs projections`, then repeat.",
+                "Look at `es projections status` and `es logs projections`, then retry.",
             )
         return LATER
 
     def target(self, request: Request) -> Position:
-        """The position that the answer has to include: `after_position`, with `fresh` the end of the store."""
+        """The position that the reply must include: `after_position`, or with `fresh` the head of the store."""
         if "position" not in request.memo:
             after = whole(request, "after_position", BEGINNING)
             if after > BEGINNING and after > self.store.head():
-                raise InvalidInput("after", "is beyond the end of the store")
+                raise InvalidInput("after", "is after the head of the event store")
             fresh = request.body.get("fresh") is True
             request.memo["position"] = max(after, self.store.head() if fresh else BEGINNING)
         return int(request.memo["position"])
 
     def shown(self, recorded: Recorded, opened: Event | None = None) -> Body:
-        """A stored event for showing: the fields of `opened`, or else the data as it is stored."""
+        """A stored event for showing: with the fields of `opened`, else with the data as it is stored."""
         try:
             metadata: Metadata | None = self.codec.metadata(recorded)
         except Damaged:
-            metadata = None  # another program's event; the others are shown all the same
+            metadata = None  # written by another program
         data = self.codec.stored(recorded) if opened is None else shown_fields(opened)
         return event_body(recorded, metadata, data)
 
 
 def whole(request: Request, field: str, default: int) -> int:
-    """A field that is a whole number from 0 on. Raises InvalidInput."""
+    """A field with a whole number from 0 to 2^63 - 1. Raises InvalidInput."""
     value = request.body.get(field)
     if value is None:
         return default
@@ -96,12 +96,12 @@ def whole(request: Request, field: str, default: int) -> int:
 
 
 def limit_of(request: Request) -> int:
-    """How many items a page has: 1 to 1000, 100 if the request does not say."""
+    """The number of items of a page: from 1 to 1000, by default 100."""
     return max(1, min(whole(request, "limit", 100), LIST_LIMIT))
 
 
 def text(request: Request, field: str) -> str:
-    """A field that is text, empty if the request does not have it. Raises InvalidInput."""
+    """A text field, by default empty. Raises InvalidInput."""
     value = request.body.get(field, "")
     if not isinstance(value, str):
         raise InvalidInput(field, "must be text")

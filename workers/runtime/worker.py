@@ -1,7 +1,7 @@
-"""One worker: opens the parts that its role's service needs, runs followers beside it, closes all in reverse order.
+"""One worker: opens the service of its role and its parts, runs followers beside it, closes all in reverse order.
 
-Promise: a worker that misses a part answers every request with what is missing, and begins by itself once the part is
-available. Refusal: no role is known here; the registry says which module opens a role's service.
+Promise: while a part is unavailable every request is answered with that error, and the worker recovers when the part
+does. Refusal: no role is named here; the registry knows the module that opens the service of a role.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ P = TypeVar("P", bound=_Part)
 
 
 class Worker:
-    """What `open_service` of a role builds its service from."""
+    """The parts from which `open_service` of a role builds its service."""
 
     def __init__(
         self, role: str, settings: Settings, stopping: threading.Event, control: Control, log: Log
@@ -75,26 +75,26 @@ class Worker:
         return self.keep(wiring.open_caller(self.settings))
 
     def id_source(self) -> Callable[[int], list[int]]:
-        """A function that draws n fresh ids, or raises `PartUnavailable`."""
+        """A function that issues n new ids, or raises `PartUnavailable`."""
         return IdBlocks(partial(draw_ids, self.caller()), monotonic_s=time.monotonic).take
 
     def keep(self, part: P) -> P:
-        """The part, which is closed in its turn."""
+        """Return the part. It is closed after the parts that are kept later."""
         self._parts.callback(part.close)
         return part
 
     def on_close(self, step: Callable[[], None]) -> None:
-        """Run a step before the parts that are open now are closed."""
+        """Run a step before the parts that are kept by now are closed."""
         self._parts.callback(step)
 
     def follow(self, name: str, run: Callable[[Callable[[], bool]], None]) -> None:
-        """Run a follower in a thread of its own once the service is open."""
+        """Run a follower in its own thread once the service is open."""
         self._to_follow.append((name, run))
 
     # --- life --------------------------------------------------------------------------------
 
     def open(self) -> Service:
-        """The role's service. Raises PartUnavailable with nothing left open."""
+        """Open the service of the role. If that raises PartUnavailable, no part stays open."""
         role = self.registry.role(self._role)
         if role is None:
             raise InvalidInput("role", f"must be one of {', '.join(self.registry.role_names)}")
@@ -106,7 +106,7 @@ class Worker:
             raise
         self.log.info("ready", role=self._role, store=without_password(self.settings.store))
         self._control.opened()
-        # Only now: a thread of a service that could not be opened would have to be stopped.
+        # Start the threads last: a failure above would have to stop them.
         self._followers = [
             Follower(name, run, stopping=self.stopping, on_wait=self._control.waits, log=self.log)
             for name, run in self._to_follow
@@ -133,7 +133,7 @@ def run_role(
     stopping: threading.Event,
     log: Log,
 ) -> None:
-    """Serve a role until `stopping` is set, the supervisor has ended, or a follower crashed (then it raises)."""
+    """Serve a role until `stopping` is set or the supervisor has ended. Raises PartUnavailable if a follower crashed."""
     wiring.prepare_home(settings)
     server = wiring.open_server(
         settings,
@@ -141,20 +141,20 @@ def run_role(
         listen_fd=listen_fd,
         log=log,
         on_serving=control.serving,
-        on_away=control.away,
+        on_away=control.not_serving,
         describe=control.describe,
     )
     worker = Worker(role, settings, stopping, control, log)
 
     def has_to_stop() -> bool:
-        # A worker does not outlive its supervisor: the next one starts its own.
-        return stopping.is_set() or worker.crashed or control.is_gone
+        # A worker must not outlive its supervisor: the next supervisor starts its own workers.
+        return stopping.is_set() or worker.crashed or control.supervisor_ended
 
     if settings.is_local:
         control.serving()
     try:
         service = opened(worker.open, server, stopping=has_to_stop, log=log, on_missing=control.cannot_open)
-        serve(service, server, stopping=has_to_stop, on_trouble=control.waits, log=log)
+        serve(service, server, stopping=has_to_stop, on_unavailable=control.waits, log=log)
         crashed = worker.crashed
         service.close()
     finally:

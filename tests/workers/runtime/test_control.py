@@ -1,143 +1,114 @@
-"""What a worker tells its supervisor, and how it notices that the supervisor is gone."""
+"""What a worker reports to its supervisor and in a roll call, and how it notices the end of the supervisor."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adapters.log import open_log
-from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.errors import PartUnavailable
 from domain.users.errors import EmailTaken
 from tests.support.builders import DEADLINE_S
 from workers.runtime.control import Control
-from workers.runtime.followers import Follower
 
 DOWN = PartUnavailable("vault", "PostgreSQL at db: connection refused", "Start it.")
 
 
-Line = tuple[socket.socket, Control]
-"""The supervisor's end and the worker's."""
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The supervisor's and the worker's end of the control socket."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE_S)
+    with ours:
+        yield ours, theirs
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
-    ours, theirs = socket.socketpair()
-    ours.settimeout(DEADLINE_S)
-    control = Control(theirs.detach(), role="users", instance=2)
-    with ours:
-        yield ours, control
+def supervisor(ends: tuple[socket.socket, socket.socket]) -> socket.socket:
+    return ends[0]
+
+
+@pytest.fixture
+def control(ends: tuple[socket.socket, socket.socket]) -> Iterator[Control]:
+    control = Control(ends[1].detach(), role="users", instance=2)
+    yield control
     control.close()
 
 
-@pytest.fixture
-def supervisor(line: Line) -> socket.socket:
-    return line[0]
-
-
-@pytest.fixture
-def control(line: Line) -> Control:
-    return line[1]
-
-
-def is_ready(control: Control) -> None:
+def become_ready(control: Control) -> None:
     control.serving()
     control.opened()
 
 
-def heard(supervisor: socket.socket) -> Any:
-    return json.loads(supervisor.recv(65536))
+def reports(supervisor: socket.socket) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in supervisor.recv(1 << 20).splitlines()]
+
+
+# --- reports ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("say", "expected"),
+    ("step", "expected"),
     [
-        (lambda control: is_ready(control), {"state": "ready"}),
+        (become_ready, {"state": "ready"}),
         (lambda control: control.waits(DOWN), {"error": DOWN.to_wire()}),
-        (lambda control: control.away(DOWN), {"state": "waiting", "error": DOWN.to_wire()}),
+        (lambda control: control.not_serving(DOWN), {"state": "waiting", "error": DOWN.to_wire()}),
         (lambda control: control.cannot_open(DOWN), {"state": "waiting", "error": DOWN.to_wire()}),
         (lambda control: control.fails(DOWN), {"state": "failing", "error": DOWN.to_wire()}),
+        (
+            lambda control: control.fails(RuntimeError("ada@example.com")),
+            {"state": "failing", "error": {"code": "internal", "message": "RuntimeError"}},
+        ),
     ],
-    ids=["ready", "waits", "away", "cannot-open", "fails"],
+    ids=["ready", "waits", "not-serving", "cannot-open", "fails", "a bug by its class"],
 )
-def test_the_supervisor_hears_how_its_worker_is(
-    supervisor: socket.socket, control: Control, say: Callable[[Control], None], expected: dict[str, Any]
+def test_a_state_is_reported_to_the_supervisor(
+    supervisor: socket.socket, control: Control, step: Callable[[Control], None], expected: dict[str, Any]
 ) -> None:
-    say(control)
+    step(control)
 
-    assert heard(supervisor) == expected
-
-
-def test_of_a_bug_only_the_name_is_told(supervisor: socket.socket, control: Control) -> None:
-    control.fails(RuntimeError("ada@example.com"))
-
-    assert heard(supervisor)["error"] == {"code": "internal", "message": "RuntimeError"}
+    assert reports(supervisor) == [expected]
 
 
-def test_a_worker_notices_that_its_supervisor_is_gone(supervisor: socket.socket, control: Control) -> None:
-    assert not control.is_gone
+def test_the_same_error_is_not_reported_with_every_request(
+    supervisor: socket.socket, control: Control
+) -> None:
+    other = PartUnavailable("event store", "it is down")
+    for _ in range(1000):
+        control.waits(DOWN)
+    control.waits(other)
 
-    supervisor.close()
-
-    assert control.is_gone
-    is_ready(control)  # nobody to tell, and no failure
-
-
-def test_in_the_foreground_nobody_is_told_and_nobody_is_missed() -> None:
-    control = Control(None, role="users", instance=1)
-
-    is_ready(control)
-    control.fails(EmailTaken())
-
-    assert not control.is_gone
-
-
-def test_a_follower_tells_what_it_waits_for_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
-    outcomes: list[EsError | None] = [DOWN, DOWN, None]
-    waited_for: list[EsError] = []
-
-    def run(_: Callable[[], bool]) -> None:
-        if (error := outcomes.pop(0)) is not None:
-            raise error
-
-    log = open_log(tmp_path.name, tmp_path / "log")
-    Follower("f", run, stopping=threading.Event(), on_wait=waited_for.append, log=log).join()
-
-    assert waited_for == [DOWN, DOWN]
-    assert outcomes == []
+    errors = [report["error"] for report in reports(supervisor)]
+    assert (errors[0], errors[-1]) == (DOWN.to_wire(), other.to_wire())
+    assert len(errors) < 20
 
 
 @pytest.mark.parametrize(
-    ("is_missing", "is_back"),
+    ("fail", "recover"),
     [
-        (lambda control: control.away(DOWN), Control.serving),
+        (lambda control: control.not_serving(DOWN), Control.serving),
         (lambda control: control.cannot_open(DOWN), Control.opened),
     ],
     ids=["broker", "part"],
 )
 def test_a_worker_is_ready_only_with_its_broker_and_its_parts(
-    control: Control, is_missing: Callable[[Control], None], is_back: Callable[[Control], None]
+    control: Control, fail: Callable[[Control], None], recover: Callable[[Control], None]
 ) -> None:
     states = [control.describe()["state"]]
-    for step in (Control.serving, Control.opened, is_missing, is_back):
+    for step in (Control.serving, Control.opened, fail, recover):
         step(control)
         states.append(control.describe()["state"])
 
     assert states == ["starting", "starting", "ready", "waiting", "ready"]
 
 
-# --- how it is, for whoever asks -------------------------------------------------------------
-
-
-def test_it_tells_who_it_is_and_how_it_is(control: Control) -> None:
+def test_a_description_names_the_worker_its_state_and_its_last_error(control: Control) -> None:
     before = control.describe()
-    is_ready(control)
+    become_ready(control)
     control.waits(DOWN)
     after = control.describe()
 
@@ -148,13 +119,22 @@ def test_it_tells_who_it_is_and_how_it_is(control: Control) -> None:
     assert after["last_error"]["at"] >= "2026"
 
 
-def test_the_same_trouble_is_not_told_with_every_request(supervisor: socket.socket, control: Control) -> None:
-    other = PartUnavailable("event store", "it is down")
-    for _ in range(1000):
-        control.waits(DOWN)
-    control.waits(other)
+# --- the supervisor --------------------------------------------------------------------------
 
-    heard_of = [json.loads(line)["error"] for line in supervisor.recv(1 << 20).splitlines()]
-    assert heard_of[0] == DOWN.to_wire()
-    assert heard_of[-1] == other.to_wire()
-    assert len(heard_of) < 20
+
+def test_a_worker_notices_the_end_of_its_supervisor(supervisor: socket.socket, control: Control) -> None:
+    assert not control.supervisor_ended
+
+    supervisor.close()
+
+    assert control.supervisor_ended
+    become_ready(control)  # a report without a reader is no failure
+
+
+def test_a_worker_in_the_foreground_reports_to_no_supervisor() -> None:
+    control = Control(None, role="users", instance=1)
+
+    become_ready(control)
+    control.fails(EmailTaken())
+
+    assert not control.supervisor_ended
