@@ -1,4 +1,4 @@
-"""How fast ids are made, as ratios to `uuid.uuid4()` in the same run; nothing here is a test.
+"""Measure how fast ids are made, as ratios to `uuid.uuid4()` in the same run. Nothing is asserted.
 
     python scripts/bench_ids.py                 in this process, then through a worker and its local socket
     python scripts/bench_ids.py --in-process    without the worker
@@ -39,7 +39,7 @@ HOW_TO_HAVE_PEERS = "python -m pip install --editable '.[bench]'"
 
 @dataclass
 class Candidate:
-    """Something that makes ids. `calls` a round are few enough that the rounds of all lie close together."""
+    """A generator of ids. `calls` per round are so few that the rounds of all candidates are close in time."""
 
     name: str
     call: Callable[[], object]
@@ -48,7 +48,7 @@ class Candidate:
     best_ns: float = field(default=float("inf"), init=False)
 
     def __post_init__(self) -> None:
-        # A timer of its own has code of its own: the interpreter adapts each call to what is called there.
+        # One timer per candidate: the interpreter specialises the code of a timer for the function that it calls.
         self._timer = Timer(self.call)
 
     def run(self) -> None:
@@ -57,7 +57,7 @@ class Candidate:
 
 
 def ours() -> Iterator[Candidate]:
-    # Services of their own: whoever draws blocks runs ahead of the clock, and pays for it with the next id.
+    # Separate services: one that issues blocks runs ahead of the clock, which slows its next id.
     single, service = a_service(), a_service()
     first = service.next_id()
     request = [Request("ids.next", {"count": BLOCK})]
@@ -72,7 +72,7 @@ def ours() -> Iterator[Candidate]:
 
 
 def peers() -> Iterator[Candidate]:
-    """Those that are installed; a line on standard error says how to have the others."""
+    """The installed generators; a line on standard error says how to install the others."""
     found = {name: _module(name) for name in ("snowflake", "sonyflake_turbo", "ulid", "uuid6")}
     if absent := [name for name, module in found.items() if module is None]:
         print(
@@ -109,7 +109,7 @@ def a_service() -> IdsService:
 def in_process() -> None:
     base = Candidate("uuid.uuid4()", uuid.uuid4)
     candidates = [base, *ours(), *peers()]
-    # In turns, so that whatever else the machine does falls on all of them; the best is what it can do alone.
+    # In turns, so that other processes disturb all candidates alike. The best round was disturbed least.
     for _ in range(ROUNDS):
         for candidate in candidates:
             candidate.run()
