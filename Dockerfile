@@ -10,7 +10,7 @@ RUN python -m venv /opt/es && /opt/es/bin/pip install --no-cache-dir --constrain
 
 FROM python:3.13-slim-bookworm
 COPY --from=build /opt/es /opt/es
-# A user of its own; the home holds nothing but logs and sockets when every part is given by URL.
+# Its own user. When every part is given by URL, the home holds only logs and sockets.
 RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/es es
 USER es
 ENV PATH=/opt/es/bin:$PATH ES_HOME=/var/lib/es ES_AUTOSTART=0

@@ -1,22 +1,24 @@
-# Everything a newcomer, a developer and CI type. `make help` lists it.
+# The commands of newcomers, developers and CI. `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := cli workers domain adapters
 SEEDS ?= 1-10
 IDS ?= 100000000
-# `make logs users`: words after logs are roles, not targets.
+SOAK_SEEDS ?= 1-100
+SOAK_IDS ?= 1000000000
+# `make logs users`: the words after logs are roles, not targets.
 ifeq (logs,$(firstword $(MAKECMDGOALS)))
 ROLES := $(wordlist 2,9,$(MAKECMDGOALS))
 $(eval $(ROLES):;@:)
 endif
 
-.PHONY: help install up down logs demo test check format docs load bench simulate clean
+.PHONY: help install up down logs demo test soak check format docs load bench simulate clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-# Made once and again only when the dependencies change, so that everything works offline afterwards.
+# Depends on these two files alone: after the first run everything works offline until they change.
 install: .venv/.installed ## Make .venv and install
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'es needs Python 3.11 or newer; set PYTHON=…'; exit 1; }
@@ -40,32 +42,40 @@ down: install ## Stop the workers
 logs: install ## Print the workers' logs: make logs, make logs users
 	@$(BIN)/es logs $(firstword $(ROLES))
 
-demo: install ## Show the main job in a throw-away home
+demo: install ## Show the main commands in a throw-away home
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/demo.sh
 
-# Three at a time, also on two cores: the tests of faults mostly wait.
-test: install ## Run every test that can run here
+# Three processes, also on two cores: the tests of faults mostly wait.
+test: install ## Run every test that can run on this machine
 	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
-check: install ## Format, lint, types, imports, generated docs; edits nothing
+soak: install ## Run the long campaigns of faults and simulation, an hour or more: make soak SOAK_SEEDS=1-20
+	@echo '1 of 3: faults and simulation with ES_TEST_EFFORT=long'
+	ES_TEST_EFFORT=long $(BIN)/python -m pytest tests/faults tests/simulation
+	@echo '2 of 3: properties, 2,000 examples each'
+	$(BIN)/python -m pytest --hypothesis-profile=thorough tests/domain tests/adapters/test_codec.py tests/workers/ids
+	@echo '3 of 3: simulated histories, seeds $(SOAK_SEEDS), $(SOAK_IDS) ids'
+	$(BIN)/python -m tests.simulation --seeds $(SOAK_SEEDS) --ids $(SOAK_IDS)
+
+check: install ## Check format, lint, types, imports, architecture, documents, prose; edits nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/test_architecture.py
-	$(BIN)/python scripts/cli_reference.py --check
+	$(BIN)/python -m scripts.generate --check
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py tests/test_documents.py tests/test_prose.py
 
-format: install ## Format and mend what can be mended
+format: install ## Format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: install ## Write the generated docs
-	$(BIN)/python scripts/cli_reference.py
+docs: install ## Write docs/cli.md and the role services of the compose files
+	$(BIN)/python -m scripts.generate
 
-load: install ## A load run against the workers that are up: make load ARGS='-p 8 -n 1000'
+load: install ## Load the running workers: make load ARGS='-p 8 -n 1000'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/load.sh $(ARGS)
 
-bench: install ## Measure; see docs/performance.md
+bench: install ## Measure ids; see docs/performance.md
 	@$(BIN)/python scripts/bench_ids.py
 
 simulate: install ## Look for duplicate ids under faults: make simulate SEEDS=1-50

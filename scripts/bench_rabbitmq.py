@@ -1,4 +1,4 @@
-"""What a worker behind RabbitMQ carries, compared with the least that pika can do, measured in the same run.
+"""Measure the throughput of a worker behind RabbitMQ, compared with a bare pika echo in the same run.
 
     python scripts/bench_rabbitmq.py [--url amqp://guest:guest@127.0.0.1/] [--seconds 3] [--rounds 3]
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import pika
+import pika  # type: ignore[import-untyped]
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -43,7 +43,7 @@ COMMAND = {"command_id": str(uuid4()), "actor": "uid:1000", "input": {"user_id":
 
 
 class Echo:
-    """The lightest service: what is measured is the transport and the loop around it."""
+    """A service that does no work, so that only the transport and the loop are measured."""
 
     role = WORKER
 
@@ -58,7 +58,7 @@ def run_worker(url: str) -> None:
 
 
 class BareEcho:
-    """Answers each message with its own body; acknowledges and flushes once for all that came together."""
+    """Reply to each message with its body. Acknowledge and flush once per batch."""
 
     def __init__(self, url: str) -> None:
         self._last = 0
@@ -101,7 +101,7 @@ def process(which: str, url: str) -> Iterator[None]:
 
 
 class BareClient:
-    """Keeps a number of single commands in flight for a while and counts the answers."""
+    """Keep a number of single commands in flight for some seconds and count the replies."""
 
     def __init__(self, url: str, queue: str, seconds: float) -> None:
         self._queue = queue
@@ -113,7 +113,7 @@ class BareClient:
         )
 
     def rate(self) -> float:
-        """Answers per second."""
+        """Replies per second."""
         self._connection.ioloop.start()
         return self._answers / self._took_s
 
@@ -171,9 +171,9 @@ def compare(url: str, seconds: float, rounds: int) -> None:
     echo, single, bulk = [], [], []
     with process(ECHO, url), process(WORKER, url):
         wait_for(url, WORKER)
-        time.sleep(1.0)  # the echo has no designed answer to wait for
+        time.sleep(1.0)  # the echo gives no signal that it is ready
         for _ in range(rounds):
-            # In turn, so that whatever else the machine does falls on all alike.
+            # In turns, so that other processes disturb all three alike.
             echo.append(BareClient(url, f"es.{ECHO}", seconds).rate())
             single.append(BareClient(url, f"es.{WORKER}", seconds).rate())
             bulk.append(bulk_rate(url, seconds))

@@ -1,6 +1,7 @@
-"""Who may import whom, read off the sources: docs/adr and `lint-imports` say why, this says that it is so.
+"""Which module may import which, read from the sources. docs/architecture.md shows the arrows.
 
-import-linter checks the layers it knows; a new top-level package would slip past it, so the set is exact here.
+import-linter checks the layers that pyproject.toml lists. These tests also see imports inside functions, circles, and a
+new top-level package, which import-linter would ignore.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from domain.features import registry
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"adapters", "cli", "domain", "workers"}
 OTHER_FOLDERS = {"tests", "scripts", "docs"}
-"""Folders at the top that may hold Python without being a package of the program."""
+"""Other top-level folders that may contain Python."""
 
 IMPURE = {
     "asyncio",
@@ -49,15 +53,15 @@ IMPURE = {
     "time",
     "urllib",
 }
-"""Modules that bring a clock, chance, a machine or a network in."""
+"""Modules that read a clock, draw random numbers, or use the machine or the network."""
 
 SHARED_ADAPTERS = {"adapters.clock", "adapters.crypto", "adapters.settings", "adapters.log"}
-"""Adapters that others build on; `wiring` and `versions` see all."""
+"""Adapters that every adapter may import; `wiring` and `versions` import all."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """`module` imports `target`, at the top of the file or only when something is called."""
+    """`module` imports `target`, at the top of the file or inside a function."""
 
     module: str
     target: str
@@ -85,7 +89,9 @@ def _imports() -> Iterator[Import]:
                 for alias in node.names:
                     yield Import(name, alias.name, at_top)
             elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{name} imports relatively; dotted names can be found by searching"
+                assert node.level == 0, (
+                    f"{name} has a relative import, which a search for the full name misses"
+                )
                 assert node.module is not None
                 for alias in node.names:
                     is_module = (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").exists()
@@ -114,7 +120,7 @@ def imports_of(package: str) -> list[Import]:
 # --- the whole -------------------------------------------------------------------------------
 
 
-def test_the_reading_of_imports_finds_what_is_there() -> None:
+def test_imports_of_both_kinds_are_found() -> None:
     assert Import("workers.users.service", "workers.users.claims", at_top=True) in IMPORTS
     assert Import("adapters.wiring", "adapters.local.caller", at_top=False) in IMPORTS
     assert len(IMPORTS) > 200
@@ -141,14 +147,14 @@ def _tracked_python() -> list[Path]:
     ]
 
 
-def test_what_is_shipped_are_these_packages() -> None:
+def test_exactly_these_packages_are_shipped() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
     assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == PACKAGES
     assert project["project"]["scripts"] == {"es": "cli.main:app"}
 
 
-def test_every_module_says_what_it_promises() -> None:
+def test_every_module_has_a_docstring() -> None:
     without = [name for name, tree in sources() if not ast.get_docstring(tree)]
 
     assert without == []
@@ -161,7 +167,7 @@ def test_the_program_does_not_import_its_tests() -> None:
 # --- layers ----------------------------------------------------------------------------------
 
 
-def test_the_domain_imports_nothing_but_itself_the_standard_library_and_tenacity_for_handling() -> None:
+def test_of_libraries_the_domain_imports_only_tenacity_in_the_command_handler() -> None:
     outside = {
         (found.module, found.package)
         for found in imports_of("domain")
@@ -171,12 +177,12 @@ def test_the_domain_imports_nothing_but_itself_the_standard_library_and_tenacity
     assert outside <= {("domain.kernel.command_handler", "tenacity")}
 
 
-def test_the_domain_knows_no_clock_no_chance_and_no_machine() -> None:
+def test_the_domain_imports_no_clock_no_randomness_and_no_machine() -> None:
     assert [found for found in imports_of("domain") if found.package in IMPURE] == []
 
 
-def test_the_domain_calls_nothing_that_answers_differently_each_time() -> None:
-    changeable = ("uuid1", "uuid4", "datetime.now", "datetime.utcnow", "date.today", "datetime.today")
+def test_the_domain_calls_no_impure_function() -> None:
+    impure = ("uuid1", "uuid4", "datetime.now", "datetime.utcnow", "date.today", "datetime.today")
     calls = [
         (name, ast.unparse(node.func))
         for name, tree in sources()
@@ -185,7 +191,7 @@ def test_the_domain_calls_nothing_that_answers_differently_each_time() -> None:
         if isinstance(node, ast.Call)
     ]
 
-    assert [call for call in calls if call[1].endswith(changeable)] == []
+    assert [call for call in calls if call[1].endswith(impure)] == []
     assert [call for call in calls if call[1] in ("open", "print", "input", "exec", "eval")] == []
 
 
@@ -198,7 +204,7 @@ def test_workers_and_the_command_line_never_import_each_other() -> None:
     assert [found for found in imports_of("cli") if found.package == "workers"] == []
 
 
-def test_an_adapter_sees_its_own_folder_and_the_shared_ones_only() -> None:
+def test_an_adapter_imports_only_its_folder_and_the_shared_adapters() -> None:
     arrows = {
         (found.module, found.target)
         for found in imports_of("adapters")
@@ -213,21 +219,21 @@ def test_an_adapter_sees_its_own_folder_and_the_shared_ones_only() -> None:
 
 
 def _folder(module: str) -> str:
-    """`adapters.sqlite` for everything in that folder."""
+    """`adapters.sqlite` for every module of that folder."""
     return ".".join(module.split(".")[:2])
 
 
-def test_shared_adapters_do_not_lean_on_particular_ones() -> None:
-    leaning = {
+def test_shared_adapters_import_no_other_adapter() -> None:
+    arrows = {
         (found.module, found.target)
         for found in imports_of("adapters")
         if _folder(found.module) in SHARED_ADAPTERS and found.package == "adapters"
     }
 
-    assert {pair for pair in leaning if _folder(pair[1]) not in SHARED_ADAPTERS} == set()
+    assert {arrow for arrow in arrows if _folder(arrow[1]) not in SHARED_ADAPTERS} == set()
 
 
-def test_the_kernel_knows_no_aggregate_and_aggregates_do_not_see_each_other() -> None:
+def test_the_kernel_imports_no_aggregate_and_aggregates_never_each_other() -> None:
     arrows = {
         (_folder(found.module), _folder(found.target), found.module)
         for found in imports_of("domain")
@@ -242,7 +248,7 @@ def test_the_kernel_knows_no_aggregate_and_aggregates_do_not_see_each_other() ->
 def test_nothing_is_imported_in_a_circle() -> None:
     graph: dict[str, set[str]] = {name: set() for name, _ in sources()}
     for found in IMPORTS:
-        if found.target in graph:  # also those that a function imports when it is called
+        if found.target in graph:  # imports inside functions count
             graph[found.module].add(found.target)
     done: set[str] = set()
 
@@ -258,7 +264,36 @@ def test_nothing_is_imported_in_a_circle() -> None:
     assert done == set(graph)
 
 
-# --- what comes from outside -----------------------------------------------------------------
+# --- the registry ----------------------------------------------------------------------------
+
+
+def test_every_module_that_the_registry_names_has_its_entry() -> None:
+    named = [
+        entry
+        for feature in registry().features
+        for entry in [
+            (feature.cli, "app"),
+            *((module, "queries") for module in feature.queries),
+            *((role.service, "open_service") for role in feature.roles),
+        ]
+        if entry[0]
+    ]
+
+    assert len(named) > 10
+    assert [entry for entry in named if not callable(getattr(import_module(entry[0]), entry[1], None))] == []
+
+
+def test_every_model_that_the_registry_names_has_content() -> None:
+    known = registry()
+
+    assert known.aggregates
+    assert known.events
+    assert known.projections
+    for model in (feature.model for feature in known.features if feature.model):
+        assert any(hasattr(import_module(model), name) for name in ("AGGREGATES", "EVENTS", "PROJECTIONS"))
+
+
+# --- libraries -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -272,28 +307,28 @@ def test_nothing_is_imported_in_a_circle() -> None:
         ("cryptography", "adapters.crypto"),
     ],
 )
-def test_a_library_is_known_to_one_place(library: str, home: str) -> None:
+def test_a_library_is_imported_in_one_place(library: str, home: str) -> None:
     assert importers_of(library)
     assert all(module == home or module.startswith(f"{home}.") for module in importers_of(library))
 
 
 @pytest.mark.parametrize("library", ["typer", "rich", "click"])
-def test_what_draws_on_a_terminal_is_known_to_the_command_line_alone(library: str) -> None:
+def test_only_the_command_line_imports_terminal_libraries(library: str) -> None:
     assert {module.partition(".")[0] for module in importers_of(library)} <= {"cli"}
 
 
-def test_every_library_that_is_imported_is_declared_and_none_is_declared_in_vain() -> None:
+def test_the_declared_libraries_are_the_imported_ones() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     optional = project["optional-dependencies"]["postgres"]
     declared = {_name(requirement) for requirement in [*project["dependencies"], *optional]}
     imported = {found.package for found in IMPORTS} - PACKAGES - set(sys.stdlib_module_names)
 
-    assert imported <= declared | BROUGHT_ALONG
+    assert imported <= declared | INDIRECT
     assert declared <= imported
 
 
-BROUGHT_ALONG = {"click", "grpc"}
-"""Libraries that come with another, whose types and errors are theirs: typer's and esdbclient's."""
+INDIRECT = {"click", "grpc"}
+"""Dependencies of typer and of esdbclient, which raise their errors and take their types."""
 
 
 def _name(requirement: str) -> str:
@@ -302,7 +337,7 @@ def _name(requirement: str) -> str:
     return requirement
 
 
-# --- what a short-lived command pays ---------------------------------------------------------
+# --- the start of a command ------------------------------------------------------------------
 
 HEAVY = {
     "apsw",
@@ -318,7 +353,7 @@ HEAVY = {
 }
 
 
-def test_the_local_transport_stands_on_the_standard_library_alone() -> None:
+def test_the_local_transport_imports_no_library() -> None:
     outside = {
         found.package
         for found in IMPORTS
@@ -328,7 +363,7 @@ def test_the_local_transport_stands_on_the_standard_library_alone() -> None:
     assert outside == {"adapters", "domain"}
 
 
-def test_wiring_imports_no_adapter_before_it_is_asked_to() -> None:
+def test_wiring_imports_adapters_inside_functions_only() -> None:
     tops = {
         found.target
         for found in IMPORTS
@@ -338,7 +373,7 @@ def test_wiring_imports_no_adapter_before_it_is_asked_to() -> None:
     assert tops == {"adapters.settings"}
 
 
-def test_asking_a_worker_loads_nothing_heavy() -> None:
+def test_a_request_to_a_worker_loads_no_heavy_module() -> None:
     code = """
 import sys
 from pathlib import Path

@@ -15,7 +15,7 @@ import re
 import tokenize
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,17 @@ PROGRAM_FOLDERS = ("adapters", "cli", "domain", "es", "examples", "scripts", "wo
 """Folders with Python that is not a test. A folder that does not exist is skipped."""
 TEST_FOLDERS = ("tests",)
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md")
+COMMENTED = (
+    "Makefile",
+    "Dockerfile",
+    "pyproject.toml",
+    "*.yml",
+    ".*.yaml",
+    ".ci/*",
+    "scripts/*.sh",
+    "adapters/**/*.sql",
+)
+"""Files that are no Python and have comments from `# ` or `-- ` to the end of the line."""
 NOT_MEASURED = ("docs/glossary.md",)
 
 LIMIT_PER_1000_WORDS = 0.2
@@ -37,6 +48,7 @@ VAGUE = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _FENCED_CODE = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
+_END_OF_LINE_COMMENT = re.compile(r"(?:^|\s)(?:#+|--) (.*)$")
 _INLINE_CODE = re.compile(r"(`+)[^`].*?\1")
 _LINK_TARGET = re.compile(r"(?<=\])\([^)\s]*\)")
 
@@ -156,6 +168,12 @@ def document_of(path: str, markdown: str) -> Passage:
     return Passage(path, 1, markdown)
 
 
+def line_comments_of(path: str, text: str) -> Iterator[Passage]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if comment := _END_OF_LINE_COMMENT.search(line):
+            yield Passage(path, number, comment[1])
+
+
 # --- groups ----------------------------------------------------------------------------------
 
 
@@ -178,11 +196,19 @@ def texts(folders: Sequence[str]) -> Iterator[Passage]:
         yield from texts_of(path, source)
 
 
-def documents() -> Iterator[Passage]:
-    for file in sorted({file for pattern in DOCUMENTS for file in ROOT.glob(pattern)}):
+def _matching(patterns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Path and content of every file that matches, but for those that are not measured."""
+    for file in sorted({file for pattern in patterns for file in ROOT.glob(pattern)}):
         path = file.relative_to(ROOT).as_posix()
         if path not in NOT_MEASURED:
-            yield document_of(path, file.read_text("utf-8"))
+            yield path, file.read_text("utf-8")
+
+
+def documents() -> Iterator[Passage]:
+    for path, markdown in _matching(DOCUMENTS):
+        yield document_of(path, markdown)
+    for path, text in _matching(COMMENTED):
+        yield from line_comments_of(path, text)
 
 
 def names_of_tests() -> Iterator[Passage]:
@@ -193,9 +219,9 @@ def names_of_tests() -> Iterator[Passage]:
                 yield Passage(path, node.lineno, node.name)
 
 
-def _words_of_names() -> Iterator[Passage]:
+def words_of_test_names() -> Iterator[Passage]:
     for name in names_of_tests():
-        yield Passage(name.path, name.line, name.text.replace("_", " "))
+        yield replace(name, text=name.text.replace("_", " "))
 
 
 PROSE: dict[str, Callable[[], Iterator[Passage]]] = {
@@ -203,6 +229,7 @@ PROSE: dict[str, Callable[[], Iterator[Passage]]] = {
     "tests, docstrings and comments": lambda: descriptions(TEST_FOLDERS),
     "documents": documents,
     "program, texts": lambda: texts(PROGRAM_FOLDERS),
+    "test names": words_of_test_names,
 }
 """The groups that have to stay within the limit."""
 
@@ -268,6 +295,18 @@ def test_code_in_a_document_is_not_prose() -> None:
     assert found == Measure(5, (Finding("a.md", 9, "Anybody"),))
 
 
+def test_comments_of_other_files_are_prose() -> None:
+    makefile = "# Ask everybody\nlist: ## Show all, or someone\n\techo $#nobody\nSELECT 1 -- anyone\n"
+
+    found = measure(line_comments_of("Makefile", makefile))
+
+    assert list(map(str, found.findings)) == [
+        "Makefile:1: everybody",
+        "Makefile:2: someone",
+        "Makefile:4: anyone",
+    ]
+
+
 def test_a_group_above_the_limit_is_refused_with_each_place() -> None:
     calm = [Passage("a.md", 1, "word " * 4999)]
     vague = Passage("b.md", 7, "whoever")
@@ -282,18 +321,14 @@ def test_a_group_above_the_limit_is_refused_with_each_place() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the rate of each folder and the worst files; with a prefix also each finding.
-
-    The words of test names are shown, but they are not limited.
-    """
+    """Print the rate of each folder and the worst files; with a prefix also each finding."""
     parser = argparse.ArgumentParser(prog="python -m tests.test_prose", description=main.__doc__)
     parser.add_argument("prefixes", nargs="*", metavar="PREFIX", help="measure only paths that start with it")
     parser.add_argument("--files", type=int, default=15, metavar="N", help="how many files to list")
     chosen = parser.parse_args(arguments)
-    groups = {**PROSE, "test names": _words_of_names}
     found_in: dict[str, list[Passage]] = {
         group: [p for p in passages() if not chosen.prefixes or p.path.startswith(tuple(chosen.prefixes))]
-        for group, passages in groups.items()
+        for group, passages in PROSE.items()
     }
     for group, passages in found_in.items():
         _print_rates(group, passages)
