@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from adapters.eventstoredb import event_store as eventstoredb
-from adapters.postgres import database as postgres
+from adapters.eventstoredb import url as eventstoredb
+from adapters.postgres import connection as postgres
 from adapters.rabbitmq import connection as rabbitmq
 from adapters.settings import Settings, load_settings
 from cli.main import app
@@ -25,8 +25,8 @@ MANUAL = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
 Accept = Callable[[str, str], Settings]
 CHECKS: dict[str, tuple[str, Callable[[str], object]]] = {
     "amqp": ("ES_BROKER", rabbitmq.parameters_of),
-    "esdb": ("ES_STORE", eventstoredb._checked),
-    "postgresql": ("ES_VAULT", postgres._parse),
+    "esdb": ("ES_STORE", eventstoredb.checked),
+    "postgresql": ("ES_VAULT", postgres.parse_url),
 }
 
 
@@ -163,7 +163,7 @@ def test_the_unit_of_one_machine_waits_until_every_role_has_drained() -> None:
     [wait_s] = re.findall(r"TimeoutStopSec=(\d+)", unit)
 
     assert roles == [role.name for role in registry().roles if not role.needs_broker]
-    assert int(wait_s) > supervisor._STOP_WAIT_S * len(roles)
+    assert int(wait_s) > supervisor.STOP_WAIT_S * len(roles)
 
 
 def test_the_key_reaches_a_role_as_a_credential() -> None:
