@@ -51,7 +51,7 @@ IMPURE = {
 }
 """Modules that bring a clock, chance, a machine or a network in."""
 
-SHARED_ADAPTERS = {"adapters.clock", "adapters.crypto", "adapters.settings", "adapters.log"}
+SHARED_ADAPTERS = {"adapters.clock", "adapters.crypto", "adapters.log", "adapters.pipeline", "adapters.settings"}
 """Adapters that others build on; `wiring` and `versions` see all."""
 
 

@@ -22,7 +22,7 @@ from typer.main import get_command
 
 from adapters.eventstoredb import event_store as eventstoredb
 from adapters.postgres import database as postgres
-from adapters.rabbitmq import connection as rabbitmq
+from adapters.rabbitmq import url as rabbitmq
 from adapters.settings import load_settings
 from cli.main import app
 from domain.features import ROLES
