@@ -45,8 +45,6 @@ COMMAND = {"command_id": str(uuid4()), "actor": "uid:1000", "input": {"user_id":
 class Echo:
     """A service that does no work, so that only the transport and the loop are measured."""
 
-    role = WORKER
-
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
         return [request.body for request in batch]
 
@@ -54,7 +52,11 @@ class Echo:
 
 
 def run_worker(url: str) -> None:
-    serve(Echo(), RabbitServer(url, WORKER), stopping=threading.Event().is_set, log=open_log("bench", None))
+    log = open_log("bench", None)
+    server = RabbitServer(
+        url, WORKER, log=log, on_serving=lambda: None, on_away=lambda _: None, describe=dict
+    )
+    serve(Echo(), server, stopping=threading.Event().is_set, log=log)
 
 
 class BareEcho:

@@ -55,7 +55,13 @@ IMPURE = {
 }
 """Modules that read a clock, draw random numbers, or use the machine or the network."""
 
-SHARED_ADAPTERS = {"adapters.clock", "adapters.crypto", "adapters.settings", "adapters.log"}
+SHARED_ADAPTERS = {
+    "adapters.clock",
+    "adapters.crypto",
+    "adapters.log",
+    "adapters.pipeline",
+    "adapters.settings",
+}
 """Adapters that every adapter may import; `wiring` and `versions` import all."""
 
 

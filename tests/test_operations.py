@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from adapters.eventstoredb import url as eventstoredb
 from adapters.postgres import connection as postgres
-from adapters.rabbitmq import connection as rabbitmq
+from adapters.rabbitmq import url as rabbitmq
 from adapters.settings import Settings, load_settings
 from cli.main import app
 from domain.features import registry
@@ -52,7 +52,7 @@ def settings_of_the_table() -> list[tuple[str, str]]:
 def accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Accept:
     """Checks a URL as the settings and its adapter do, and returns the settings."""
     # The URLs name files that are missing here.
-    monkeypatch.setattr(rabbitmq, "_tls", lambda files: ssl.create_default_context())
+    monkeypatch.setattr(rabbitmq, "_tls_context", lambda files: ssl.create_default_context())
 
     def accept(setting: str, url: str) -> Settings:
         settings = load_settings(environment={"ES_HOME": str(tmp_path), setting: url})

@@ -1,11 +1,7 @@
-"""Requests over Unix sockets, one per role: the embedded transport.
+"""The socket of each role: its path, and who may connect to it.
 
-A frame is its length in 4 bytes, big-endian, then a JSON object: `{"id", "kind", "body"}` one way,
-`{"id", "ok"}` or `{"id", "error": {"code", "kind", "message", "hint"}}` the other. Frames are pipelined;
-an id belongs to its connection. Several workers of a role accept from one listening socket.
-
-Promise: a caller gets the answer of the connection it asked on, or asks again. Refusal: nothing outside
-the standard library is imported here, because every short-lived command pays for it.
+Promise: only the owner of the home can connect to a socket or replace it. Refusal: a folder that other users
+can write to is not used, by neither side.
 """
 
 from __future__ import annotations
@@ -17,16 +13,17 @@ from pathlib import Path
 
 from domain.kernel.errors import PartUnavailable
 
+_PART = "local transport"
 _PATH_LIMIT_BYTES = 100  # sun_path holds 108 bytes on Linux and 104 on macOS
 _BACKLOG = 512
 
 
 def socket_path(run: Path, role: str) -> Path:
-    """The socket of a role. In `run`, or, if that is too long for a socket, in a private folder named by its hash."""
+    """The path of a role's socket: in `run`, or in a private folder named by its hash if `run` is too long."""
     path = run / f"{role}.sock"
     if len(os.fsencode(path)) <= _PATH_LIMIT_BYTES:
         return path
-    import hashlib  # both only for such a home
+    import hashlib  # both for a long path only: a short-lived command must not pay for them
     import tempfile
 
     name = f"es-{os.getuid()}-{hashlib.sha256(os.fsencode(os.path.realpath(run))).hexdigest()[:20]}"
@@ -36,21 +33,21 @@ def socket_path(run: Path, role: str) -> Path:
 
 
 def refuse_shared(folder: Path) -> None:
-    """Others who can write to the folder could put their own socket there. Raises PartUnavailable."""
+    """Raise PartUnavailable if other users can write to the folder: they could put their own socket there."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise PartUnavailable(
-            "local transport", f"{folder} is not a private folder of this user", "Remove it, then repeat."
+            _PART, f"{folder} is not a private folder of this user", "Remove it, then retry."
         )
 
 
 def listen(path: Path) -> socket.socket:
-    """Bind a socket that only its owner can connect to. A file left behind by a dead process is replaced.
+    """Bind a socket that only its owner can connect to. The file of a dead process is replaced.
 
     The caller must know that no living process serves the path, by a lock or by `is_served`.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o077)
+    mask = os.umask(0o077)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_shared(path.parent)
@@ -60,10 +57,10 @@ def listen(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         raise PartUnavailable(
-            "local transport", f"{path}: {error.strerror}", "Make the folder writable for this user."
+            _PART, f"{path}: {error.strerror}", "Make the folder writable for this user."
         ) from error
     finally:
-        os.umask(before)
+        os.umask(mask)
     listener.listen(_BACKLOG)
     return listener
 

@@ -1,11 +1,11 @@
-"""Requests over Unix sockets, one per role: the embedded transport.
+"""The frames on a local socket.
 
-A frame is its length in 4 bytes, big-endian, then a JSON object: `{"id", "kind", "body"}` one way,
-`{"id", "ok"}` or `{"id", "error": {"code", "kind", "message", "hint"}}` the other. Frames are pipelined;
-an id belongs to its connection. Several workers of a role accept from one listening socket.
+A frame is its length in 4 bytes, big-endian, then a JSON object: `{"id", "kind", "body"}` for a request,
+`{"id", "ok"}` or `{"id", "error": {"code", "kind", "message", "hint"}}` for its reply. Frames are pipelined;
+an id is unique on its connection.
 
-Promise: a caller gets the answer of the connection it asked on, or asks again. Refusal: nothing outside
-the standard library is imported here, because every short-lived command pays for it.
+Promise: a frame is read whole or not at all. Refusal: anything that is not a frame raises an error, because
+nothing after it can be trusted.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from domain.kernel.errors import MessageTooLarge
 from domain.kernel.messages import Body, to_json
 
 MAX_FRAME_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
+"""How much is sent or received at once."""
 _LENGTH = struct.Struct(">I")
 
 
 def frame(message: Mapping[str, Any], *, what: str = "the request") -> bytes:
+    """The frame of a message. Raises MessageTooLarge, in which `what` names the message."""
     raw = to_json(message).encode("utf-8", "surrogatepass")
     if len(raw) > MAX_FRAME_BYTES:
         raise MessageTooLarge(what, MAX_FRAME_BYTES)
@@ -30,7 +33,10 @@ def frame(message: Mapping[str, Any], *, what: str = "the request") -> bytes:
 
 
 def take_frames(buffer: bytearray) -> list[Body]:
-    """Whole frames from the front of `buffer`, which keeps the rest. Raises ValueError on anything else."""
+    """Take the whole frames from the front of `buffer`, which keeps the rest.
+
+    Raises ValueError or RecursionError on anything else.
+    """
     messages: list[Body] = []
     start = 0
     while len(buffer) - start >= _LENGTH.size:

@@ -1,11 +1,7 @@
-"""Requests over Unix sockets, one per role: the embedded transport.
+"""The server of one role on a Unix socket. Several workers of a role accept from one listening socket.
 
-A frame is its length in 4 bytes, big-endian, then a JSON object: `{"id", "kind", "body"}` one way,
-`{"id", "ok"}` or `{"id", "error": {"code", "kind", "message", "hint"}}` the other. Frames are pipelined;
-an id belongs to its connection. Several workers of a role accept from one listening socket.
-
-Promise: a caller gets the answer of the connection it asked on, or asks again. Refusal: nothing outside
-the standard library is imported here, because every short-lived command pays for it.
+Promise: a caller receives the replies to its own requests only. Refusal: requests of a caller that has
+disconnected are dropped, and a connection that sends anything but frames is closed.
 """
 
 from __future__ import annotations
@@ -17,8 +13,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from adapters.local.caller import CHUNK_BYTES
-from adapters.local.frames import frame, take_frames
+from adapters.local.frames import CHUNK_BYTES, frame, take_frames
 from domain.kernel.errors import EsError, MessageTooLarge
 from domain.kernel.messages import Body, Later, Reply, Request
 
@@ -38,7 +33,7 @@ class _Peer:
 
 
 class Delivery:
-    """A request and the way back to who asked."""
+    """A request, with the connection and the frame id for its reply."""
 
     __slots__ = ("frame_id", "peer", "request")
 
@@ -49,8 +44,10 @@ class Delivery:
 
 
 class LocalServer:
-    """Hands over whatever is waiting. Used by one thread, which also does the work: what comes in
-    meanwhile waits in the sockets and makes the next batch, and that is what group commit lives on."""
+    """A `Server` over Unix sockets, used by one thread that also does the work.
+
+    Requests that arrive during the work wait in the sockets and become the next batch (group commit).
+    """
 
     def __init__(self, listener: socket.socket) -> None:
         listener.setblocking(False)
@@ -62,19 +59,19 @@ class LocalServer:
         self._ready: collections.deque[Delivery] = collections.deque()
 
     def receive(self, limit: int, wait_s: float) -> list[Delivery]:
-        """Up to `limit` requests, as soon as there are any; an empty list after `wait_s` seconds."""
+        """Receive up to `limit` requests, as soon as there are any; none after `wait_s` seconds."""
         self._pump(0 if self._ready else wait_s)
         return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
 
     def answer(self, replies: Sequence[tuple[Delivery, Reply]]) -> None:
-        """Send replies. A caller that is gone is passed over: it asks again, or never wanted to know."""
+        """Send replies. Replies to disconnected callers are dropped."""
         touched: dict[int, _Peer] = {}
         for delivery, reply in replies:
             assert not isinstance(reply, Later)
             message: Body = {"id": delivery.frame_id}
             message.update({"error": reply.to_wire()} if isinstance(reply, EsError) else {"ok": reply})
             try:
-                raw = frame(message, what="the answer")
+                raw = frame(message, what="the reply")
             except MessageTooLarge as error:
                 raw = frame({"id": delivery.frame_id, "error": error.to_wire()})
             delivery.peer.outgoing += raw
@@ -84,10 +81,11 @@ class LocalServer:
                 self._send(fd, peer)
 
     def is_gone(self, delivery: Delivery) -> bool:
+        """Whether the caller has disconnected."""
         return delivery.peer.socket.fileno() < 0
 
     def stop_listening(self) -> None:
-        """Take no new connections; those that are open go on."""
+        """Accept no new connections. Open ones continue."""
         if self._listener is not None:
             if not self._is_full:
                 self._poll.unregister(self._listener)
@@ -95,7 +93,7 @@ class LocalServer:
             self._listener = None
 
     def close(self) -> None:
-        """Send what can be sent at once, then let go of everything."""
+        """Send what can be sent within a second per connection, then close every connection."""
         self.stop_listening()
         for fd, peer in list(self._peers.items()):
             with contextlib.suppress(OSError):
@@ -120,9 +118,9 @@ class LocalServer:
             try:
                 connection, _ = self._listener.accept()
             except (BlockingIOError, ConnectionError):
-                return  # another worker of the role was faster, or the caller has gone
+                return  # another worker of the role accepted first, or the caller has disconnected
             except OSError:
-                # No descriptor is left. Those who knock wait in the backlog until one is given back.
+                # No file descriptor is left: further callers wait in the backlog until one is closed.
                 self._poll.unregister(self._listener)
                 self._is_full = True
                 return
@@ -132,7 +130,7 @@ class LocalServer:
 
     def _read(self, fd: int, peer: _Peer) -> None:
         if len(self._ready) >= _READY_LIMIT:
-            return  # what is asked faster than answered waits in the sockets, not in our memory
+            return  # requests beyond the limit wait in the sockets, not in memory
         try:
             chunk = peer.socket.recv(CHUNK_BYTES)
         except BlockingIOError:
@@ -149,7 +147,7 @@ class LocalServer:
                 request = Request(str(message.get("kind")), body if isinstance(body, dict) else {})
                 self._ready.append(Delivery(peer, message.get("id"), request))
         except (ValueError, RecursionError):
-            self._drop(fd)  # not our protocol; nothing after it can be trusted
+            self._drop(fd)
 
     def _send(self, fd: int, peer: _Peer) -> None:
         try:
@@ -160,7 +158,7 @@ class LocalServer:
             self._drop(fd)
             return
         del peer.outgoing[:sent]
-        # Whoever doesn't take its answers isn't read from either, or it would fill our memory.
+        # Stop reading from a client that does not read its replies: they are buffered in memory.
         reading = select.POLLIN if len(peer.outgoing) < _UNSENT_LIMIT_BYTES else 0
         self._poll.modify(fd, reading | (select.POLLOUT if peer.outgoing else 0))
 
@@ -171,5 +169,5 @@ class LocalServer:
         if self._is_full and self._listener is not None:
             self._poll.register(self._listener, select.POLLIN)
             self._is_full = False
-        # What it asked and nobody has begun is not done: its caller can't hear the answer.
+        # Requests of a disconnected caller that were not begun are dropped: it cannot receive a reply.
         self._ready = collections.deque(waiting for waiting in self._ready if waiting.peer is not peer)

@@ -1,7 +1,7 @@
-"""Dead letters: messages that no worker could read, or that came back too often.
+"""Dead letters: messages that are unreadable, exceeded the delivery limit, or met an unavailable part.
 
-Promise: looking changes nothing, and a message leaves the dead-letter queue only after whatever replaces it
-is stored. Refusal: a dead command holds plain input, so what is told by default is only what can't be personal.
+Promise: looking changes nothing, and a message leaves the dead-letter queue only after its replacement is
+stored. Refusal: a dead command holds personal data in the clear, so what is shown by default is never personal.
 """
 
 from __future__ import annotations
@@ -16,27 +16,21 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from adapters.rabbitmq.connection import (
-    PERSISTENT,
-    Properties,
-    dead_queue_of,
-    depth_of,
-    open_channel,
-    queue_of,
-)
+from adapters.rabbitmq.connection import depth_of, open_channel
+from adapters.rabbitmq.messages import PERSISTENT, Properties, dead_queue_of, queue_of, requests_of
 from domain.kernel.errors import EsError, Kind
 
 _PLAIN_KIND = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)*")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_GIVE_BACK_S = 2.0
-_LOOK_S = 0.01
-_TOLD = ("x-first-death-reason", "x-death")
+_REQUEUE_TIMEOUT_S = 2.0
+_REQUEUE_POLL_S = 0.01
+_KEPT_HEADERS = ("x-first-death-reason", "x-death")
 _REASONS = {
-    "rejected": "no worker can read it, or a part was down when it was sent again",
-    "delivery_limit": "it came back too often; perhaps it makes workers crash",
-    "expired": "it waited too long",
+    "rejected": "no worker can read it, or a part was unavailable when it was retried",
+    "delivery_limit": "it exceeded the delivery limit; it may crash workers",
+    "expired": "it expired in its queue",
     "maxlen": "its queue was full",
-    "bad_headers": "no worker can read its headers; sending it again leaves them out",
+    "bad_headers": "no worker can read its headers; a retry leaves them out",
 }
 
 
@@ -44,7 +38,7 @@ class DeadLetterNotFound(EsError):
     message_id: str
     code = "dead-letter-not-found"
     kind = Kind.NOT_FOUND
-    hint = "`es dead show ROLE` names them; somebody may have been faster."
+    hint = "List the ids with `es dead show ROLE`. Another operator may have retried or dropped this one."
 
     def __str__(self) -> str:
         return f"there is no dead letter {self.message_id}"
@@ -62,7 +56,7 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class DeadRequest:
-    """A request of a dead letter. `body` is personal data until proven otherwise."""
+    """A request of a dead letter. `body` may hold personal data."""
 
     kind: str
     command_id: str | None
@@ -71,7 +65,7 @@ class DeadRequest:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead message. `unreadable` is its text when it holds no requests; it may hold personal data."""
+    """A dead message. `unreadable` is its text if it holds no requests; it may hold personal data."""
 
     message_id: str
     reason: str
@@ -82,7 +76,7 @@ class DeadLetter:
 
 @dataclass(slots=True)
 class _Held:
-    """A message that was fetched; it goes back into its queue unless it is removed."""
+    """A fetched message. It returns to its queue unless it is removed."""
 
     channel: Any
     tag: int
@@ -96,14 +90,14 @@ class _Held:
 
 
 class DeadLetters:
-    """The dead-letter queues of some roles. Every method connects, works and lets go."""
+    """The dead-letter queues of some roles. Each method uses a connection of its own."""
 
     def __init__(self, url: str, roles: Sequence[str]) -> None:
         self._url = url
         self.roles = roles
 
     def counts(self) -> list[QueueState]:
-        """The queues of every role, in order of the roles. Queues that don't exist yet are empty."""
+        """The state of each role's queues, in order of the roles. A missing queue is empty."""
         with open_channel(self._url) as channel:
             return [self._state(channel, role) for role in self.roles]
 
@@ -113,25 +107,25 @@ class DeadLetters:
         return QueueState(role, waiting, workers, dead)
 
     def show(self, role: str, *, limit: int = 100) -> list[DeadLetter]:
-        """The oldest dead letters of a role; all of them stay."""
+        """The oldest dead letters of a role. They stay in their queue."""
         with open_channel(self._url) as channel:
             return [_dead_letter(held) for held in _fetch(channel, role, limit)]
 
     def retry(self, role: str, message_ids: Collection[str] | None) -> int:
-        """Send dead letters (None: all) to their role again, as new; return how many.
+        """Send dead letters (None: all) to their role as new messages; return how many.
 
-        Raises `DeadLetterNotFound` for an id that isn't there, after the others were sent.
+        Raises `DeadLetterNotFound` for a missing id, after the others were sent.
         """
 
-        def again(channel: Any, held: _Held) -> None:
-            # Stored anew before it is taken away: a crash between the two runs it twice, never not at all.
+        def send(channel: Any, held: _Held) -> None:
+            # Publish before removing: a crash between them runs the message twice, never not at all.
             _publish(channel, queue_of(role), held.properties.message_id, held.raw)
             held.remove()
 
-        return self._each(role, message_ids, again)
+        return self._each(role, message_ids, send)
 
     def drop(self, role: str, message_ids: Collection[str] | None) -> int:
-        """Remove dead letters (None: all) for good; return how many. Raises like `retry`."""
+        """Remove dead letters (None: all) for ever; return how many. Raises like `retry`."""
         return self._each(role, message_ids, lambda _, held: held.remove())
 
     def _each(
@@ -151,11 +145,11 @@ class DeadLetters:
         return count
 
     def purge_person(self, user_id: int, matches: Callable[[dict[str, Any]], bool]) -> int:
-        """Remove a person's requests from all dead letters; return how many requests that were.
+        """Remove a person's requests from all dead letters; return the number of requests removed.
 
-        A request belongs to the person if its input names the user id, or if `matches` says so of its
+        A request belongs to the person if its input names the user id, or if `matches` is true of its
         `{"kind", "body"}`, or of `{"unreadable": text}` for a message without requests. Requests of other
-        people in the same message stay. Running it again changes nothing.
+        users in the same message stay. A second run changes nothing.
         """
         removed = 0
         with open_channel(self._url) as channel:
@@ -169,7 +163,7 @@ def _purge(
     channel: Any, role: str, held: _Held, user_id: int, matches: Callable[[dict[str, Any]], bool]
 ) -> int:
     requests = _requests(held.raw)
-    if requests is None:
+    if not requests:
         found = matches({"unreadable": _text(held.raw)})
         if found:
             held.remove()
@@ -177,12 +171,11 @@ def _purge(
     kept = [item for item in requests if not (_names(item, user_id) or matches(item))]
     if len(kept) < len(requests):
         if kept:
-            # The rest is stored before the whole is taken away.
+            # Store the rest before removing the whole message: a crash between them must not lose the rest.
             raw = json.dumps({"requests": kept}, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            # Of the headers only what tells how it died: pika reads some that it can't write.
-            headers = {
-                name: value for name, value in (held.properties.headers or {}).items() if name in _TOLD
-            }
+            # Only the headers about its death: pika can read headers that it cannot write.
+            given = held.properties.headers or {}
+            headers = {name: value for name, value in given.items() if name in _KEPT_HEADERS}
             _publish(channel, dead_queue_of(role), held.properties.message_id, raw, headers)
         held.remove()
     return len(requests) - len(kept)
@@ -198,10 +191,10 @@ def _names(request: dict[str, Any], user_id: int) -> bool:
 
 
 def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
-    """What the dead-letter queue of a role holds now. Whatever isn't removed meanwhile stays in it."""
+    """Yield the messages of a role's dead-letter queue. Those that are not removed stay in it."""
     queue = dead_queue_of(role)
     count, _ = depth_of(channel, queue)
-    removed = given_back = 0
+    removed = requeued = 0
     for _ in range(count if limit is None else min(count, limit)):
         method, properties, raw = channel.basic_get(queue)
         if method is None:
@@ -209,18 +202,17 @@ def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
         held = _Held(channel, method.delivery_tag, properties, raw)
         yield held
         removed += held.is_removed
-        given_back += not held.is_removed
-    if given_back:
-        # Give back all that nobody removed, in one go; tag 0 stands for everything.
-        channel.basic_nack(0, multiple=True, requeue=True)
-        # The broker takes its time, and whoever looks next must find them all.
-        deadline_s = time.monotonic() + _GIVE_BACK_S
-        while depth_of(channel, queue)[0] < count - removed and time.monotonic() < deadline_s:
-            time.sleep(_LOOK_S)
+        requeued += not held.is_removed
+    if requeued:
+        channel.basic_nack(0, multiple=True, requeue=True)  # tag 0: every unacknowledged message
+        # The broker requeues with a delay. Wait for it: otherwise the next look would miss some of them.
+        deadline = time.monotonic() + _REQUEUE_TIMEOUT_S
+        while depth_of(channel, queue)[0] < count - removed and time.monotonic() < deadline:
+            time.sleep(_REQUEUE_POLL_S)
 
 
 def _publish(channel: Any, queue: str, message_id: str | None, raw: bytes, headers: Any = None) -> None:
-    """Store a message; returns when the broker has it, raises when it hasn't."""
+    """Store a message. Raises unless the broker confirms it."""
     properties = Properties(
         message_id=message_id, headers=headers, delivery_mode=PERSISTENT, content_type="application/json"
     )
@@ -235,13 +227,13 @@ def _dead_letter(held: _Held) -> DeadLetter:
         message_id=_id_of(held),
         reason=_REASONS.get(reason, "unknown"),
         died_at=_time(death.get("time")),
-        requests=[_dead_request(item) for item in requests or ()],
-        unreadable=_text(held.raw) if requests is None else None,
+        requests=[_dead_request(item) for item in requests],
+        unreadable=None if requests else _text(held.raw),
     )
 
 
 def _death(properties: Any) -> dict[str, Any]:
-    """What the broker says of the last death. Anybody may have sent the header, so it may be anything."""
+    """The broker's record of the last death. Any client may have set the header, so it may hold any value."""
     deaths = (properties.headers or {}).get("x-death")
     return deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
 
@@ -261,21 +253,16 @@ def _dead_request(item: dict[str, Any]) -> DeadRequest:
     return DeadRequest(str(kind) if plain else "?", command_id, body)
 
 
-def _requests(raw: bytes) -> list[dict[str, Any]] | None:
-    """The requests of a message as JSON objects, or None when it holds none."""
+def _requests(raw: bytes) -> list[dict[str, Any]]:
+    """The requests of a message; none if it is unreadable."""
     try:
-        value = json.loads(str(raw, "utf-8", "surrogatepass"))
+        return requests_of(raw)
     except (ValueError, RecursionError):
-        return None
-    if isinstance(value, dict):
-        value = value.get("requests", [value])
-    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
-        return None
-    return value
+        return []
 
 
 def _id_of(held: _Held) -> str:
-    """The message id; or a hash of the message, for one without an id that can be typed."""
+    """The message id, or a hash of the message if it has no id that can be typed."""
     given = held.properties.message_id
     if isinstance(given, str) and _PLAIN_ID.fullmatch(given):
         return given

@@ -1,8 +1,8 @@
-"""Events to the topic exchange `es.events`, for whoever outside wants to know.
+"""Publish events to the topic exchange `es.events`.
 
-Promise: when `publish` returns, the broker has every message, on disk wherever a durable queue is bound.
-Refusal: no queue is declared here; whoever wants events declares and binds one. One publisher is active at
-a time, so that the events of a stream come in order.
+Promise: when `publish` returns, the broker has confirmed every message, and durable queues have it on disk.
+Refusal: no queue is declared here; a subscriber declares and binds its own. One publisher is active at a
+time, so that the events of a stream arrive in order.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.rabbitmq.connection import PART, PERSISTENT, Link, Log, Properties, Silence
+from adapters.rabbitmq.errors import PART
+from adapters.rabbitmq.link import Link, Log
+from adapters.rabbitmq.messages import PERSISTENT, Properties
 from domain.kernel.errors import EsError, PartUnavailable
 
 EXCHANGE = "es.events"
 _ACTIVE_QUEUE = "es.relay.active"
-"""Exclusive: the broker lets one connection have it, and frees it when that is gone."""
+"""Exclusive: the broker lets one connection own it, and deletes it when that connection ends."""
+_CONFIRM_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message: its routing key, the id under which it is recognised when it comes twice, and JSON bytes."""
+    """A message: its routing key, the id by which subscribers recognise a duplicate, and JSON bytes."""
 
     routing_key: str
     message_id: str
@@ -31,49 +34,60 @@ class Outgoing:
 
 
 class RabbitPublisher:
-    """Used by one thread."""
+    """Publishes in batches. Belongs to one thread; see `_Broadcast` for the I/O thread's part."""
 
-    def __init__(self, url: str, *, log: Log | None = None) -> None:
+    def __init__(self, url: str, *, log: Log) -> None:
+        self._url = url
+        self._log = log
+        self._broadcast = _Broadcast(url, log)
+
+    def publish(self, batch: Sequence[Outgoing]) -> None:
+        """Publish messages in order and wait until the broker has confirmed all of them.
+
+        Raises `PartUnavailable` or `QueueMismatch` if that is uncertain. Publish the same batch again then:
+        subscribers may receive duplicates.
+        """
+        if self._broadcast.link.failure is not None:  # an operator may have fixed the failure: reconnect
+            self._broadcast.link.close()
+            self._broadcast = _Broadcast(self._url, self._log)
+        self._broadcast.send(batch)
+
+    def close(self) -> None:
+        self._broadcast.link.close()
+
+
+class _Broadcast:
+    """One link and the batch that is being published over it."""
+
+    def __init__(self, url: str, log: Log) -> None:
+        # Between the threads, guarded by `_changed`:
         self._changed = threading.Condition()
         self._unsent: Sequence[Outgoing] = ()
-        self._unconfirmed: set[int] | None = (
-            None  # publish numbers of this channel; None: no batch on its way
-        )
+        self._unconfirmed: set[int] | None = None  # publish numbers on this channel; None: none was sent
         self._error: EsError | None = None
-        self._channel: Any = None  # of the I/O thread, once it is set up
+        # Of the I/O thread alone:
+        self._channel: Any = None  # None until it is set up
         self._published = 0
-        self._url = url
-        self._log = log or Silence()
-        self._link = self._connected()
+        self.link = Link(url, self, log=log, name="rabbitmq-publisher")
+        self.link.start()
 
-    def _connected(self) -> Link:
-        link = Link(self._url, self, log=self._log, name="rabbitmq-publisher")
-        link.start()
-        return link
+    # --- for the publisher's thread ------------------------------------------------------------
 
-    def publish(self, batch: Sequence[Outgoing], *, timeout_s: float = 10.0) -> None:
-        """Publish in order and wait until the broker has confirmed all.
-
-        Raises `PartUnavailable` when that isn't sure: publish the same again, whoever listens may see it twice.
-        """
-        deadline = time.monotonic() + timeout_s
-        if self._link.failure is not None:  # what only a person could mend may have been mended since
-            self._link.close()
-            self._link = self._connected()
+    def send(self, batch: Sequence[Outgoing]) -> None:
+        """Publish a batch and wait for its confirmation. Raises if it is uncertain."""
+        deadline = time.monotonic() + _CONFIRM_TIMEOUT_S
         with self._changed:
             self._unsent, self._unconfirmed, self._error = batch, None, None
-            self._link.wake()
+            self.link.wake()
             while self._error is None and self._unconfirmed != set():
-                if self._link.failure is not None:
-                    self._error = self._link.failure
+                if self.link.failure is not None:
+                    self._error = self.link.failure
                 elif not self._changed.wait(deadline - time.monotonic()):
-                    self._error = PartUnavailable(PART, f"it did not confirm events within {timeout_s:g} s")
+                    reason = f"it did not confirm events within {_CONFIRM_TIMEOUT_S:g} s"
+                    self._error = PartUnavailable(PART, reason)
             self._unsent, self._unconfirmed = (), None
             if self._error is not None:
                 raise self._error
-
-    def close(self) -> None:
-        self._link.close()
 
     # --- in the I/O thread ---------------------------------------------------------------------
 
@@ -86,13 +100,13 @@ class RabbitPublisher:
 
     def _set_up(self, channel: Any) -> None:
         self._channel, self._published = channel, 0
-        self._link.settled()
+        self.link.settled()
         self.pump()
 
     def lost(self, error: EsError) -> None:
         self._channel = None
         with self._changed:
-            # Also while waiting for a channel: the follower that publishes has a back-off of its own.
+            # Also for an attempt that failed: the follower that publishes has a back-off of its own.
             self._error = error
             self._changed.notify()
 
@@ -114,8 +128,7 @@ class RabbitPublisher:
                     delivery_mode=PERSISTENT,
                     content_type="application/json",
                 ),
-                # Not mandatory: events that nobody has bound a queue for are nobody's loss.
-                mandatory=False,
+                mandatory=False,  # an event without a subscriber is dropped
             )
 
     def _on_confirm(self, frame: Any) -> None:

@@ -1,7 +1,7 @@
-"""Asks every worker behind a broker how it is, wherever it runs.
+"""Ask every worker behind a broker for its state.
 
-Promise: a worker that is busy answers too, because its I/O thread does. Refusal: nobody is waited for beyond
-the time given, and who didn't answer isn't guessed at: the caller compares with how many there are.
+Promise: busy workers reply too, because their I/O threads do. Refusal: no worker is waited for beyond the
+given time, and a missing reply is not interpreted: the caller compares with the number of consumers.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ import json
 import time
 from typing import Any
 
-from adapters.rabbitmq.connection import REPLY_QUEUE, ROLL_CALL, Properties, declare_roll_call, open_channel
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.messages import REPLY_QUEUE, ROLL_CALL, Properties, declare_roll_call
 from domain.kernel.messages import Body
 
 
 def roll_call(url: str, *, expected: int, wait_s: float) -> list[Body]:
-    """What workers say of themselves, once `expected` have answered or after `wait_s` seconds.
+    """Collect the states of workers until `expected` have replied or `wait_s` seconds have passed.
 
-    Each: `{"role", "instance", "host", "pid", "state", "uptime_s", "last_error"}`. Raises PartUnavailable.
+    Each is `{"role", "instance", "host", "pid", "state", "uptime_s", "last_error"}`. Raises PartUnavailable.
     """
-    answers: list[Body] = []
+    states: list[Body] = []
 
-    def on_answer(channel: Any, method: Any, properties: Any, raw: bytes) -> None:
-        answers.append(json.loads(raw))
+    def on_reply(channel: Any, method: Any, properties: Any, raw: bytes) -> None:
+        states.append(json.loads(raw))
 
     with open_channel(url) as channel:
         declare_roll_call(channel)
-        channel.basic_consume(REPLY_QUEUE, on_answer, auto_ack=True)
+        channel.basic_consume(REPLY_QUEUE, on_reply, auto_ack=True)
         channel.basic_publish(ROLL_CALL, "", b"", Properties(reply_to=REPLY_QUEUE))
         deadline = time.monotonic() + wait_s
-        while len(answers) < expected and (left_s := deadline - time.monotonic()) > 0:
+        while len(states) < expected and (left_s := deadline - time.monotonic()) > 0:
             channel.connection.process_data_events(left_s)
-    return answers
+    return states

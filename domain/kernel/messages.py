@@ -1,4 +1,4 @@
-"""Requests, replies, and what a service and a caller promise each other, over any transport."""
+"""Requests and replies, as every transport carries them between callers and services."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Body = dict[str, Any]
 """A JSON object. Ids in it are decimal strings."""
 
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""A JSON value as text, in the one form that this program writes."""
+"""Encode a JSON value as text, in the one form that this program writes."""
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request as a service sees it. `memo` is the service's own note while a request waits.
+    """One request as a service receives it.
 
-    `memo` starts empty and survives being answered with `LATER`; no transport carries it.
+    `memo` holds notes of the service. It starts empty, survives a reply of `LATER`, and no transport carries it.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not an answer yet: the runtime hands the request over again with a later batch, until the caller is gone."""
+    """Not a reply yet: the worker hands the request over with a later batch, until its caller has timed out."""
 
 
 LATER = Later()
@@ -59,6 +59,7 @@ def event_body(recorded: Recorded, metadata: Metadata | None, data: Body) -> Bod
 
 
 Question = tuple[str, Mapping[str, Any]] | EsError
-"""Kind and body of a request; or an error that is its own answer, to keep its place in a pipeline."""
+"""The kind and body of a request. An error stands for a request that was refused before it was sent: it is its own
+reply, and keeps its place in a pipeline."""
 
 Reply = Body | EsError | Later

@@ -38,7 +38,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import pytest
 
 from adapters.local.address import is_served, socket_path
-from adapters.rabbitmq.connection import dead_queue_of, queue_of
+from adapters.rabbitmq.messages import dead_queue_of, queue_of
 from adapters.settings import Settings, load_settings
 from adapters.wiring import open_local_caller, open_store, open_vault, prepare_home, usual_roles
 from domain.kernel.errors import PartUnavailable

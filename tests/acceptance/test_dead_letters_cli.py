@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.rabbitmq.connection import PERSISTENT, Properties, dead_queue_of, open_channel, queue_of
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.messages import PERSISTENT, Properties, dead_queue_of, queue_of
 from tests.acceptance.conftest import EVERY_ROLE, System, wait_until
 
 SECRET = "private.person@example.com"

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.rabbitmq.connection import PERSISTENT, Properties, open_channel, queue_of
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.messages import PERSISTENT, Properties, queue_of
 from adapters.wiring import open_store
 from tests.acceptance.conftest import ROLES, System, ndjson, wait_until
 from tests.support.postgres import execute

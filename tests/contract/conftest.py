@@ -1,7 +1,7 @@
 """The parts under contract, opened as a worker opens them: by URL, through `adapters.wiring`.
 
-Another adapter joins its suite with one line in a list below. A URL without a path gets a fresh place per
-test; everything that a contract test needs to know of an adapter is its URL.
+Another adapter joins its suite with one line in a list below. A URL without a path gets a fresh place for
+each test. The URL is all that a contract test knows of an adapter.
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ import pytest
 
 from adapters import wiring
 from adapters.crypto.kek import make_kek
-from adapters.local.address import listen, socket_path
-from adapters.local.server import LocalServer
 from adapters.settings import Settings, load_settings
 from domain.kernel.ports.read_model import ReadModel
-from domain.kernel.ports.transport import Caller, Server
 from domain.kernel.ports.vault import Vault
-from tests.support.rabbitmq import rabbit_broker, ready_server
-from tests.support.scripted import caller, clock, patience, serve_by  # noqa: F401  # fixtures
+from tests.support.rabbitmq import rabbit_broker
+from tests.support.scripted import (  # noqa: F401  # fixtures
+    caller,
+    clock,
+    echoing,
+    log_file,
+    long_timeouts,
+    open_caller,
+    open_server,
+    serve_by,
+    set_window,
+)
 
 VAULT_URLS = ["sqlite:", "postgresql:"]
 READ_MODEL_URLS = ["sqlite:", "postgresql:"]
@@ -47,13 +54,13 @@ def vault_settings(request: pytest.FixtureRequest, home: Path) -> Settings:
     url = request.param
     if url == "postgresql:":
         url = request.getfixturevalue("postgres_url")
-        make_kek(home / "secrets" / "kek")  # for a vault that is shared it is never made silently
+        make_kek(home / "secrets" / "kek")  # the program never makes one for a shared vault
     return load_settings(environment={"ES_HOME": str(home), "ES_VAULT": url})
 
 
 @pytest.fixture
 def open_vault(vault_settings: Settings) -> Iterator[Callable[[], Vault]]:
-    """Opens the vault under test once more, as another worker would."""
+    """Opens the vault under test, each time as another worker would."""
     with ExitStack() as opened:
         yield lambda: opened.enter_context(closing(wiring.open_vault(vault_settings)))
 
@@ -76,7 +83,7 @@ def read_model_settings(request: pytest.FixtureRequest, home: Path) -> Settings:
 
 @pytest.fixture
 def open_read_model(read_model_settings: Settings) -> Iterator[Callable[[], ReadModel]]:
-    """Opens the read models under test once more, as another worker would."""
+    """Opens the read models under test, each time as another worker would."""
     with ExitStack() as opened:
         yield lambda: opened.enter_context(closing(wiring.open_read_model(read_model_settings)))
 
@@ -96,18 +103,3 @@ def broker_settings(request: pytest.FixtureRequest, home: Path) -> Iterator[Sett
         return
     with rabbit_broker(request.getfixturevalue("rabbitmq")) as url:
         yield load_settings(environment={"ES_HOME": str(home), "ES_BROKER": url})
-
-
-@pytest.fixture
-def open_server(broker_settings: Settings) -> Callable[[str], Server]:
-    """Makes the answering end of a role, as a worker does."""
-    if broker_settings.is_local:
-        return lambda role: LocalServer(listen(socket_path(broker_settings.run, role)))
-    return lambda role: ready_server(broker_settings.broker, role)
-
-
-@pytest.fixture
-def open_caller(broker_settings: Settings) -> Iterator[Callable[[], Caller]]:
-    """Makes an asking end, as each invocation of the command line does."""
-    with ExitStack() as opened:
-        yield lambda: opened.enter_context(closing(wiring.open_caller(broker_settings)))

@@ -19,7 +19,8 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import pytest
 
-from adapters.rabbitmq.connection import PERSISTENT, Properties, open_channel, queue_of
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.messages import PERSISTENT, Properties, queue_of
 from tests.acceptance.conftest import (
     DEADLINE_S,
     Bulk,

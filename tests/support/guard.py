@@ -1,15 +1,15 @@
-"""Ends what a test session started, however the session itself ends.
+"""End what a test session started, however the session itself ends.
 
-It reads a plan, one line of JSON, from standard input, starts the plan's server if there is one, and waits until
-its standard input closes. That happens when the session closes it, and also when the session is killed. Then
-it ends the server, runs the plan's commands and removes the plan's folder:
+It reads a plan, one line of JSON, from standard input, starts the plan's server if there is one, and waits until its
+standard input closes. The session closes it, or the kernel does when the session is killed. Then it ends the
+server, runs the plan's commands and removes the plan's folder:
 
     {"server": [argument…] | null, "afterwards": [[argument…]…], "environment": {…}, "user": name | null,
      "folder": path | null}
 
-It runs in a session of its own, because Ctrl-C reaches every process of a terminal's foreground: what fixtures
-do at their end still needs the servers. If a server ends by itself, the file `ended` appears in the folder;
-what it said is in `said`. The exit code is that of the first command that failed.
+It runs in a session of its own, because Ctrl-C reaches every process of a terminal's foreground, and the fixtures
+still need the servers for their clean-up. If a server ends early, the file `ended` appears in the folder. Its output
+is in `said`. The exit code is that of the first command that failed.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def _start(plan: dict[str, Any]) -> subprocess.Popen[bytes]:
             stdout=said,
             stderr=said,
             cwd="/",
-            start_new_session=True,  # all that it starts can be killed with it
+            start_new_session=True,  # so that its child processes can be killed with it
         )
 
-    def tell_its_end() -> None:
+    def mark_end() -> None:
         server.wait()
-        with suppress(OSError):  # the folder may be gone already
+        with suppress(OSError):  # the folder may have been removed
             (folder / "ended").touch()
 
-    threading.Thread(target=tell_its_end, daemon=True).start()
+    threading.Thread(target=mark_end, daemon=True).start()
     return server
 
 

@@ -1,17 +1,17 @@
-"""Finds the servers that some tests need, in this order:
+"""Find the servers that some tests need, in this order:
 
 1. `ES_TEST_AMQP_URL`, `ES_TEST_PG_URL`, `ES_TEST_ESDB_URL`
 2. a server on the default port of this machine
-3. an installed program, of which a private instance is started on free ports in a temporary folder
-4. else the test is skipped with one line that says how to have it, or, if `ES_TEST_REQUIRE=rabbitmq,postgres`
-   names it, it fails
+3. an installed program: a private instance is started on free ports, in a temporary folder
+4. otherwise the test is skipped with one line that says what to install. It fails if
+   `ES_TEST_REQUIRE=rabbitmq,postgres` names the server.
 
-PostgreSQL is found in the same way by tests/support/postgres.py. EventStoreDB has no package to
-start: its adapter runs against the test node in tests/support/node, and against a real server where there is one.
+tests/support/postgres.py finds PostgreSQL in the same way. EventStoreDB has no program to start: its adapter runs
+against the test node in tests/support/node, and against a real server if there is one.
 
-Each test session gets a virtual host and a database of its own, and tests/support/guard.py removes them and ends the
-private servers, even if the session is killed. tests/conftest.py imports the fixtures, once: each further import
-into a module would make another fixture, with another virtual host or server.
+Each test session has a virtual host and a database of its own. tests/support/guard.py removes them and ends private
+servers, even if the session is killed. tests/conftest.py imports the fixtures once: a second import would make
+another fixture, with another virtual host or server.
 """
 
 from __future__ import annotations
@@ -37,19 +37,21 @@ from uuid import uuid4
 
 import pytest
 
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.publisher import EXCHANGE
 from domain.kernel.errors import PartUnavailable
 
 START_S = 180.0
-"""How long a server may take to start. Machines that run tests are busy."""
+"""How long a server may take to start. A machine that runs tests is busy."""
 SKIP_PREFIX = "needs "
 _HOST = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
-"""Below the ports that systems give to outgoing connections, which come and go at any moment."""
+"""Below the ports that systems use for outgoing connections, which may be taken at any moment."""
 _ATTEMPTS = 5
 
 
 def missing(name: str, how: str) -> NoReturn:
-    """Skip the test, or fail it where the server is required."""
+    """Skip the test, or fail it if the server is required."""
     reason = f"{SKIP_PREFIX}{name}: {how}"
     if name in os.environ.get("ES_TEST_REQUIRE", "").replace(" ", "").split(","):
         pytest.fail(f"{reason} (ES_TEST_REQUIRE names it)", pytrace=False)
@@ -57,7 +59,7 @@ def missing(name: str, how: str) -> NoReturn:
 
 
 def fold_skips(reporter: Any) -> None:
-    """Let the summary have one line for each server that is missing, however many tests wanted it."""
+    """Show one line for each missing server in the summary, however many tests need it."""
     for report in reporter.stats.get("skipped", ()):
         _, _, reason = report.longrepr
         if reason.startswith(f"Skipped: {SKIP_PREFIX}"):
@@ -65,7 +67,7 @@ def fold_skips(reporter: Any) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now. Somebody may take it before it is used: be ready to choose another."""
+    """A port that is free now. It may be taken before it is used, so be ready to choose another."""
     while True:
         port = random.choice(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -80,7 +82,7 @@ def listens(port: int) -> bool:
 
 
 class Guarded:
-    """What tests/support/guard.py will do once this is closed, or its process is gone: see there for the fields."""
+    """A plan that tests/support/guard.py runs once this is closed, or its process has ended. See there for the fields."""
 
     def __init__(
         self,
@@ -113,16 +115,12 @@ class Guarded:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server ended by itself."""
-        return self._process.poll() is not None or (self._folder is not None and self._ended.exists())
-
-    @property
-    def _ended(self) -> Path:
-        assert self._folder is not None
-        return self._folder / "ended"
+        """Whether the server ended without being asked to."""
+        is_marked = self._folder is not None and (self._folder / "ended").exists()
+        return is_marked or self._process.poll() is not None
 
     def said(self) -> str:
-        """The last that the server said before anybody listened to its log."""
+        """The end of the server's output."""
         assert self._folder is not None
         with contextlib.suppress(OSError):
             return (self._folder / "said").read_text(errors="replace")[-2000:]
@@ -131,7 +129,7 @@ class Guarded:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        assert self._process.wait(START_S) == 0, "something that a test session made was left behind"
+        assert self._process.wait(START_S) == 0, "the guard could not remove what this session made"
 
 
 # --- RabbitMQ --------------------------------------------------------------------------------
@@ -139,7 +137,7 @@ class Guarded:
 
 @dataclass(frozen=True)
 class RabbitMQ:
-    """A virtual host of RabbitMQ. `control` runs rabbitmqctl against it; empty where that is not possible.
+    """A virtual host of RabbitMQ. `control` is the command rabbitmqctl for it, or empty if it cannot be controlled.
 
     Only a private instance has `ending`, and may be killed.
     """
@@ -152,7 +150,7 @@ class RabbitMQ:
     ending: contextlib.ExitStack | None = None
 
     def need_control(self) -> None:
-        """For the beginning of a test that would otherwise find out in the middle of its work."""
+        """Skip the test if the server cannot be controlled. Called before the work of the test."""
         if not self.control:
             missing("rabbitmq", _CONTROL)
 
@@ -165,22 +163,22 @@ class RabbitMQ:
             capture_output=True,
             text=True,
             timeout=START_S,
-            start_new_session=True,  # Ctrl-C must not stop what a fixture does at its end
+            start_new_session=True,  # otherwise Ctrl-C would stop the clean-up of a fixture
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def close_connections(self) -> None:
-        """Cut every connection of this virtual host, as an operator or a failing network does."""
+        """Close every connection of this virtual host, as an operator or a failing network does."""
         self.ctl("close_all_connections", "--vhost", self.vhost, "cut by a test")
 
     def pid(self) -> int:
         return int(self.ctl("eval", "os:getpid().").strip().strip('"'))
 
     def kill(self, pid: int) -> None:
-        """End the server with no time to write anything down, as the kernel does when memory is short.
+        """Kill the server without time to save anything, as the kernel does when memory is short.
 
-        `pid` is asked for beforehand: rabbitmqctl takes longer to start than much of what is to be interrupted.
+        Ask for `pid` beforehand: rabbitmqctl takes longer to start than much of what a test interrupts.
         """
         assert self.ending is not None
         os.kill(pid, signal.SIGKILL)
@@ -189,7 +187,7 @@ class RabbitMQ:
             time.sleep(0.02)
 
     def start_again(self) -> None:
-        """After `kill`: the same server, with what its files hold."""
+        """Restart the server after `kill`, with what its files hold."""
         assert self.ending is not None
         folder = Path(tempfile.mkdtemp(dir=self.environment["HOME"]))
         program = str(Path(self.control[0]).with_name("rabbitmq-server"))
@@ -202,8 +200,6 @@ class RabbitMQ:
             time.sleep(0.2)
 
     def delete_queues(self, *names: str) -> None:
-        from adapters.rabbitmq.connection import open_channel
-
         with open_channel(self.url) as channel:
             for name in names:
                 channel.queue_delete(name)
@@ -218,21 +214,21 @@ _CONTROL = (
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
-    """A virtual host of this session's own; never stop this server, others may use it."""
+    """A virtual host of this session. Never stop the server: it may have other users."""
     with contextlib.ExitStack() as ending:
         yield _find_rabbitmq(ending)
 
 
 @pytest.fixture(scope="session")
 def private_rabbitmq() -> Iterator[RabbitMQ]:
-    """An instance that nobody else uses, so that it may be stopped and started."""
+    """A private instance, which may be stopped and started."""
     with started_rabbitmq() as server:
         yield server
 
 
 @contextlib.contextmanager
 def started_rabbitmq(tls: Mapping[str, object] | None = None) -> Iterator[RabbitMQ]:
-    """A private instance, ended with the block; with `tls`, the server's ssl_options, it listens on a second port."""
+    """A private instance, ended with the block. With `tls`, its ssl_options, it listens on a second port."""
     with contextlib.ExitStack() as ending:
         server = _start_rabbitmq(ending, tls)
         if server is None:
@@ -244,14 +240,14 @@ def _find_rabbitmq(ending: contextlib.ExitStack) -> RabbitMQ:
     if url := os.environ.get("ES_TEST_AMQP_URL"):
         return _own_vhost(url, ending) or _given_vhost(url, ending)
     url = f"amqp://guest:guest@{_HOST}:5672/"
-    # Without a virtual host of our own not this one: somebody may be using it for something else.
+    # Only with a virtual host of this session: the default one may be in use for something else.
     if listens(5672) and _connects(url) and (found := _own_vhost(url, ending)):
         return found
     return _start_rabbitmq(ending) or missing("rabbitmq", _INSTALL)
 
 
 def _own_vhost(url: str, ending: contextlib.ExitStack) -> RabbitMQ | None:
-    """A virtual host that is removed at the end; None where rabbitmqctl has no power over this server."""
+    """A virtual host that is removed at the end. None if rabbitmqctl does not control this server."""
     program = shutil.which("rabbitmqctl")
     parts = urlsplit(url)
     if program is None or os.geteuid() != 0 or parts.hostname not in ("localhost", _HOST, "::1"):
@@ -264,49 +260,41 @@ def _own_vhost(url: str, ending: contextlib.ExitStack) -> RabbitMQ | None:
             own.ctl("add_vhost", name)
             own.ctl("set_permissions", "-p", name, parts.username or "guest", ".*", ".*", ".*")
         except AssertionError:
-            undoing.pop_all()  # there is nothing to remove; the guard ends with us
+            undoing.pop_all()  # there is nothing to remove; the guard ends with this process
             return None
-        if not _connects(own.url):  # it is another server that rabbitmqctl controls
+        if not _connects(own.url):  # rabbitmqctl controls another server
             return None
         ending.push(undoing.pop_all())
     return own
 
 
 def _given_vhost(url: str, ending: contextlib.ExitStack) -> RabbitMQ:
-    """The virtual host that ES_TEST_AMQP_URL names, for one session at a time; what tests declare is removed."""
-    from adapters.rabbitmq.connection import open_channel
-    from adapters.rabbitmq.publisher import EXCHANGE
-
+    """The virtual host that ES_TEST_AMQP_URL names, for one session at a time. Declarations of tests are removed."""
     if not _connects(url):
-        pytest.fail("ES_TEST_AMQP_URL names a server that can't be reached, or not like this", pytrace=False)
+        pytest.fail("cannot connect to the server that ES_TEST_AMQP_URL names", pytrace=False)
     try:
         with contextlib.ExitStack() as locking:
-            # Nothing serves this connection meanwhile, so there are no heartbeats.
+            # No thread answers heartbeats on this connection meanwhile.
             unattended = f"{url}{'&' if '?' in url else '?'}heartbeat=0"
             locking.enter_context(open_channel(unattended)).queue_declare("es-test-session", exclusive=True)
             ending.push(locking.pop_all())
     except PartUnavailable:
-        missing(
-            "rabbitmq", f"another session is using its virtual host; run pytest without -n, or {_CONTROL}"
-        )
-    with contextlib.suppress(PartUnavailable):
+        other_session = "another session uses its virtual host; run pytest without -n"
+        missing("rabbitmq", f"{other_session}, or {_CONTROL}")
+    try:
         with open_channel(url) as channel:
             channel.exchange_declare(EXCHANGE, passive=True)
-        return RabbitMQ(url, urlsplit(url).path.removeprefix("/") or "/", [], os.environ)
-    ending.callback(_delete_exchange, url, EXCHANGE)
+    except PartUnavailable:
+        ending.callback(_delete_exchange, url)
     return RabbitMQ(url, urlsplit(url).path.removeprefix("/") or "/", [], os.environ)
 
 
-def _delete_exchange(url: str, name: str) -> None:
-    from adapters.rabbitmq.connection import open_channel
-
+def _delete_exchange(url: str) -> None:
     with open_channel(url) as channel:
-        channel.exchange_delete(name)
+        channel.exchange_delete(EXCHANGE)
 
 
 def _connects(url: str) -> bool:
-    from adapters.rabbitmq.connection import open_channel
-
     try:
         with open_channel(url):
             return True
@@ -324,18 +312,18 @@ def _start_rabbitmq(ending: contextlib.ExitStack, tls: Mapping[str, object] | No
             starting.callback(guarded.close)
             deadline = time.monotonic() + START_S
             while not guarded.has_ended:
-                # Its password is its own, so nobody else who may have taken the port is mistaken for it.
+                # By its own password: another server may have taken the port.
                 if _connects(server.url):
                     ending.push(starting.pop_all())
                     return replace(server, ending=ending)
                 assert time.monotonic() < deadline, f"RabbitMQ did not start within {START_S:g} s"
                 time.sleep(0.2)
-            said = guarded.said()  # most likely that somebody was faster at one of the ports
+            said = guarded.said()  # most likely that one of the ports was taken
     raise AssertionError(f"RabbitMQ ended {_ATTEMPTS} times while it started: {said}")
 
 
 def _programs() -> Path | None:
-    """Where the programs are that run as anybody; what Debian has on the path insists on a user of its own."""
+    """The folder of the programs. Those that Debian puts on the path run as the user rabbitmq only."""
     folders = [Path("/usr/lib/rabbitmq/bin"), *sorted(Path("/usr/lib/rabbitmq/lib").glob("*/sbin"))]
     if on_path := shutil.which("rabbitmq-server"):
         folders.insert(0, Path(on_path).resolve().parent)
@@ -355,7 +343,7 @@ def _launch_rabbitmq(programs: Path, tls: Mapping[str, object] | None) -> tuple[
     (folder / "enabled_plugins").write_text("[].\n")
     environment = {
         "PATH": os.environ["PATH"],
-        "HOME": str(folder),  # the cookie that nodes and rabbitmqctl share is made here
+        "HOME": str(folder),  # for the cookie that nodes and rabbitmqctl share
         "RABBITMQ_NODENAME": f"es-test-{uuid4().hex[:8]}@localhost",
         "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
@@ -364,17 +352,17 @@ def _launch_rabbitmq(programs: Path, tls: Mapping[str, object] | None) -> tuple[
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
         "RABBITMQ_DIST_PORT": str(free_port()),
-        # rabbitmqctl takes one of these, and many of them may run at once.
+        # Each rabbitmqctl uses one of these ports, and many may run at once.
         "RABBITMQ_CTL_DIST_PORT_MIN": str(_PORTS.start),
         "RABBITMQ_CTL_DIST_PORT_MAX": str(_PORTS.stop),
         "ERL_EPMD_PORT": str(free_port()),
         "ERL_EPMD_ADDRESS": _HOST,
-        "ERL_EPMD_RELAXED_COMMAND_CHECK": "true",  # it may be ended whatever it still knows
+        "ERL_EPMD_RELAXED_COMMAND_CHECK": "true",  # it may be killed while nodes are registered
         "ERL_FLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
     }
     guarded = Guarded(
         server=[str(programs / "rabbitmq-server")],
-        # The name server, which the node started and leaves behind.
+        # The name server: the node starts it and does not end it.
         afterwards=[["sh", "-c", "epmd -port $ERL_EPMD_PORT -kill; true"]],
         environment=environment,
         folder=folder,
@@ -387,7 +375,7 @@ def _launch_rabbitmq(programs: Path, tls: Mapping[str, object] | None) -> tuple[
 
 
 def find_eventstoredb() -> str:
-    """The URL of a real server. Nothing of it can be removed again: streams have names that are never used twice."""
+    """The URL of a real server. Its streams cannot be removed, so each test uses new names."""
     if url := os.environ.get("ES_TEST_ESDB_URL"):
         return url
     if listens(2113):

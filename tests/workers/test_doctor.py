@@ -18,7 +18,8 @@ import apsw
 import pytest
 
 from adapters import versions, wiring
-from adapters.rabbitmq.connection import Properties, dead_queue_of, open_channel
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.messages import Properties, dead_queue_of
 from adapters.settings import Settings, load_settings
 from adapters.sqlite import database as sqlite
 from domain.features import registry

@@ -18,7 +18,8 @@ import pytest
 from adapters.crypto.sealing import Keyring
 from adapters.log import Log, open_log
 from adapters.memory.event_store import MemoryStore
-from adapters.rabbitmq.connection import QueueMismatch, open_channel
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.errors import QueueMismatch
 from adapters.rabbitmq.publisher import EXCHANGE, Outgoing, RabbitPublisher
 from adapters.wiring import open_codec
 from domain.kernel.errors import PartUnavailable
@@ -476,6 +477,7 @@ def test_events_that_the_broker_does_not_store_are_not_published(
 def test_an_exchange_that_somebody_declared_otherwise_is_a_clear_refusal(
     publisher: RabbitPublisher,
     rabbitmq: RabbitMQ,
+    log: Log,
 ) -> None:
     if not rabbitmq.control:
         pytest.skip("it takes the exchange away, so it needs a virtual host that nobody else uses")
@@ -484,9 +486,9 @@ def test_an_exchange_that_somebody_declared_otherwise_is_a_clear_refusal(
         channel.exchange_delete(EXCHANGE)
         channel.exchange_declare(EXCHANGE, exchange_type="fanout", durable=True)
     try:
-        with closing(RabbitPublisher(rabbitmq.url)) as another:
+        with closing(RabbitPublisher(rabbitmq.url, log=log)) as another:
             with pytest.raises(QueueMismatch, match=r"es\.events"):
-                another.publish([Outgoing("thing-happened.v1", "1", b"{}")], timeout_s=DEADLINE_S)
+                another.publish([Outgoing("thing-happened.v1", "1", b"{}")])
 
             with open_channel(rabbitmq.url) as channel:
                 channel.exchange_delete(EXCHANGE)
@@ -500,10 +502,11 @@ def test_one_relay_publishes_at_a_time_and_another_takes_over(
     publisher: RabbitPublisher,
     rabbitmq: RabbitMQ,
     subscriber: Subscriber,
+    log: Log,
 ) -> None:
     publisher.publish([Outgoing("thing-happened.v1", "1", b"{}")])
 
-    with closing(RabbitPublisher(rabbitmq.url)) as standby:
+    with closing(RabbitPublisher(rabbitmq.url, log=log)) as standby:
         with pytest.raises(PartUnavailable, match="another worker"):
             standby.publish([Outgoing("thing-happened.v1", "2", b"{}")])
 

@@ -1,0 +1,119 @@
+"""The requests of one `pipeline` call over RabbitMQ, as the caller's thread sees them.
+
+Requests that are waiting at the same moment travel in one message; a single one is sent at once.
+
+Promise: every request has a reply when its time is up; if it may have been sent, the outcome is called
+unknown. Refusal: the connection is not touched here; see `sender`.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import time
+
+from adapters.pipeline import Pipeline
+from adapters.rabbitmq.errors import PART
+from adapters.rabbitmq.messages import queue_of
+from adapters.rabbitmq.sender import Envelope, Item, Outbox, Sender
+from domain.kernel.errors import EsError, MessageTooLarge, PartUnavailable
+from domain.kernel.messages import Body, Question, to_json
+
+MAX_REQUEST_BYTES = 1 << 20
+"""The size limit of one request, as over the local transport."""
+
+
+class RabbitPipeline(Pipeline):
+    """Adds requests to an outbox and waits for their replies."""
+
+    def __init__(self, sender: Sender, role: str, timeout_s: float) -> None:
+        super().__init__()
+        self._sender = sender
+        self._outbox = Outbox(role, timeout_s)
+        self._items: collections.deque[Item] = collections.deque()  # in order of the requests
+
+    def add(self, question: Question) -> None:
+        item = _item(question, time.monotonic() + self._outbox.timeout_s)
+        with self._outbox.changed:
+            self._items.append(item)
+            if len(self._items) == 1:
+                self._outbox.changed.notify()
+        if item.reply is None:
+            self._outbox.unsent.append(item)
+            if not self._outbox.is_queued:
+                self._outbox.is_queued = True
+                self._sender.send(self._outbox)
+
+    def wake(self) -> None:
+        self._outbox.notify()
+
+    def next_replies(self) -> list[Body | EsError]:
+        with self._outbox.changed:
+            while True:
+                replies: list[Body | EsError] = []
+                while self._items and (reply := self._items[0].reply) is not None:
+                    replies.append(reply)
+                    self._items.popleft()
+                if replies or (self.is_fed and not self._items):
+                    return replies
+                self._wait()
+
+    def _wait(self) -> None:
+        """Wait for a change of the first request, or give it up at its deadline."""
+        if not self._items:
+            self._outbox.changed.wait()
+            return
+        first = self._items[0]
+        deadline = min(first.deadline, self._sender.connect_deadline)
+        if first.envelope is not None:
+            deadline = min(deadline, first.envelope.give_up_at)
+        if (wait_s := deadline - time.monotonic()) > 0 and self._sender.link.failure is None:
+            self._outbox.changed.wait(wait_s)
+        elif first.reply is None:
+            self._give_up(first, self._why(first.envelope))
+
+    def end(self) -> None:
+        """Abandon the unanswered requests: do not resend them, and drop late replies."""
+        with self._outbox.changed:
+            for item in self._items:
+                if item.reply is None:
+                    self._give_up(item, PartUnavailable(PART, "the caller stopped waiting"))
+
+    def _give_up(self, item: Item, error: EsError) -> None:
+        item.reply = error
+        if item.envelope is not None and not item.envelope.is_wanted:
+            self._sender.forget(item.envelope)
+
+    def _why(self, envelope: Envelope | None) -> EsError:
+        """The error of a request whose time is up."""
+        worker, timeout_s = f"the {self._outbox.role} worker", self._outbox.timeout_s
+        if self._sender.link.failure is not None:
+            return self._sender.link.failure
+        if envelope is None or not envelope.was_sent:
+            return self._sender.trouble or PartUnavailable(PART, f"no connection within {timeout_s:g} s")
+        if envelope.give_up_at < math.inf:
+            return PartUnavailable(
+                worker,
+                f"it is not running, and RabbitMQ has no queue {queue_of(self._outbox.role)} yet",
+                "Start the workers with `es up`; a retry is safe.",
+            )
+        if envelope.is_stored:
+            part, what = worker, "RabbitMQ has the request, but no reply arrived"
+        else:
+            why = self._sender.trouble or "it is connected; `es doctor` looks for an alarm"
+            part, what = PART, f"no confirmation ({why})"
+        return PartUnavailable(
+            part,
+            f"{what} within {timeout_s:g} s, so the outcome is unknown",
+            "Retry with the same command id. See `es status` and `es logs`.",
+        )
+
+
+def _item(question: Question, deadline: float) -> Item:
+    if isinstance(question, EsError):
+        return Item(b"", deadline, question)
+    kind, body = question
+    raw = to_json({"kind": kind, "body": body}).encode("utf-8", "surrogatepass")
+    if len(raw) > MAX_REQUEST_BYTES:
+        return Item(b"", deadline, MessageTooLarge("the request", MAX_REQUEST_BYTES))
+    return Item(raw, deadline)

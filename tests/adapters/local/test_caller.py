@@ -1,0 +1,140 @@
+"""The caller over local sockets: lost connections, workers that stop and start, slow readers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.local.address import listen
+from adapters.local.caller import LocalCaller
+from adapters.local.server import LocalServer
+from domain.kernel.errors import PartUnavailable
+from domain.kernel.ports.transport import Caller
+from tests.support.builders import DEADLINE_S, eventually
+from tests.support.local import server_process
+from tests.support.scripted import (
+    ROLE,
+    SHORT_S,
+    Clock,
+    Serving,
+    SetWindow,
+    background,
+    numbers,
+    questions,
+    serving,
+)
+
+
+def test_unanswered_requests_are_sent_again_after_the_server_was_killed(run: Path, caller: Caller) -> None:
+    def ask() -> list[Any]:
+        return numbers(caller.pipeline(ROLE, iter(questions(2000)), timeout_s=DEADLINE_S))
+
+    with server_process(run, limit=700) as first, background(ask) as asking:
+        assert first.stdout.readline() == "silent\n"
+        first.kill()
+        with server_process(run):
+            assert asking.result(DEADLINE_S) == list(range(2000))
+
+
+def test_a_request_is_sent_again_when_its_connection_is_lost(run: Path, caller: Caller) -> None:
+    with server_process(run, limit=1) as first:
+        assert caller.ask(ROLE, "echo", {"n": 0}) == {"n": 0}
+        assert first.stdout.readline() == "silent\n"
+        with background(caller.ask, ROLE, "echo", {"n": 1}, timeout_s=DEADLINE_S) as asking:
+            with pytest.raises(TimeoutError):  # the request was read, and no reply is sent
+                asking.result(SHORT_S)
+            first.kill()
+            with server_process(run):
+                assert asking.result(DEADLINE_S) == {"n": 1}
+
+
+def test_a_caller_finds_a_server_that_was_restarted(run: Path, caller: Caller) -> None:
+    for number in range(3):
+        with server_process(run):
+            assert caller.ask(ROLE, "echo", {"n": number}) == {"n": number}
+
+
+def test_a_server_that_does_not_restart_is_unavailable_after_the_timeout(run: Path, caller: Caller) -> None:
+    with server_process(run):
+        assert caller.ask(ROLE, "echo", {"n": 0}) == {"n": 0}
+
+    replies = list(caller.pipeline(ROLE, questions(3), timeout_s=SHORT_S))
+
+    assert numbers(replies) == ["PartUnavailable"] * 3
+
+
+def test_the_time_of_a_request_does_not_run_while_its_reader_is_slow(
+    echoing: Serving, caller: Caller, clock: Clock, set_window: SetWindow
+) -> None:
+    # Nothing is sent or received while the reader does not wait for a reply.
+    set_window(2)
+    answers: list[Any] = []
+
+    for reply in caller.pipeline(ROLE, questions(20), timeout_s=SHORT_S):
+        answers += numbers([reply])
+        clock.let_pass(SHORT_S * 2)
+
+    assert answers == list(range(20))
+
+
+class CountingListener(socket.socket):
+    accepted = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        connection = super().accept()
+        self.accepted += 1
+        return connection
+
+
+@pytest.mark.parametrize("how", ["one by one", "in pipelines"])
+def test_a_caller_keeps_its_connection(run: Path, path: Path, log_file: Path, how: str) -> None:
+    counting = CountingListener(fileno=listen(path).detach())
+    with serving(LocalServer(counting), log_file), closing(LocalCaller(run)) as caller:
+        for number in range(5):
+            if how == "one by one":
+                assert caller.ask(ROLE, "echo", {"n": number}) == {"n": number}
+            else:
+                assert numbers(caller.pipeline(ROLE, iter(questions(3)))) == [0, 1, 2]
+
+        assert counting.accepted == 1
+
+
+def test_a_caller_that_finds_no_worker_may_start_one_once(run: Path, path: Path, log_file: Path) -> None:
+    started: list[LocalServer] = []
+
+    def start() -> bool:
+        started.append(LocalServer(listen(path)))
+        return True
+
+    with closing(LocalCaller(run, on_absent=start)) as caller:
+        with background(caller.ask, ROLE, "echo", {"n": 1}, timeout_s=DEADLINE_S) as asking:
+            eventually(lambda: bool(started), "it was started")
+            with serving(started[0], log_file):
+                assert asking.result(DEADLINE_S) == {"n": 1}
+        path.unlink()
+
+        with pytest.raises(PartUnavailable):
+            caller.ask(ROLE, "echo", {"n": 2}, timeout_s=SHORT_S)
+
+    assert len(started) == 1, "a worker that was stopped meanwhile is not restarted"
+
+
+def test_a_caller_that_starts_no_worker_fails_at_once(run: Path) -> None:
+    caller = LocalCaller(run, on_absent=lambda: False)
+
+    with pytest.raises(PartUnavailable, match="not running"):
+        caller.ask(ROLE, "echo", {}, timeout_s=DEADLINE_S)
+
+
+def test_two_servers_accept_from_one_listening_socket(run: Path, path: Path, log_file: Path) -> None:
+    listener = listen(path)
+    twin = socket.socket(fileno=os.dup(listener.fileno()))
+    with serving(LocalServer(listener), log_file), serving(LocalServer(twin), log_file):
+        callers = [LocalCaller(run) for _ in range(20)]
+        replies = [caller.ask(ROLE, "echo", {"n": number}) for number, caller in enumerate(callers)]
+        assert numbers(replies) == list(range(20))

@@ -1,0 +1,404 @@
+"""The server over RabbitMQ: what a worker acknowledges, rejects, shares, and leaves to others."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.consumer import SUSPECT_AFTER, Tags
+from adapters.rabbitmq.errors import QueueMismatch
+from adapters.rabbitmq.messages import Properties
+from adapters.rabbitmq.roll_call import roll_call
+from domain.kernel.errors import PartUnavailable
+from domain.kernel.ports.transport import Caller
+from tests.support.builders import DEADLINE_S, eventually, start_python
+from tests.support.rabbitmq import Role, a_request, rabbit_server, receive
+from tests.support.scripted import (
+    ROLE,
+    Gate,
+    OpenServer,
+    Scripted,
+    Serve,
+    Serving,
+    background,
+    echo,
+    numbers,
+    questions,
+)
+from tests.support.servers import RabbitMQ
+
+# --- acknowledgements ------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 20))
+def test_each_settled_tag_is_acknowledged_once_and_no_other(choices: list[int], count: int) -> None:
+    tags, unsettled, unacknowledged = Tags(), set(range(1, count + 1)), set(range(1, count + 1))
+    for tag in sorted(unsettled):
+        tags.add(tag)
+
+    def acknowledge() -> None:
+        for tag, multiple in tags.take():
+            assert tag in unacknowledged, "the broker closes a channel that acknowledges an unknown tag"
+            covered = {each for each in unacknowledged if each == tag or (multiple and each < tag)}
+            assert not covered & unsettled
+            unacknowledged.difference_update(covered)
+
+    for choice in choices:
+        if choice == 0 and unsettled:
+            rejected = min(unsettled)
+            tags.forget(rejected)
+            unsettled.discard(rejected)
+            unacknowledged.discard(rejected)
+        elif choice < 7 and unsettled:
+            settled = sorted(unsettled)[choice % len(unsettled)]
+            tags.settle(settled)
+            unsettled.discard(settled)
+        else:
+            acknowledge()
+    acknowledge()
+
+    assert unacknowledged == unsettled
+
+
+def test_an_acknowledgement_of_a_lost_channel_settles_nothing_on_the_next(
+    role: Role, open_server: OpenServer, cut: Callable[[], None]
+) -> None:
+    server = open_server()
+    role.put(a_request("first"))
+    (stale,) = receive(server, 1)
+    cut()
+    eventually(lambda: server.is_gone(stale), "the loss is noticed")
+    (again,) = receive(server, 1)
+    assert again.message.tag == stale.message.tag, "the same number, on another channel"
+
+    server.answer([(stale, {})])
+    server.close()
+
+    (third,) = receive(open_server(), 1)
+    assert third.request.body == {"n": "first"}
+
+
+def test_answered_requests_are_removed_and_the_others_delivered_again(
+    role: Role, open_server: OpenServer
+) -> None:
+    server = open_server()
+    role.put(*(a_request(n) for n in range(10)))
+    received = receive(server, 10)
+
+    # The oldest stays unanswered, so no acknowledgement may cover it.
+    server.answer([(delivery, {}) for delivery in received if delivery.request.body["n"] in (1, 2, 5)])
+    server.close()
+
+    again = receive(open_server(), 7)
+    assert sorted(delivery.request.body["n"] for delivery in again) == [0, 3, 4, 6, 7, 8, 9]
+
+
+def test_a_message_with_many_requests_is_settled_by_its_last_reply(
+    role: Role, open_server: OpenServer
+) -> None:
+    server = open_server()
+    role.put(json.dumps({"requests": [{"kind": "echo", "body": {"n": n}} for n in range(3)]}).encode())
+    server.answer([(delivery, {}) for delivery in receive(server, 3)[:2]])
+    server.close()
+
+    server = open_server()
+    server.answer([(delivery, {}) for delivery in receive(server, 3)])  # the whole message again
+    server.close()
+
+    assert open_server().receive(1, 0.3) == []
+
+
+# --- sharing and stopping --------------------------------------------------------------------
+
+
+def test_workers_of_a_role_share_its_requests(role: Role, serve_by: Serve, caller: Caller) -> None:
+    workers = [serve_by(), serve_by()]
+
+    for number in range(20):
+        caller.ask(ROLE, "echo", {"n": number})
+
+    shares = [serving.service.numbers for serving in workers]
+    assert all(shares), "each has its share"
+    assert sorted(shares[0] + shares[1]) == list(range(20)), "and no request is handled twice"
+
+
+def test_a_worker_holds_no_more_than_its_prefetch_count(
+    role: Role, open_server: OpenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as few:
+        few.setattr("adapters.rabbitmq.consumer.PREFETCH_COUNT", 5)
+        holding = open_server()
+    role.put(*(a_request(n) for n in range(20)))
+    held = receive(holding, 5)
+
+    rest = receive(open_server(), 15)
+
+    assert sorted(delivery.request.body["n"] for delivery in [*held, *rest]) == list(range(20))
+
+
+BUSY_WORKER = """
+import sys
+from adapters.rabbitmq.link import Silence
+from adapters.rabbitmq.server import RabbitServer
+server = RabbitServer(
+    sys.argv[1], sys.argv[2], log=Silence(), describe=dict, on_away=lambda _: None,
+    on_serving=lambda: print("ready", flush=True),
+)
+while not (batch := server.receive(256, 1.0)):
+    pass
+server.answer([(delivery, delivery.request.body) for delivery in batch if delivery.request.body["n"] == 0])
+print("busy", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_requests_of_a_killed_worker_are_handled_by_another(
+    role: Role, serve_by: Serve, caller: Caller
+) -> None:
+    process = start_python(BUSY_WORKER, role.url, ROLE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+    with background(lambda: numbers(caller.pipeline(ROLE, questions(300)))) as asking:
+        assert process.stdout.readline() == "busy\n"
+        process.kill()
+        process.communicate(timeout=DEADLINE_S)
+        serving = serve_by()
+        assert asking.result(DEADLINE_S) == list(range(300))
+
+    assert serving.service.effects >= set(range(1, 300)), "all but the one that the first had answered"
+
+
+def test_a_worker_that_stops_finishes_its_deliveries_and_takes_no_more(
+    role: Role, serve_by: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.rabbitmq.consumer.PREFETCH_COUNT", 5)
+    gate = Gate()
+    serving = serve_by(gate)
+    role.put(*(a_request(n) for n in range(8)))
+    gate.wait_until_busy()
+    with background(serving.stop) as stopping:
+        gate.open()
+        stopping.result(DEADLINE_S)
+
+    seen = serving.service.numbers
+    assert len(seen) + role.depth() == 8, "each was handled, or is left for another worker"
+    assert len(set(seen)) == len(seen)
+    assert seen
+
+
+def test_a_worker_that_stops_listening_leaves_new_requests_to_others(
+    role: Role, open_server: OpenServer
+) -> None:
+    stopping = open_server()
+    role.put(a_request("before"))
+    (before,) = receive(stopping, 1)
+
+    stopping.stop_listening()
+    role.put(a_request("after"))
+    other = open_server()
+
+    assert [delivery.request.body["n"] for delivery in receive(other, 1)] == ["after"]
+    stopping.answer([(before, {})])
+    stopping.close()
+    assert other.receive(1, 0.3) == [], "its own delivery was acknowledged"
+
+
+# --- messages that are not sound -------------------------------------------------------------
+
+
+def deliver(open_server: OpenServer, count: int, *, times: int) -> None:
+    """Have `count` requests delivered to workers that end without a reply."""
+    for _ in range(times):
+        server = open_server()
+        receive(server, count)
+        server.close()
+
+
+def test_a_message_that_may_crash_workers_is_handled_alone(role: Role, open_server: OpenServer) -> None:
+    open_server().close()
+    role.put(*(a_request(n) for n in range(5)))
+    deliver(open_server, 5, times=SUSPECT_AFTER)
+
+    server = open_server()
+    role.put(a_request("new"))
+    batches: list[list[Any]] = []
+
+    def all_received() -> bool:
+        if batch := server.receive(256, 0.05):
+            batches.append([delivery.request.body["n"] for delivery in batch])
+        return sum(map(len, batches)) == 6
+
+    eventually(all_received, "all requests are received")
+    assert [len(batch) for batch in batches] == [1] * 6
+    assert sorted(str(batch[0]) for batch in batches) == ["0", "1", "2", "3", "4", "new"]
+
+
+def direct_reply(process: bytes) -> str:
+    return f"amq.rabbitmq.reply-to.{base64.b64encode(process).decode()}.a2V5"
+
+
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        "amq.rabbitmq.reply-to.a.b",
+        direct_reply(b"garbage"),
+        direct_reply(b"\x83garbage"),
+        direct_reply(b"\x83Xw\x04node"),
+        b"\xff\xfe",
+        "no such queue",
+    ],
+)
+def test_a_reply_address_that_no_reply_can_reach_disturbs_no_caller(
+    role: Role, serve_by: Serve, caller: Caller, log_file: Path, reply_to: str | bytes
+) -> None:
+    serving = serve_by(describe=lambda: {"pid": 1})
+    role.put(a_request("odd"), reply_to=reply_to)
+    with open_channel(role.url) as channel:
+        channel.basic_publish("es.workers", "", b"", Properties(reply_to=reply_to))
+
+    eventually(lambda: "odd" in serving.service.effects, "it is handled")
+    assert numbers(caller.pipeline(ROLE, questions(10))) == list(range(10))
+    eventually(lambda: roll_call(role.url, expected=1, wait_s=1.0) == [{"pid": 1}], "it answers roll calls")
+    assert serving.service.numbers.count("odd") == 1
+    assert "broker-lost" not in log_file.read_text()
+    assert ("reply-undeliverable" in log_file.read_text()) == (reply_to != "no such queue")
+
+
+@pytest.mark.usefixtures("echoing")
+def test_a_plain_message_is_answered_under_its_correlation_id(role: Role) -> None:
+    replies: list[tuple[str, Any]] = []
+
+    def on_reply(channel: Any, method: Any, properties: Any, raw: bytes) -> None:
+        replies.append((properties.correlation_id, json.loads(raw)))
+
+    with open_channel(role.url) as channel:
+        channel.basic_consume("amq.rabbitmq.reply-to", on_reply, auto_ack=True)
+        sent = Properties(reply_to="amq.rabbitmq.reply-to", correlation_id="mine")
+        channel.basic_publish("", role.queue, a_request(1), sent)
+        while not replies:
+            channel.connection.process_data_events(time_limit=0.1)
+
+    assert replies == [("mine", {"replies": [[0, {"ok": {"n": 1}}]]})]
+
+
+# --- queues ----------------------------------------------------------------------------------
+
+
+def test_queues_are_declared_so_that_every_version_keeps_their_messages(
+    rabbitmq: RabbitMQ, role: Role
+) -> None:
+    role.declare()
+    columns = ("name", "type", "durable", "arguments")
+    shown = rabbitmq.ctl("list_queues", "-p", rabbitmq.vhost, *columns, "--quiet", "--formatter", "json")
+    queues = {queue["name"]: queue for queue in json.loads(shown)}
+
+    for name in (role.queue, role.dead_queue):
+        assert (queues[name]["type"], queues[name]["durable"]) == ("quorum", True)
+        # An explicit limit: the default is none in 3.10 and 20 from 4.0 on.
+        assert "x-delivery-limit" in str(queues[name]["arguments"])
+    for needed in ("at-least-once", "reject-publish", role.dead_queue):
+        assert needed in str(queues[role.queue]["arguments"])
+
+
+def test_a_queue_with_other_arguments_ends_the_worker_with_the_reason(
+    role: Role, log_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as other_version:
+        other_version.setattr("adapters.rabbitmq.messages.DELIVERY_LIMIT", 7)
+        role.declare()
+
+    serving = Serving(Scripted(echo), rabbit_server(role.url, ROLE), log_file)
+    try:
+        with pytest.raises(QueueMismatch, match="x-delivery-limit") as refused:
+            serving.ended.result(DEADLINE_S)
+    finally:
+        serving.begin_to_stop()  # otherwise a worker that continues would keep the tests from ending
+    assert "delete_queue" in refused.value.hint
+
+
+def test_a_queue_deleted_under_its_worker_is_declared_again(
+    rabbitmq: RabbitMQ, role: Role, echoing: Serving, caller: Caller, log_file: Path
+) -> None:
+    assert caller.ask(ROLE, "echo", {"n": 1}) == {"n": 1}
+
+    rabbitmq.delete_queues(role.queue)
+
+    assert caller.ask(ROLE, "echo", {"n": 2}) == {"n": 2}
+    assert "cancelled" in log_file.read_text()
+
+
+# --- the I/O thread --------------------------------------------------------------------------
+
+
+def test_work_that_takes_longer_than_the_heartbeat_is_done_once(
+    role: Role, serve_by: Serve, caller: Caller, log_file: Path
+) -> None:
+    never = threading.Event()
+    # The broker closes a connection after two missing heartbeats.
+    serving = serve_by(lambda request: {"waited": never.wait(4.0)}, url=f"{role.url}?heartbeat=1")
+
+    assert caller.ask(ROLE, "echo", {"n": 1}) == {"waited": False}
+
+    assert serving.service.numbers == [1]
+    assert "broker-lost" not in log_file.read_text()
+
+
+def test_a_crash_of_the_io_thread_ends_the_worker_with_an_error(open_server: OpenServer) -> None:
+    server = open_server()
+    server._link.call(lambda: 1 // 0)  # stands for a bug in the thread
+
+    with pytest.raises(PartUnavailable, match="I/O thread crashed"):
+        receive(server, 1)
+
+
+# --- roll calls ------------------------------------------------------------------------------
+
+
+def states_of(role: Role, count: int) -> list[Any]:
+    """The states of `count` workers. A worker that lost its connection is in a roll call after it reconnected."""
+    found: list[Any] = []
+
+    def complete() -> bool:
+        found[:] = sorted(roll_call(role.url, expected=count, wait_s=0.2), key=lambda state: state["pid"])
+        return len(found) == count
+
+    eventually(complete, f"{count} workers answer")
+    return found
+
+
+def test_a_roll_call_reaches_every_worker_even_a_busy_one(
+    role: Role, serve_by: Serve, caller: Caller
+) -> None:
+    gate = Gate()
+    states = [{"pid": 1, "state": "busy"}, {"pid": 2, "state": "busy"}]
+    for state in states:
+        serve_by(gate, describe=partial(dict, state))
+    with background(caller.ask, ROLE, "work", {}, timeout_s=DEADLINE_S) as asked:
+        gate.wait_until_busy()
+        assert states_of(role, 2) == states
+        gate.open()
+        asked.result(DEADLINE_S)
+
+
+def test_a_worker_answers_roll_calls_again_after_it_reconnected(
+    role: Role, serve_by: Serve, cut: Callable[[], None]
+) -> None:
+    serve_by(describe=lambda: {"pid": 1})
+    cut()
+
+    assert states_of(role, 1) == [{"pid": 1}]
+
+
+def test_a_roll_call_ends_after_its_time(role: Role) -> None:
+    assert roll_call(role.url, expected=1, wait_s=0.05) == []
