@@ -124,7 +124,7 @@ def _sum(value: Value, number: int) -> int:
 # --- a batch in few statements ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Update:
     """The effect of several `Change`s and `Add`s of one row: columns to set, and other columns to add to."""
 
@@ -141,44 +141,52 @@ class Shape(NamedTuple):
     added: tuple[str, ...] = ()
 
 
+_Effect = Put | Change | Update | Delete
+
+
 def merged(projection: Projection, operations: Iterable[Operation]) -> dict[Shape, list[tuple[Value, ...]]]:
     """The same effect with at most one operation for each key, so that their order is free.
 
     By shape, the values of each: of its columns, of those to add to, and the key. Raises ValueError if a sum
     of additions leaves 64 bits, or a column to add to is not a whole number.
     """
-    last: dict[Key, Put | Update | Delete] = {}
+    last: dict[Key, _Effect] = {}
     for operation in operations:
-        if isinstance(operation, Add) and any(
-            projection.columns[name] != "INTEGER" for name in operation.columns
-        ):
-            raise ValueError("only whole numbers can be added to")
-        last[operation.key] = _merge(last.get(operation.key), operation)
-    shapes: dict[Shape, list[tuple[Value, ...]]] = {}
-    for effect in last.values():
-        if isinstance(effect, Update):
-            shape = Shape(Update, tuple(effect.columns), tuple(effect.added))
-            values = (*effect.columns.values(), *effect.added.values(), effect.key)
-        elif isinstance(effect, Put):
-            shape = Shape(Put, tuple(effect.row))
-            values = (*effect.row.values(), effect.key)
+        before = last.get(operation.key)
+        if before is None and not isinstance(operation, Add):
+            last[operation.key] = operation
         else:
-            shape, values = Shape(Delete), (effect.key,)
-        if len(values) > 1 or shape.kind is not Update:
-            shapes.setdefault(shape, []).append(values)
-    return shapes
+            last[operation.key] = _merge(projection, before, operation)
+    rows: dict[
+        tuple[type[Put | Update | Delete], tuple[str, ...], tuple[str, ...]], list[tuple[Value, ...]]
+    ] = {}
+    for effect in last.values():
+        if isinstance(effect, Put):
+            rows.setdefault((Put, tuple(effect.row), ()), []).append((*effect.row.values(), effect.key))
+        elif isinstance(effect, Delete):
+            rows.setdefault((Delete, (), ()), []).append((effect.key,))
+        else:
+            added = effect.added if isinstance(effect, Update) else {}
+            if effect.columns or added:
+                shape = (Update, tuple(effect.columns), tuple(added))
+                values = (*effect.columns.values(), *added.values(), effect.key)
+                rows.setdefault(shape, []).append(values)
+    return {Shape(*shape): found for shape, found in rows.items()}
 
 
-def _merge(before: Put | Update | Delete | None, operation: Operation) -> Put | Update | Delete:
+def _merge(projection: Projection, before: _Effect | None, operation: Operation) -> _Effect:
+    if isinstance(operation, Add) and any(
+        projection.columns[name] != "INTEGER" for name in operation.columns
+    ):
+        raise ValueError("only whole numbers can be added to")
     if isinstance(operation, Put | Delete):
         return operation
     if isinstance(before, Delete):
         return before
     if isinstance(before, Put):
         return Put(before.key, applied(before.row, operation) or {})
-    if before is None and isinstance(operation, Change):
-        return Update(operation.key, operation.columns, {})
-    columns, added = (before.columns, before.added) if before else ({}, {})
+    columns = before.columns if before else {}
+    added = before.added if isinstance(before, Update) else {}
     if isinstance(operation, Change):
         kept = {name: number for name, number in added.items() if name not in operation.columns}
         return Update(operation.key, {**columns, **operation.columns}, kept)
