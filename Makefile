@@ -6,6 +6,7 @@ SEEDS ?= 1-10
 IDS ?= 100000000
 SOAK_SEEDS ?= 1-100
 SOAK_IDS ?= 1000000000
+SOAK_TESTS ?= tests/faults tests/simulation tests/acceptance tests/domain tests/workers/ids
 # `make logs users`: the words after logs are roles, not targets.
 ifeq (logs,$(firstword $(MAKECMDGOALS)))
 ROLES := $(wordlist 2,9,$(MAKECMDGOALS))
@@ -49,12 +50,10 @@ demo: install ## Show the main commands in a throw-away home
 test: install ## Run every test that can run on this machine
 	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
-soak: install ## Run the long campaigns of faults and simulation, an hour or more: make soak SOAK_SEEDS=1-20
-	@echo '1 of 3: faults and simulation with ES_TEST_EFFORT=long'
-	ES_TEST_EFFORT=long $(BIN)/python -m pytest tests/faults tests/simulation
-	@echo '2 of 3: properties, 2,000 examples each'
-	$(BIN)/python -m pytest --hypothesis-profile=thorough tests/domain tests/adapters/test_codec.py tests/workers/ids
-	@echo '3 of 3: simulated histories, seeds $(SOAK_SEEDS), $(SOAK_IDS) ids'
+soak: install ## Run the long campaigns, an hour or more: make soak SOAK_SEEDS=1-20
+	@echo '1 of 2: $(SOAK_TESTS) with ES_TEST_EFFORT=long'
+	ES_TEST_EFFORT=long $(BIN)/python -m pytest $(SOAK_TESTS)
+	@echo '2 of 2: simulated histories, seeds $(SOAK_SEEDS), $(SOAK_IDS) ids'
 	$(BIN)/python -m tests.simulation --seeds $(SOAK_SEEDS) --ids $(SOAK_IDS)
 
 check: install ## Check format, lint, types, imports, architecture, documents, prose; edits nothing

@@ -12,8 +12,6 @@ from domain.kernel.messages import Body, Question, Reply, Request
 class Service(Protocol):
     """The work of one role."""
 
-    role: str
-
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
         """Handle a batch and return one reply per request, in order.
 
