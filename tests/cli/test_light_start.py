@@ -95,8 +95,8 @@ def libraries(modules: set[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "more"),
     [
-        (("ids", "next"), {"cli.ids", "cli.times"}),
-        (("users", "get", "1024"), {"cli.users", "cli.commands", "cli.times"}),
+        (("ids", "next"), {"cli.ids", "cli.times", "domain.lanes", "domain.lanes.limits"}),
+        (("users", "get", "1024"), {"cli.users", "cli.times"}),
     ],
     ids=["ids next", "users get"],
 )
