@@ -1,21 +1,17 @@
-"""The commands of a feature as `es` commands: options, bulk form and answer come from the command classes."""
+"""A command class as an `es` command: its options, its bulk form and its answer are derived from the class."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from cli import render, session
-from cli.lazy_group import LazyGroup
+from domain.kernel.commands import Command, Input, inputs_of, personal_inputs
 from domain.kernel.errors import InvalidInput
-
-if TYPE_CHECKING:  # queries import this module as well, and need no command class
-    from domain.kernel.commands import Command, Input
-    from domain.kernel.messages import Body
+from domain.kernel.messages import Body
 
 From = Annotated[
     str | None,
@@ -24,44 +20,8 @@ From = Annotated[
 _ENVELOPE = ("command_id", "version", "position")
 
 
-def command_group(role: str, load: Callable[[], Sequence[type[Command]]]) -> type[TyperGroup]:
-    """A group that offers the commands of `load()` beside those of its module.
-
-    `load` is called when one of them is used, or when the group is listed. The list begins with commands that create.
-    """
-
-    class CommandGroup(LazyGroup):
-        def list_commands(self, ctx: Any) -> list[str]:
-            derived = _by_name(load())
-            creating = [name for name, command in derived.items() if command.creates]
-            return [
-                *creating,
-                *super().list_commands(ctx),
-                *(name for name in derived if name not in creating),
-            ]
-
-        def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            own = super().get_command(ctx, cmd_name)
-            if own is not None:
-                return own
-            command = _by_name(load()).get(cmd_name)
-            return None if command is None else _derived(command, role, cmd_name)
-
-    return CommandGroup
-
-
-def _by_name(commands: Sequence[type[Command]]) -> dict[str, type[Command]]:
-    """The commands that a group offers."""
-    return {
-        command.request.partition(".")[2]: command
-        for command in commands
-        if command.request and command.in_group
-    }
-
-
-def _derived(command: type[Command], role: str, name: str) -> Any:
+def derived(command: type[Command], role: str, name: str) -> Any:
     """An `es` command: an argument or option for each input, --from, --command-id, --json."""
-    from domain.kernel.commands import inputs_of, personal_inputs
 
     def run(source: str | None, command_id: str | None, as_json: bool, **given: str | None) -> None:
         if source is not None:

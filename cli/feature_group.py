@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import render, session
-from cli.commands import command_group
+from cli.lazy_group import command_group
 from domain.features import Registry
 from domain.kernel.feature import Feature
 from domain.kernel.projection import Projection

@@ -3,7 +3,7 @@
 Promise: memory stays the same for any number of ids. Refusal: no id is made here; they come from `ids` workers.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -56,10 +56,10 @@ def next_ids(
         after = str(parse_id(after, field="--after"))
     blocks = _draw(count, after, COUNT_MAX if ranges else _PRINTED_COUNT)
     if ranges:
-        _show(
+        render.rows(
             ({"first": str(block.first), "step": block.step, "count": block.count} for block in blocks),
             ["first", "step", "count"],
-            as_json,
+            as_json=as_json,
         )
         return
     form = '{"id":"%d"}' if as_json else "%d"
@@ -108,7 +108,7 @@ def decode_ids(ids: Ids, as_json: render.Json = False) -> None:
                 "position": str(found.position),
             }
         )
-    _show(rows, ["id", "time", "lane", "position"], as_json)
+    render.rows(rows, ["id", "time", "lane", "position"], as_json=as_json)
 
 
 @app.command()
@@ -138,7 +138,7 @@ def check(ids: Ids, as_json: render.Json = False) -> None:
         part = [str(parse_id(text)) for text in ids[start : start + CHECK_MAX]]
         answers += session.ask("ids", "ids.check", {"ids": part}, timeout_s=_LANES_TIMEOUT_S)["ids"]
     columns = ["id", "status", "time", "lane", "worker", "host", "pid", "granted_at", "from", "until"]
-    _show(answers, columns, as_json)
+    render.rows(answers, columns, as_json=as_json)
     if any(answer["status"] != "granted" for answer in answers):
         raise typer.Exit(1)
 
@@ -147,8 +147,10 @@ def check(ids: Ids, as_json: render.Json = False) -> None:
 def show_lanes(as_json: render.Json = False) -> None:
     """Show every lane that was ever used, its worker, and the end of its grant."""
     lanes = session.ask("ids", "ids.lanes", {}, timeout_s=_LANES_TIMEOUT_S)["lanes"]
-    _show(
-        lanes, ["lane", "status", "from", "until", "worker", "host", "pid", "version", "quarantined"], as_json
+    render.rows(
+        lanes,
+        ["lane", "status", "from", "until", "worker", "host", "pid", "version", "quarantined"],
+        as_json=as_json,
     )
 
 
@@ -174,7 +176,7 @@ def fence(
             help="You vouch that no `ids` worker from before the restore runs: ids resume after 2 s, not 5 minutes.",
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: render.Yes = False,
     command_id: render.CommandId = None,
     as_json: render.Json = False,
 ) -> None:
@@ -189,12 +191,4 @@ def fence(
     body = {"command_id": chosen, "workers_stopped": workers_stopped}
     with session.errors_of(chosen):
         answer = session.ask("ids", "ids.fence", body, timeout_s=_LANES_TIMEOUT_S)
-    render.answer(answer, as_json=as_json, human=lambda: render.fields(answer))
-
-
-def _show(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], as_json: bool) -> None:
-    if as_json:
-        for row in rows:
-            render.json_line(row)
-    else:
-        render.table(columns, [[row.get(column) for column in columns] for row in rows])
+    render.record(answer, as_json=as_json)

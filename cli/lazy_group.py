@@ -1,10 +1,14 @@
-"""A group whose commands are made on use."""
+"""Groups whose commands are made when they are used: a command must not pay for the others of its group."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from domain.kernel.commands import Command
 
 
 class LazyGroup(TyperGroup):
@@ -15,3 +19,42 @@ class LazyGroup(TyperGroup):
             # typer suggests names from `commands`, which is empty here: fill in the names.
             self.commands = dict.fromkeys(self.list_commands(ctx))  # type: ignore[assignment]
         return super().resolve_command(ctx, args)
+
+
+def command_group(role: str, load: Callable[[], Sequence[type[Command]]]) -> type[TyperGroup]:
+    """A group that offers the commands of `load()` beside those of its module.
+
+    `load` is called when one of them is used, or when the group is listed. The list begins with commands that create.
+    """
+
+    class CommandGroup(LazyGroup):
+        def list_commands(self, ctx: Any) -> list[str]:
+            offered = _by_name(load())
+            creating = [name for name, command in offered.items() if command.creates]
+            return [
+                *creating,
+                *super().list_commands(ctx),
+                *(name for name in offered if name not in creating),
+            ]
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            own = super().get_command(ctx, cmd_name)
+            if own is not None:
+                return own
+            command = _by_name(load()).get(cmd_name)
+            if command is None:
+                return None
+            from cli.commands import derived
+
+            return derived(command, role, cmd_name)
+
+    return CommandGroup
+
+
+def _by_name(commands: Sequence[type[Command]]) -> dict[str, type[Command]]:
+    """The commands that a group offers."""
+    return {
+        command.request.partition(".")[2]: command
+        for command in commands
+        if command.request and command.in_group
+    }

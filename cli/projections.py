@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection, for example users.")]
-_POLL_S = 0.1
-_STALLED_S = 5.0
+POLL_S = 0.1
+STALLED_S = 5.0
 """A rebuild that makes no progress for so long is requested again."""
 _COLUMNS = ["projection", "generation", "state", "position", "head", "lag", "events", "parked"]
 
@@ -90,12 +90,12 @@ def _wait_until_current(name: str, generation: int) -> Body:
             return state
         if state["position"] != position:
             position, moved_s = state["position"], elapsed_s
-        elif elapsed_s - moved_s > _STALLED_S:
+        elif elapsed_s - moved_s > STALLED_S:
             # Its worker may have ended. The worker that gets this request resumes the rebuild.
             session.ask("projections", "projections.rebuild", {"name": name})
             moved_s = elapsed_s
         _show_progress(progress, state)
-        time.sleep(_POLL_S)
+        time.sleep(POLL_S)
 
 
 def _show_progress(progress: Progress, state: Body) -> None:

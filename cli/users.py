@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import render, session
-from cli.commands import command_group
+from cli.lazy_group import command_group
 from cli.times import parse_time_us
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""How `es projections rebuild` follows a rebuild that a worker carries out."""
+"""How `es projections rebuild` watches a rebuild that a worker runs."""
 
 from __future__ import annotations
 
@@ -12,39 +12,34 @@ from cli import projections, session
 
 
 class Workers:
-    """Answers as workers would: the rebuild stands still until it has been asked for often enough."""
+    """The rebuild makes no progress until it was requested `needed` times."""
 
     def __init__(self, *, needed: int) -> None:
         self._needed = needed
-        self.asked = 0
+        self.requests = 0
 
     def ask(self, role: str, kind: str, body: Any, **_: Any) -> Any:
         if kind == "projections.rebuild":
-            self.asked += 1
+            self.requests += 1
             return {"projection": "users", "generation": 2, "head": 10}
-        done = self.asked >= self._needed
-        state = {
-            "projection": "users",
-            "generation": 2,
-            "state": "current" if done else "building",
-            "position": 10 if done else 0,
-            "head": 10,
-            "lag": 0,
-            "events": 10 if done else 0,
-            "parked": 0,
+        done = 10 if self.requests >= self._needed else 0
+        state = {"projection": "users", "generation": 2, "state": "current" if done else "building"}
+        return {
+            "projections": [
+                {**state, "position": done, "head": 10, "lag": 10 - done, "events": done, "parked": 0}
+            ]
         }
-        return {"projections": [state]}
 
 
 @pytest.mark.parametrize("needed", [1, 3])
-def test_a_rebuild_that_stands_still_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, needed: int) -> None:
+def test_a_stalled_rebuild_is_requested_again(monkeypatch: pytest.MonkeyPatch, needed: int) -> None:
     workers = Workers(needed=needed)
     monkeypatch.setattr(session, "ask", workers.ask)
-    monkeypatch.setattr(projections, "_STALLED_S", 0.0)
-    monkeypatch.setattr(projections, "_POLL_S", 0.001)
+    monkeypatch.setattr(projections, "STALLED_S", 0.0)
+    monkeypatch.setattr(projections, "POLL_S", 0.001)
 
     ran = CliRunner().invoke(projections.app, ["rebuild", "users", "--json"])
 
     assert ran.exit_code == 0, ran.output
     assert json.loads(ran.stdout.splitlines()[-1])["state"] == "current"
-    assert workers.asked == needed
+    assert workers.requests == needed

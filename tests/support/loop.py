@@ -1,10 +1,13 @@
-"""A server and a service of a worker's loop that follow a script and record every call. Requests are numbers."""
+"""A worker's loop over a server and a service that follow a script and record every call. Requests are numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from adapters.log import Log
+from domain.kernel.errors import EsError
 from domain.kernel.messages import Later, Reply, Request
+from workers.runtime.loop import serve
 
 
 class NumberedDelivery:
@@ -24,9 +27,6 @@ class ScriptedServer:
         self.limits: set[int] = set()
         self.gone: set[int] = set()
         """The requests whose caller has disconnected."""
-
-    def is_exhausted(self) -> bool:
-        return not self.turns
 
     def receive(self, limit: int, wait_s: float) -> list[NumberedDelivery]:
         self.limits.add(limit)
@@ -53,7 +53,7 @@ class ScriptedServer:
 class ScriptedService:
     role = "echo"
 
-    def __init__(self, reply: Callable[[Request], Reply] = lambda request: dict(request.body)) -> None:
+    def __init__(self, reply: Callable[[Request], Reply]) -> None:
         self._reply = reply
         self.batches: list[list[int]] = []
 
@@ -63,3 +63,31 @@ class ScriptedService:
 
     def close(self) -> None:
         raise AssertionError("the loop closes no service")
+
+
+def echo(request: Request) -> Reply:
+    return dict(request.body)
+
+
+class ScriptedLoop:
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.server = ScriptedServer()
+        self.service = ScriptedService(echo)
+        self.reported: list[EsError] = []
+        """What `on_unavailable` was called with."""
+
+    def serve(self, *turns: Sequence[int], reply: Callable[[Request], Reply] = echo) -> None:
+        """Serve every turn, then stop."""
+        self.server.turns = list(turns)
+        self.service = ScriptedService(reply)
+        self.serve_until(lambda: not self.server.turns)
+
+    def serve_until(self, stopping: Callable[[], bool]) -> None:
+        serve(
+            self.service,
+            self.server,
+            stopping=stopping,
+            on_unavailable=self.reported.append,
+            log=self._log,
+        )

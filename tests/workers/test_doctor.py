@@ -1,10 +1,11 @@
-"""`es doctor`: what it finds in every part, and what it says to do next."""
+"""`es doctor`: its findings for every part, and the next step that each names."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from workers import doctor
 from workers.erasures.process import COMPLETING
 
 ROLES = registry().role_names
+SHELVES = "tests.support.shelves"
 
 Examine = Callable[..., dict[str, Body]]
 
@@ -41,27 +43,32 @@ def settings_of(tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture
 def examine(settings_of: Callable[..., Settings]) -> Examine:
-    """The findings by part; of a part that has several the last."""
+    """The findings by part. Of several findings for one part it is the last."""
     return lambda **parts: {found["part"]: found for found in doctor.examine(settings_of(**parts))}
 
 
-# --- nothing is wrong ------------------------------------------------------------------------
+def problems(found: dict[str, Body]) -> dict[str, tuple[str, str]]:
+    """State and code of every finding that is not ok."""
+    return {part: (each["state"], each["code"]) for part, each in found.items() if each["state"] != "ok"}
 
 
-def test_of_an_embedded_system_every_part_is_found_well_with_its_versions(
+# --- no problem ------------------------------------------------------------------------------
+
+
+def test_every_part_of_an_embedded_system_is_ok_and_shows_its_version(
     examine: Examine, tmp_path: Path
 ) -> None:
     found = examine()
 
     assert list(found) == ["es", "home", "broker", "event store", "vault", "read models"]
-    assert {each["state"] for each in found.values()} == {"ok"}
+    assert problems(found) == {}
     for part, file in {"event store": "events.db", "vault": "vault.db", "read models": "read.db"}.items():
         assert found[part]["version"].startswith("SQLite 3.")
         assert found[part]["schema_version"] == sqlite.SCHEMA_VERSION
         assert str(tmp_path / "home" / file) in found[part]["detail"]
 
 
-def test_of_postgresql_it_says_version_schema_and_clock_and_no_password(
+def test_postgresql_is_shown_with_version_schema_and_clock(
     examine: Examine, postgres_url: str, tmp_path: Path
 ) -> None:
     kek = tmp_path / "kek"
@@ -76,7 +83,7 @@ def test_of_postgresql_it_says_version_schema_and_clock_and_no_password(
         assert abs(found[part]["clock_offset_s"]) < 30, "it is this machine's own clock"
 
 
-# --- a part is down --------------------------------------------------------------------------
+# --- a part fails ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -87,60 +94,115 @@ def test_of_postgresql_it_says_version_schema_and_clock_and_no_password(
         ("read models", "ES_DATABASE", "postgresql://es:s3cret@127.0.0.1:{port}/es"),
     ],
 )
-def test_a_server_that_is_down_is_named_with_the_next_step_and_the_others_are_examined(
+def test_an_unavailable_server_is_named_and_the_other_parts_are_examined(
     examine: Examine, part: str, variable: str, url: str
 ) -> None:
-    examine()  # there is a vault already; a new one is made only when the store can say that it knows nobody
+    examine()  # creates the vault: that needs a store that confirms that it contains no users
     port = free_port()
 
     found = examine(**{variable: url.format(port=port)})
 
-    assert {name for name, each in found.items() if each["state"] != "ok"} == {part}
-    assert found[part]["state"] == "failed"
-    assert found[part]["code"] == "unavailable"
+    assert problems(found) == {part: ("failed", "unavailable")}
     assert str(port) in found[part]["detail"]
     assert found[part]["next"]
     assert "s3cret" not in json.dumps(found)
 
 
-def test_a_postgresql_that_only_reads_is_found(examine: Examine, postgres_url: str) -> None:
+def test_a_read_only_postgresql_is_found(examine: Examine, postgres_url: str) -> None:
     assert examine(ES_DATABASE=postgres_url)["read models"]["state"] == "ok"
 
     found = examine(ES_DATABASE=f"{postgres_url}&options=-c%20default_transaction_read_only%3Don")
 
-    assert {name for name, each in found.items() if each["state"] != "ok"} == {"read models"}
-    assert (found["read models"]["state"], found["read models"]["code"]) == ("failed", "unavailable")
+    assert problems(found) == {"read models": ("failed", "unavailable")}
     assert "read-only" in found["read models"]["detail"]
     assert "target_session_attrs=read-write" in found["read models"]["next"]
 
 
-def test_a_server_that_accepts_and_says_nothing_is_named_and_the_others_are_examined(
-    examine: Examine,
-) -> None:
+def test_a_silent_server_is_named_and_the_other_parts_are_examined(examine: Examine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         found = examine(ES_BROKER=f"amqp://guest:guest@127.0.0.1:{silent.getsockname()[1]}/")
 
-    assert {name for name, each in found.items() if each["state"] != "ok"} == {"broker"}
-    assert (found["broker"]["state"], found["broker"]["code"]) == ("failed", "unavailable")
+    assert problems(found) == {"broker": ("failed", "unavailable")}
     assert "too slow to answer" in found["broker"]["detail"]
 
 
-def test_a_check_that_crashes_is_a_finding_and_the_others_are_examined(
+def test_a_crashed_check_is_a_finding_and_the_other_parts_are_examined(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(_: Settings) -> None:
-        raise LookupError("nobody thought of this")
+        raise LookupError("canary-2b77")
 
     monkeypatch.setattr(versions, "store_version", crash)
 
     found = examine()
 
-    assert {name for name, each in found.items() if each["state"] != "ok"} == {"event store"}
+    assert problems(found) == {"event store": ("failed", "internal")}
     assert "LookupError" in found["event store"]["detail"]
-    assert "nobody" not in json.dumps(found)
+    assert "canary" not in json.dumps(found)
 
 
-def test_an_event_store_behind_what_was_seen_of_it_is_found(
+BROKEN = "from domain.kernel.feature import Feature, Role\nFEATURE = Feature(name='broken', {})"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (None, "No module named 'broken_feature'"),
+        ("raise LookupError('no licence')", "LookupError: no licence"),
+        ("", "FEATURE"),
+        (BROKEN.format("roles=(Role('users'),)"), "two of the role 'users'"),
+        (BROKEN.format("model='no_such_model'"), "no_such_model"),
+        (BROKEN.format("roles=(Role('x', 'no_such_service'),)"), "no_such_service"),
+        (BROKEN.format("queries=('no_such_queries',)"), "no_such_queries"),
+    ],
+    ids=["missing", "raises", "no feature", "taken name", "no model", "no service", "no queries"],
+)
+def test_a_feature_that_cannot_be_used_is_named_and_the_other_parts_are_examined(
+    examine: Examine,
+    settings_of: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str | None,
+    reason: str,
+) -> None:
+    if source is not None:
+        (tmp_path / "broken_feature.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_feature", raising=False)
+    registry.cache_clear()
+    examine()
+    with closing(wiring.open_vault(settings_of())) as vault:
+        vault.save_checkpoint(COMPLETING, 41)
+
+    found = examine(ES_FEATURES=f"broken_feature,{SHELVES}")
+
+    part = "feature broken_feature"
+    assert problems(found) == {
+        part: ("failed", "invalid-setting"),
+        "history": ("failed", "store-behind"),
+    }
+    assert set(found) >= {"es", "home", "broker", "event store", "vault", "read models"}
+    assert reason in found[part]["detail"]
+    assert "ES_FEATURES" in found[part]["next"]
+
+
+def test_features_that_can_be_used_are_no_problem(examine: Examine) -> None:
+    assert problems(examine(ES_FEATURES=SHELVES)) == {}
+
+
+def test_of_two_features_of_one_name_the_second_is_the_problem(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copied_shelves.py").write_text(f"from {SHELVES} import *")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    found = examine(ES_FEATURES=f"{SHELVES} copied_shelves")
+
+    assert problems(found) == {"feature copied_shelves": ("failed", "invalid-setting")}
+    assert "two of the feature 'shelves'" in found["feature copied_shelves"]["detail"]
+
+
+def test_an_event_store_that_went_back_is_found(
     examine: Examine, settings_of: Callable[..., Settings]
 ) -> None:
     assert "history" not in examine()
@@ -165,7 +227,7 @@ def test_a_vault_whose_key_does_not_fit_is_found(examine: Examine, tmp_path: Pat
     assert "key-encryption key" in found["next"]
 
 
-def test_a_file_of_a_newer_version_is_found(examine: Examine, tmp_path: Path) -> None:
+def test_a_file_with_a_newer_schema_is_found(examine: Examine, tmp_path: Path) -> None:
     examine()
     apsw.Connection(str(tmp_path / "home" / "read.db")).pragma("user_version", 99)
 
@@ -179,7 +241,7 @@ def test_a_file_of_a_newer_version_is_found(examine: Examine, tmp_path: Path) ->
 # --- warnings --------------------------------------------------------------------------------
 
 
-def test_a_sqlite_that_can_corrupt_its_files_is_warned_of(
+def test_a_sqlite_that_can_corrupt_its_files_is_a_warning(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.45.1")
@@ -191,7 +253,7 @@ def test_a_sqlite_that_can_corrupt_its_files_is_warned_of(
     assert "apsw" in found["next"]
 
 
-def test_a_disk_that_is_nearly_full_is_warned_of(
+def test_a_disk_that_is_nearly_full_is_a_warning(
     examine: Examine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(doctor, "FREE_DISK_WARNING_BYTES", 1 << 62)
@@ -203,7 +265,7 @@ def test_a_disk_that_is_nearly_full_is_warned_of(
     assert "Free disk space" in found["next"]
 
 
-def test_a_postgresql_whose_clock_is_off_is_warned_of(
+def test_a_postgresql_with_a_wrong_clock_is_a_warning(
     examine: Examine, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "now_us", lambda: time.time_ns() // 1000 - 3_600_000_000)
@@ -215,7 +277,7 @@ def test_a_postgresql_whose_clock_is_off_is_warned_of(
     assert "NTP" in found["next"]
 
 
-def test_a_queue_that_nobody_serves_and_one_with_dead_letters_are_warned_of(
+def test_a_queue_without_workers_and_one_with_dead_letters_are_warnings(
     examine: Examine, rabbitmq: RabbitMQ
 ) -> None:
     with rabbit_broker(rabbitmq, ROLES) as url, closing(ready_server(url, "users")):
@@ -239,7 +301,7 @@ def test_a_queue_that_nobody_serves_and_one_with_dead_letters_are_warned_of(
 
 @contextmanager
 def info_page(said: object, *, ahead_s: float = 0) -> Iterator[int]:
-    """A stand-in for the `/info` page of EventStoreDB, which the test node (gRPC alone) doesn't have: its port."""
+    """Serve the `/info` page of EventStoreDB, which the test node (gRPC only) does not have; its port."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -251,7 +313,7 @@ def info_page(said: object, *, ahead_s: float = 0) -> Iterator[int]:
             self.wfile.write(raw)
 
         def log_message(self, *_: Any) -> None:
-            """Nothing: pytest's output is no access log."""
+            """Keep the access log out of pytest's output."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -271,7 +333,7 @@ def info_page(said: object, *, ahead_s: float = 0) -> Iterator[int]:
         ({"dbVersion": "25.1.2"}, "KurrentDB 25.1.2", "Kurrent License v1"),
     ],
 )
-def test_of_eventstoredb_it_says_the_version_and_its_licence(
+def test_eventstoredb_is_shown_with_version_and_licence(
     settings_of: Callable[..., Settings], said: object, name: str, licence: str
 ) -> None:
     with info_page(said) as port:
@@ -282,7 +344,7 @@ def test_of_eventstoredb_it_says_the_version_and_its_licence(
 
 
 @pytest.mark.parametrize("said", [{}, [], {"esVersion": "next"}, {"esVersion": 23}, "hello"])
-def test_an_eventstoredb_that_does_not_say_its_version_is_no_failure(
+def test_an_eventstoredb_without_a_version_is_no_failure(
     settings_of: Callable[..., Settings], said: object
 ) -> None:
     with info_page(said) as port:
@@ -295,7 +357,7 @@ def test_an_eventstoredb_that_does_not_say_its_version_is_no_failure(
 @pytest.mark.parametrize(
     ("ahead_s", "least_s", "most_s"), [(0, 0, 0), (3600, 3580, 3600), (-3600, -3600, -3580)]
 )
-def test_the_clock_of_eventstoredb_is_compared_as_well_as_whole_seconds_allow(
+def test_the_clock_of_eventstoredb_is_compared_to_a_second(
     settings_of: Callable[..., Settings], ahead_s: float, least_s: float, most_s: float
 ) -> None:
     with info_page({"esVersion": "23.10.7"}, ahead_s=ahead_s) as port:

@@ -48,9 +48,6 @@ def reports(supervisor: socket.socket) -> list[dict[str, Any]]:
     return [json.loads(line) for line in supervisor.recv(1 << 20).splitlines()]
 
 
-# --- reports ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
@@ -117,9 +114,6 @@ def test_a_description_names_the_worker_its_state_and_its_last_error(control: Co
     assert after.items() >= {**identity, "state": "ready"}.items()
     assert after["last_error"].items() >= DOWN.to_wire().items()
     assert after["last_error"]["at"] >= "2026"
-
-
-# --- the supervisor --------------------------------------------------------------------------
 
 
 def test_a_worker_notices_the_end_of_its_supervisor(supervisor: socket.socket, control: Control) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.kernel.errors import PartUnavailable
-from workers.runtime.id_blocks import BLOCK, IdBlocks
+from workers.runtime.id_blocks import IdBlocks
 
 DOWN = PartUnavailable("the ids worker", "it is not running")
 
@@ -41,13 +41,25 @@ def blocks(source: Source) -> IdBlocks:
     return IdBlocks(source.draw, monotonic_s=lambda: source.now_s)
 
 
-def test_ids_come_ascending_from_one_block(source: Source, blocks: IdBlocks) -> None:
-    assert [blocks.take(1), blocks.take(3), blocks.take(2)] == [[1], [2, 3, 4], [5, 6]]
-    assert source.drawn == [BLOCK] == [1024]
+@pytest.mark.parametrize(
+    ("counts", "ids", "drawn"),
+    [
+        ([], [], []),
+        ([1, 3, 2], [*range(1, 7)], [1024]),
+        ([1] * 1025, [*range(1, 1026)], [1024, 1024]),
+        ([1000, 25], [*range(1, 1001), *range(1025, 1050)], [1024, 1024]),
+        ([5000], [*range(1, 5001)], [5000]),
+    ],
+    ids=["none before an id is needed", "one", "up to its last id", "a whole new one", "a larger one"],
+)
+def test_ids_come_ascending_from_as_few_blocks_as_possible(
+    source: Source, blocks: IdBlocks, counts: list[int], ids: list[int], drawn: list[int]
+) -> None:
+    taken = [blocks.take(count) for count in counts]
 
-
-def test_no_block_is_drawn_before_an_id_is_needed(source: Source, blocks: IdBlocks) -> None:
-    assert source.drawn == []
+    assert [len(some) for some in taken] == counts
+    assert [id_ for some in taken for id_ in some] == ids
+    assert source.drawn == drawn
 
 
 @pytest.mark.parametrize(("age_s", "blocks_drawn"), [(0.0, 1), (1.0, 1), (1.001, 2), (3600.0, 2)])
@@ -62,24 +74,6 @@ def test_an_unused_block_is_dropped_after_a_second(
     assert len(source.drawn) == blocks_drawn
     assert second == ([2] if blocks_drawn == 1 else [1025])
     assert first < second
-
-
-def test_a_block_that_is_too_small_is_replaced(source: Source, blocks: IdBlocks) -> None:
-    blocks.take(1000)
-
-    assert blocks.take(25) == list(range(1025, 1050)), "ascending: all from the new block"
-    assert source.drawn == [1024, 1024]
-
-
-def test_a_block_is_used_up_to_its_last_id(source: Source, blocks: IdBlocks) -> None:
-    assert [blocks.take(1) for _ in range(1024)][-1] == [1024]
-    assert source.drawn == [1024]
-    assert blocks.take(1) == [1025]
-
-
-def test_more_ids_than_a_block_are_drawn_at_once(source: Source, blocks: IdBlocks) -> None:
-    assert blocks.take(5000) == list(range(1, 5001))
-    assert source.drawn == [5000]
 
 
 def test_an_outage_is_remembered_for_a_second(source: Source, blocks: IdBlocks) -> None:

@@ -1,0 +1,195 @@
+"""The registry: names are unique, roles start in order, and features are imported only when they are used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import count
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from domain.features import BUILT_IN, Registry, registry
+from domain.kernel.aggregate import Aggregate
+from domain.kernel.errors import InvalidSetting
+from domain.kernel.events import Event
+from domain.kernel.feature import Feature, Role
+from tests.support.builders import ROOT
+from tests.support.shelves import FEATURE, SHELF
+
+SHELVES = "tests.support.shelves"
+_numbers = count()
+Outside = Callable[..., str]
+"""Makes a module of an outside package with these names in it; its name."""
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
+    def make(**names: object) -> str:
+        module = ModuleType(f"outside_{next(_numbers)}")
+        vars(module).update(names)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return module.__name__
+
+    yield make
+    registry.cache_clear()  # it holds features of these modules
+
+
+def refused(load: Callable[[], object]) -> str:
+    """The text of the refused setting."""
+    with pytest.raises(InvalidSetting) as raised:
+        load()
+    assert raised.value.field == "features"
+    return str(raised.value)
+
+
+# --- names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("feature", "said"),
+    [
+        (Feature(name="users"), "two of the feature 'users'"),
+        (Feature(name="others", roles=(Role("ids"),)), "two of the role 'ids'"),
+        (Feature(name="others", roles=(Role("x"), Role("x"))), "two of the role 'x'"),
+    ],
+    ids=["feature", "role of another feature", "role of its own"],
+)
+def test_a_second_feature_or_role_of_a_name_is_refused_by_name(
+    outside: Outside, feature: Feature, said: str
+) -> None:
+    module = outside(FEATURE=feature)
+
+    assert said in refused(lambda: registry((module,)))
+
+
+class UserRegistered(Event):
+    type: ClassVar[str] = "user-registered.v1"
+
+
+def aggregate(name: str, *events: type[Event]) -> Aggregate[None, None]:
+    return Aggregate(
+        name=name, initial=None, evolve=lambda state, _: state, decide=lambda _, __: [], events=events
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "load", "said"),
+    [
+        ({"AGGREGATES": (aggregate("user"),)}, lambda known: known.aggregates, "two of the aggregate 'user'"),
+        (
+            {"AGGREGATES": (aggregate("account", UserRegistered),)},
+            lambda known: known.events,
+            "two of the event 'user-registered.v1'",
+        ),
+        ({"EVENTS": (UserRegistered,)}, lambda known: known.events, "two of the event 'user-registered.v1'"),
+        (
+            {"PROJECTIONS": (SimpleNamespace(name="users"),)},
+            lambda known: known.projections,
+            "two of the projection 'users'",
+        ),
+    ],
+    ids=["aggregate", "event of an aggregate", "event", "projection"],
+)
+def test_a_second_part_of_a_name_is_refused_by_name(
+    outside: Outside, model: dict[str, object], load: Callable[[Registry], object], said: str
+) -> None:
+    module = outside(FEATURE=Feature(name="others", model=outside(**model)))
+
+    assert said in refused(lambda: load(registry((module,))))
+
+
+# --- outside modules -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["no_such_package.feature", "tests.support.builders", "", "not a name"])
+def test_an_outside_module_that_cannot_be_imported_is_named(module: str) -> None:
+    text = refused(lambda: registry((module,)))
+
+    assert module in text
+    assert "cannot be imported" in text
+
+
+def test_an_outside_module_that_raises_is_named_with_its_error(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "raising_feature.py").write_text("raise LookupError('no licence')")
+    monkeypatch.syspath_prepend(folder)
+
+    text = refused(lambda: registry(("raising_feature",)))
+
+    assert "raising_feature, which cannot be imported: LookupError: no licence" in text
+
+
+def test_a_feature_of_another_class_is_refused(outside: Outside) -> None:
+    module = outside(FEATURE={"name": "others"})
+
+    text = refused(lambda: registry((module,)))
+
+    assert module in text
+    assert "FEATURE" in text
+
+
+def test_an_outside_feature_is_registered_with_all_its_parts() -> None:
+    known = registry((SHELVES,))
+
+    assert known.features == (*BUILT_IN, FEATURE)
+    assert known.feature("shelves") is known.feature_of("shelves") is FEATURE
+    assert known.role("shelves") == Role("shelves")
+    assert set(SHELF.events) <= set(known.events)
+    assert set(registry().events) == set(known.events) - set(SHELF.events)
+    assert {projection.name for projection in known.projections} == {"users", "shelves", "labels"}
+    assert known.aggregates_of(FEATURE) == (SHELF,)
+
+
+def test_an_unknown_name_has_no_feature_and_no_role() -> None:
+    assert registry().feature("shelves") is None
+    assert registry().role("shelves") is None
+
+
+# --- roles -----------------------------------------------------------------------------------
+
+
+def test_roles_that_others_need_come_first(outside: Outside) -> None:
+    module = outside(
+        FEATURE=Feature(name="others", roles=(Role("first", needs=("last",)), Role("other"), Role("last")))
+    )
+
+    assert registry().role_names[0] == "ids"
+    assert registry((module,)).role_names[:2] == ("ids", "last")
+    assert set(registry((module,)).role_names) == {*registry().role_names, "first", "other", "last"}
+
+
+# --- imports ---------------------------------------------------------------------------------
+
+
+def test_the_registry_imports_nothing_of_a_feature() -> None:
+    code = """
+import sys
+from domain.features import registry
+known = registry()
+assert known.role_names and known.feature("users") and known.role("ids")
+print(*sorted(name for name in sys.modules if name.split(".")[0] in ("domain", "adapters", "workers", "cli")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == [
+        *("domain", "domain.features", "domain.kernel", "domain.kernel.errors", "domain.kernel.feature")
+    ]
+
+
+@pytest.mark.parametrize("feature", BUILT_IN, ids=lambda feature: feature.name)
+def test_every_module_that_a_feature_names_exists(feature: Feature) -> None:
+    services = [role.service for role in feature.roles]
+    named = [feature.model, feature.cli, *feature.queries, *services]
+
+    assert [module for module in named if module and find_spec(module) is None] == []
+    for module in feature.queries:
+        assert callable(import_module(module).queries)
+    for module in services:
+        assert callable(import_module(module).open_service)
