@@ -50,8 +50,6 @@ class FaultyStore(MemoryStore):
     def _recorded_now_us(self) -> int:
         return self._clock_us() if self._restored_at_us is None else self._restored_at_us
 
-    # --- the port ----------------------------------------------------------------------------
-
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
         plan = self.next_plan(batch)
         plan.before()
@@ -75,8 +73,6 @@ class FaultyStore(MemoryStore):
             raise UNAVAILABLE
         first = max(from_version, self._first_version.get(stream, 0))
         return super().read_stream(stream, first, backwards=backwards, limit=limit)
-
-    # --- faults of networks and operators ----------------------------------------------------
 
     def plan_once(self, plan: Plan, *, prefix: str = "", skip: int = 0) -> None:
         """Let one append to a stream with this prefix, after `skip` others, go according to plan."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -38,23 +37,20 @@ def draw_under_kills(url: str, skews_us: Sequence[int]) -> Ledger:
     `skews_us` are the errors of the workers' store clocks, where each process reads the store's clock itself.
     """
     skews = cycle(skews_us)
-    running = [_start(url, next(skews)) for _ in range(3)]
-    ended: list[subprocess.Popen[str]] = []
+    processes = [_start(url, next(skews)) for _ in range(3)]
     ledger = Ledger()
     try:
-        for _ in range(GENERATIONS):
-            for process in running:
+        for generation in range(GENERATIONS):
+            for process in processes[generation:]:
                 assert process.stdout is not None
                 for _ in range(30):  # an amount of work instead of a time
                     _note(ledger, process.stdout.readline())
-            victim = running.pop(0)
-            victim.send_signal(signal.SIGKILL)
-            ended.append(victim)
-            running.append(_start(url, next(skews)))
+            processes[generation].kill()
+            processes.append(_start(url, next(skews)))
     finally:
-        for process in running:
+        for process in processes:
             process.kill()
-        for process in [*ended, *running]:
+        for process in processes:
             rest, errors = process.communicate()
             for line in rest.splitlines(keepends=True):
                 _note(ledger, line)
@@ -77,9 +73,6 @@ def _note(ledger: Ledger, line: str) -> None:
     if line.endswith("\n"):
         first, count = line.split()
         ledger.issued(int(first), int(count))
-
-
-# --- one worker ------------------------------------------------------------------------------
 
 
 def _store(url: str, skew_us: int) -> EventStore:

@@ -54,8 +54,6 @@ class RandomWorld(World):
         super().fence()
         self._depth -= 2
 
-    # --- during an append --------------------------------------------------------------------
-
     def plan(self, batch: Sequence[Append]) -> Plan:
         plan, rng = super().plan(batch), self.rng
         if self._happens("store fault"):
@@ -82,8 +80,6 @@ class RandomWorld(World):
         for worker in busy:
             worker.pauses_us.append(self.clocks.true_us - begun_us)
         self._depth -= 1
-
-    # --- between requests --------------------------------------------------------------------
 
     def _random_request(self) -> None:
         idle = [index for index, worker in enumerate(self.workers) if not worker.is_busy]

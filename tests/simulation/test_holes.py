@@ -65,9 +65,6 @@ def without(owner: object, name: str, replacement: object) -> Patch:
     return lambda patch: patch.setattr(owner, name, replacement)
 
 
-# --- builders --------------------------------------------------------------------------------
-
-
 def found(problem: str, *, when: bool) -> Problems:
     return [problem] if when else []
 
@@ -286,8 +283,6 @@ def ids_of_one_worker_are_sharded(_: World) -> Problems:
     shards = {ids.shard_of(id_, 16) for id_ in Range(compose(10**12, 7), 1000)}
     return found(f"only {len(shards)} shards of 16 are used", when=len(shards) != 16)
 
-
-# --- the tests -------------------------------------------------------------------------------
 
 EACH = pytest.mark.parametrize("case", HOLES, ids=lambda case: f"{case.number}-{case.scenario.__name__}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from domain.lanes import fences
@@ -61,40 +63,29 @@ def test_the_command_prints_each_seed(capsys: pytest.CaptureFixture[str]) -> Non
 # --- the ledger and the simulation find what they look for -----------------------------------
 
 
-@pytest.mark.parametrize(("first", "count"), [(0, 1), (3 * 1024, 1), (2 * 1024, 10), (0, 100)])
-def test_the_ledger_finds_an_id_that_was_issued_before(first: int, count: int) -> None:
+ADJACENT = [("issued", first * 1024 + lane, 4) for first in (8, 0, 4, 12) for lane in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("notes", "problems"),
+    [
+        ([("issued", 0, 4), ("issued", 0, 1)], 1),
+        ([("issued", 0, 4), ("issued", 3 * 1024, 1)], 1),
+        ([("issued", 0, 4), ("issued", 2 * 1024, 10)], 1),
+        ([("issued", 0, 4), ("issued", 0, 100)], 1),
+        (ADJACENT, 0),
+        ([*ADJACENT, ("issued", 7 * 1024, 1)], 1),
+        ([("ordered", "a", 10 * 1024, 5), ("ordered", "a", 14 * 1024, 1)], 1),
+        ([("near", 10 * 1024, 5, 11, 20), ("near", 10 * 1024, 5, 1, 13)], 2),
+        ([("under", "a", 10 * 1024, 1), ("under", "b", 12 * 1024, 1)], 0),
+        ([("under", "a", 10 * 1024, 1), ("under", "b", 12 * 1024, 1), ("under", "a", 14 * 1024, 1)], 1),
+    ],
+)
+def test_the_ledger_finds(notes: list[tuple[Any, ...]], problems: int) -> None:
     ledger = Ledger()
-    ledger.issued(0, 4)
-    ledger.issued(first, count)
-    assert ledger.problems
-
-
-def test_the_ledger_accepts_adjacent_ranges_in_any_order() -> None:
-    ledger = Ledger()
-    for first in (8, 0, 4, 12):
-        ledger.issued(first * 1024, 4)
-        ledger.issued(first * 1024 + 1, 4)
-    assert not ledger.problems
-    ledger.issued(7 * 1024, 1)
-    assert ledger.problems
-
-
-def test_the_ledger_finds_ids_out_of_order_or_outside_their_time() -> None:
-    ledger = Ledger()
-    ledger.ordered("a", 10 * 1024, 5)
-    ledger.ordered("a", 14 * 1024, 1)
-    ledger.near(10 * 1024, 5, 11, 20)
-    ledger.near(10 * 1024, 5, 1, 13)
-    assert len(ledger.problems) == 3
-
-
-def test_the_ledger_finds_two_leases_that_interleave_without_an_equal_id() -> None:
-    ledger = Ledger()
-    ledger.under("a", 10 * 1024, 1)
-    ledger.under("b", 12 * 1024, 1)
-    assert not ledger.problems
-    ledger.under("a", 14 * 1024, 1)
-    assert ledger.problems
+    for method, *arguments in notes:
+        getattr(ledger, method)(*arguments)
+    assert len(ledger.problems) == problems
 
 
 def test_the_simulation_finds_a_fence_that_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,14 @@ import copy
 import random
 import threading
 from collections import Counter, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
 from adapters.codec import JsonCodec
 from domain.kernel.errors import EsError
 from domain.kernel.ids import STEP, decompose, position_at
-from domain.kernel.messages import LATER, Request
+from domain.kernel.messages import LATER, Body, Request
 from domain.kernel.ports.event_store import Append
 from domain.lanes.events import EVENTS
 from domain.lanes.layout import LaneRange
@@ -106,8 +105,6 @@ class World:
         self.clocks.advance(self.rng.randrange(20, 400))
         return Plan()
 
-    # --- processes ---------------------------------------------------------------------------
-
     def start_worker(self, lanes: LaneRange | None = None) -> SimulatedWorker:
         worker = SimulatedWorker(self.clocks, self.rng.randrange(10**12))
         worker.service = IdsService(
@@ -148,8 +145,6 @@ class World:
         self.workers[replaced] = child
         self.counts["forks"] += 1
 
-    # --- requests ----------------------------------------------------------------------------
-
     def ask(self, count: int, *, by: int = 0, after: int | None = None) -> EsError | None:
         """Request ids from the worker with the index `by`. They go into the ledger; an error is returned."""
         request = Request("ids.next", {"count": count, "after": None if after is None else str(after)})
@@ -169,18 +164,13 @@ class World:
             self.counts[reply.code] += 1
             return reply
         assert isinstance(reply, dict), reply
-        self._note(worker, begun_us, count, after, reply["ranges"])
+        self._note(worker, begun_us, reply["ranges"], count, after)
         return None
 
     def _note(
-        self,
-        worker: SimulatedWorker,
-        begun_us: int,
-        count: int,
-        after: int | None,
-        ranges: list[Mapping[str, Any]],
+        self, worker: SimulatedWorker, begun_us: int, ranges: list[Body], count: int, after: int | None
     ) -> None:
-        token, ledger = worker.service.token, self.ledger
+        ledger, token = self.ledger, worker.service.token
         offsets = self.clocks.offsets_since(begun_us - LEASE_US - 2 * AHEAD_US - worker.stalled_us)
         earliest = position_at(begun_us + min(offsets) - worker.stalled_us - CLOCK_READ_US - _SLACK_US)
         latest = position_at(self.clocks.true_us + max(offsets) + AHEAD_US + _SLACK_US)
@@ -188,7 +178,7 @@ class World:
             first, size = int(item["first"]), item["count"]
             ledger.issued(first, size)
             ledger.near(first, size, earliest, latest)
-            ledger.under(self._lease_of(worker, token, first), first, size)
+            ledger.under(self._lease_of(worker, first), first, size)
             if count <= ORDERED_COUNT:
                 ledger.ordered(token, first, size)
             if after is not None and first <= after:
@@ -200,15 +190,12 @@ class World:
         if total != count:
             ledger.problems.append(f"{total} ids were issued for {count}")
 
-    def _lease_of(self, worker: SimulatedWorker, token: UUID, first: int) -> Hashable:
-        """The lease of an id, or the block itself if the block was granted on its own."""
-        lease = worker.service.lease
-        position, lane = decompose(first)
+    def _lease_of(self, worker: SimulatedWorker, first: int) -> Hashable:
+        """The lease of an id, or the first id of its block if the block was granted on its own."""
+        lease, (position, lane) = worker.service.lease, decompose(first)
         if lease is not None and lease.lane == lane and lease.from_position <= position < lease.until:
-            return token, lane, lease.version
-        return "block", first
-
-    # --- operators ---------------------------------------------------------------------------
+            return lease.owner, lease.version
+        return first
 
     def restore_and_fence(self) -> None:
         """Restore an older copy and fence, as the manual says, while the workers run.

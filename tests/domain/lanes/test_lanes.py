@@ -14,21 +14,11 @@ from hypothesis import strategies as st
 from domain.kernel.errors import EsError
 from domain.kernel.events import Event
 from domain.kernel.ids import position_of
-from domain.lanes import errors
+from domain.lanes import errors, grants
 from domain.lanes.errors import AheadLimit, LayoutMismatch
 from domain.lanes.events import LaneFenced, LaneGranted, LaneQuarantined, LaneReleased, lane_stream
 from domain.lanes.fences import Known, decide_fence, decide_floor, fence_covers
-from domain.lanes.grants import (
-    TAIL,
-    Lane,
-    Standing,
-    Worker,
-    decide_grant,
-    decide_quarantine,
-    evolve,
-    lane_from_tail,
-    standing,
-)
+from domain.lanes.grants import TAIL, Lane, Standing, Worker, evolve, standing
 from domain.lanes.history import LaneHistory
 from domain.lanes.layout import LaneRange, choose_lanes, decide_layout, layout_for
 from domain.lanes.leases import Lease, decide_release, decide_renewal, lease_of
@@ -81,7 +71,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
         match draw(st.sampled_from(["grant", "release", "renew", "fence", "quarantine"])):
             case "grant":
                 length = draw(st.integers(1, MAX_LEASE))
-                decided = decide_grant(lane, worker, now=now, at_least=0, length=length)
+                decided = grants.decide_grant(lane, worker, now=now, at_least=0, length=length)
             case "release" | "renew" as action if events and isinstance(events[-1], LaneGranted):
                 last = draw(st.integers(lane.from_position - 1, lane.until - 1))
                 lease = lease_of(events[-1], 7, lane.version, last=last, offset=0)
@@ -92,7 +82,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
             case "fence":
                 decided = decide_fence(lane, now + MAX_LEASE, now)
             case "quarantine":
-                decided = decide_quarantine(lane, now)
+                decided = grants.decide_quarantine(lane, now)
         if isinstance(decided, list):
             events += decided
             lane = reduce(evolve, decided, lane)
@@ -101,7 +91,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
 
 @given(histories())
 def test_the_last_events_give_the_same_state_as_all_events(events: list[Event]) -> None:
-    seen, whole = lane_from_tail(7, list(enumerate(events))[-TAIL:]), fold(*events)
+    seen, whole = grants.lane_from_tail(7, list(enumerate(events))[-TAIL:]), fold(*events)
     assert not seen.hidden
     assert (seen.version, seen.until, seen.quarantined) == (whole.version, whole.until, whole.quarantined)
 
@@ -129,14 +119,14 @@ def test_only_a_release_by_the_owner_lowers_the_end(later: list[Event], until: i
 
 @pytest.mark.parametrize("versions", [[5], [4, 5], [2, 3, 5], [1]])
 def test_a_lane_with_missing_events_is_hidden(versions: list[int]) -> None:
-    lane = lane_from_tail(7, [(version, granted(version, version + 1)) for version in versions])
+    lane = grants.lane_from_tail(7, [(version, granted(version, version + 1)) for version in versions])
     assert lane.hidden
     assert standing(lane, NOW) is Standing.HIDDEN
-    assert decide_grant(lane, ME, now=NOW, at_least=0, length=1) is Standing.HIDDEN
+    assert grants.decide_grant(lane, ME, now=NOW, at_least=0, length=1) is Standing.HIDDEN
 
 
 def test_the_state_of_no_events_is_the_initial_one() -> None:
-    assert lane_from_tail(7, []) == Lane(7)
+    assert grants.lane_from_tail(7, []) == Lane(7)
     assert lane_stream(7) == "lane-7"
 
 
@@ -154,12 +144,12 @@ def test_the_state_of_no_events_is_the_initial_one() -> None:
     ids=["new lane", "at the end of the last grant", "before its end", "later"],
 )
 def test_a_lane_is_granted_once_its_last_grant_has_ended(lane: Lane, now: int, expected: object) -> None:
-    assert decide_grant(lane, ME, now=now, at_least=0, length=5) == expected
+    assert grants.decide_grant(lane, ME, now=now, at_least=0, length=5) == expected
 
 
 @given(st.integers(NOW, NOW + 2 * AHEAD), st.integers(-1, 2 * MAX_LEASE))
 def test_a_grant_starts_within_a_second_and_is_no_longer_than_a_lease(at_least: int, length: int) -> None:
-    decided = decide_grant(Lane(7), ME, now=NOW, at_least=at_least, length=length)
+    decided = grants.decide_grant(Lane(7), ME, now=NOW, at_least=at_least, length=length)
     possible = at_least <= NOW + AHEAD and 0 < length <= MAX_LEASE
     assert isinstance(decided, list if possible else AheadLimit)
 
@@ -180,10 +170,10 @@ def test_only_an_end_that_a_correct_clock_forbids_is_poisoned(event: Event, expe
 
 def test_a_poisoned_lane_is_marked_once_and_never_rewound() -> None:
     lane = fold(granted(NOW + 10**9, NOW + 10**9 + 5))
-    marks = decide_quarantine(lane, NOW)
+    marks = grants.decide_quarantine(lane, NOW)
     assert [type(mark) for mark in marks] == [LaneQuarantined]
     after = evolve(lane, marks[0])
-    assert decide_quarantine(after, NOW) == []
+    assert grants.decide_quarantine(after, NOW) == []
     assert after.until == lane.until
     assert standing(after, NOW + 2 * 10**9) is Standing.FREE
 
