@@ -53,9 +53,6 @@ def drawn(ids: Invoke, *arguments: str) -> list[int]:
     return [int(line) for line in ids("next", *arguments).ok().lines]
 
 
-# --- next ------------------------------------------------------------------------------------
-
-
 def test_next_prints_one_id_and_nothing_else(ids: Invoke) -> None:
     ran = ids("next")
     assert re.fullmatch(r"[1-9][0-9]{0,18}\n", ran.out)
@@ -128,9 +125,6 @@ def test_a_million_lines_take_no_more_memory_than_a_thousand(shared: System, for
     assert peak_of_many - peak_of_few < 4 * 1024
 
 
-# --- refused input ---------------------------------------------------------------------------
-
-
 def _refused(code: int, text: str, *commands: tuple[str, ...]) -> list[Any]:
     return [pytest.param(code, text, command, id=" ".join(command)) for command in commands]
 
@@ -152,9 +146,6 @@ def test_bad_input_is_refused_before_any_output(
     refused = ids(*command).failed(code)
     assert refused.out == ""
     assert text in refused.err
-
-
-# --- decode, floor, ceil ---------------------------------------------------------------------
 
 
 def test_decode_shows_time_lane_and_position(ids: Invoke) -> None:
@@ -191,9 +182,6 @@ def test_an_id_drawn_now_lies_between_the_bounds_of_its_time(ids: Invoke) -> Non
 def test_a_command_that_needs_no_worker_starts_none(system: System, name: str) -> None:
     system.es("ids", name, "1" if name == "decode" else WHEN).ok()
     assert not system.processes()
-
-
-# --- check, lanes, verify --------------------------------------------------------------------
 
 
 def test_check_shows_the_grant_of_an_id(ids: Invoke, shared: System) -> None:
@@ -253,9 +241,6 @@ def test_verify_ends_with_1_and_names_an_overlap(running: System) -> None:
     assert as_json.error["code"] == "grants-not-disjoint"
 
 
-# --- fence -----------------------------------------------------------------------------------
-
-
 def test_a_fence_without_a_terminal_needs_yes(running: System) -> None:
     running.es("ids", "next").ok()
     refused = running.es("ids", "fence").failed(2)
@@ -301,9 +286,6 @@ def test_a_fence_ends_in_seconds_if_the_workers_were_stopped(running: System) ->
     while not lines and time.monotonic() < deadline:
         lines = running.es("ids", "next").lines
     assert int(lines[0]) >= floor
-
-
-# --- workers ---------------------------------------------------------------------------------
 
 
 def test_a_bulk_of_users_takes_its_ids_in_blocks(running: System) -> None:

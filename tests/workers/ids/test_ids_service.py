@@ -25,6 +25,7 @@ from domain.lanes.events import EVENTS, LaneFenced
 from domain.lanes.layout import LaneRange
 from domain.lanes.limits import AHEAD, CHECK_MAX, COUNT_MAX
 from tests.simulation.asking import ask
+from tests.simulation.faults import Plan
 from tests.simulation.processes import LANES, draw_under_kills
 from tests.simulation.world import HOUR_US, LEASE_US, SECOND_US, World
 from tests.support.builders import DEADLINE_S
@@ -63,9 +64,6 @@ def world() -> Iterator[World]:
     made = World(workers=2)
     yield made
     assert not made.verify()
-
-
-# --- ids.next --------------------------------------------------------------------------------
 
 
 def test_ids_ascend_and_are_near_the_present(service: IdsService) -> None:
@@ -152,9 +150,6 @@ def test_single_ids_ascend_without_a_tick_and_wait_a_second_ahead() -> None:
 def test_single_ids_and_requested_ids_ascend_together(service: IdsService) -> None:
     ids = [service.next_id() for _ in range(5000)] + draw(service, 5)
     assert ids == sorted(set(ids))
-
-
-# --- leases ----------------------------------------------------------------------------------
 
 
 def test_a_lease_serves_during_an_outage_and_is_renewed_after_it(world: World) -> None:
@@ -245,19 +240,13 @@ def test_a_failed_query_does_not_fail_requests_for_ids(world: World) -> None:
     assert isinstance(drawn, dict), "the lease serves during the outage"
 
 
-def test_an_error_of_the_store_is_the_reply_and_is_not_raised() -> None:
-    class Broken(MemoryStore):
-        def append(self, batch: Any) -> Any:
-            raise PartUnavailable("event store", "it is broken")
-
+def test_an_error_of_the_store_is_the_reply_and_is_not_raised(world: World) -> None:
+    world.store.next_plan = lambda batch: Plan(refused=True)
     block = Request("ids.next", {"count": 100_000})
-    replies = serve(Broken(), sleep=lambda _: None).handle([NEXT, block, Request("ids.verify", {})])
+    replies = world.service.handle([NEXT, block, Request("ids.verify", {})])
     assert isinstance(replies[0], LeaseExhausted)
     assert isinstance(replies[1], EsError)
     assert isinstance(replies[2], dict)
-
-
-# --- check, verify, lanes, fence -------------------------------------------------------------
 
 
 def test_check_returns_the_grant_of_an_id_and_finds_ids_without_one(service: IdsService) -> None:
@@ -310,9 +299,6 @@ def test_a_worker_stays_halted_after_a_restore_until_a_fence(world: World) -> No
     assert isinstance(world.ask(1), NoFreeLane), "it found the fence"
     world.clocks.advance(LEASE_US + 2 * SECOND_US)
     assert world.ask(1) is None
-
-
-# --- processes -------------------------------------------------------------------------------
 
 
 def _in_a_forked_child(work: Callable[[], object]) -> Any:
