@@ -74,7 +74,7 @@ class StoreWentBack(EsError):
 
 
 class AheadLimit(Refusal):
-    """The requested ids would lie more than a second ahead of the store's clock."""
+    """Rule: The requested ids would lie more than a second ahead of the store's clock."""
 
     ahead_us: int
     limit_us: int

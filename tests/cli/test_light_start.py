@@ -22,8 +22,9 @@ from workers.runtime.loop import serve
 
 REQUEST = {
     *("cli", "cli.lazy_group", "cli.main", "cli.render", "cli.session"),
-    *("adapters", "adapters.settings", "adapters.wiring"),
+    *("adapters", "adapters.pipeline", "adapters.settings", "adapters.wiring"),
     *("adapters.local", "adapters.local.address", "adapters.local.caller", "adapters.local.frames"),
+    *("adapters.local.pipeline",),
     *("domain", "domain.features", "domain.kernel"),
     *("domain.kernel.errors", "domain.kernel.feature", "domain.kernel.ids", "domain.kernel.messages"),
 }
