@@ -1,7 +1,5 @@
 """`es dead …`: the dead letters. They may hold personal data, so their content is shown only with --values."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,7 +77,7 @@ def drop(
     render.answer({"dropped": count}, as_json=as_json, human=lambda: render.line(f"dropped {count}"))
 
 
-def _open(role: str | None = None) -> DeadLetters:
+def _open(role: str | None = None) -> "DeadLetters":
     """The dead letters of the broker. Raises InvalidInput for an unknown role, InvalidSetting without a broker."""
     from adapters.wiring import open_dead_letters
 
@@ -97,7 +95,7 @@ def _chosen(message_ids: list[str] | None, everything: bool) -> list[str] | None
     return None if everything else message_ids
 
 
-def _object(letter: DeadLetter, *, values: bool) -> dict[str, Any]:
+def _object(letter: "DeadLetter", *, values: bool) -> dict[str, Any]:
     value: dict[str, Any] = {
         "message_id": letter.message_id,
         "died_at": letter.died_at,
@@ -112,7 +110,7 @@ def _object(letter: DeadLetter, *, values: bool) -> dict[str, Any]:
     return value
 
 
-def _row(letter: DeadLetter, *, values: bool) -> list[object]:
+def _row(letter: "DeadLetter", *, values: bool) -> list[object]:
     kinds = sorted({item.kind for item in letter.requests})
     commands = [item.command_id for item in letter.requests if item.command_id]
     shown = commands[0] + (f" and {len(commands) - 1} more" if len(commands) > 1 else "") if commands else ""

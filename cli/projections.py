@@ -1,18 +1,14 @@
 """`es projections …`: the state of read models, and rebuilds."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cli import render, session
+from cli.progress import Progress
 from domain.kernel.errors import PartUnavailable
-
-if TYPE_CHECKING:
-    from cli.progress import Progress
-    from domain.kernel.messages import Body
+from domain.kernel.messages import Body
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -73,8 +69,6 @@ def rebuild(
 
 def _wait_until_current(name: str, generation: int) -> Body:
     """Show progress until the generation is current; its final state."""
-    from cli.progress import Progress
-
     progress = Progress()
     position, moved_s = 0, 0.0
     while True:

@@ -1,7 +1,5 @@
 """`es users …`: create, read, change and delete user accounts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,16 +8,16 @@ import typer
 from cli import render, session
 from cli.lazy_group import command_group
 from cli.times import parse_time_us
+from domain.kernel.messages import Body
 
 if TYPE_CHECKING:
     from domain.kernel.commands import Command
-    from domain.kernel.messages import Body
 
 _PAGE = 500
 _LIST_PAGE = 1000
 
 
-def _commands() -> Sequence[type[Command]]:
+def _commands() -> "Sequence[type[Command]]":
     from domain.users.commands import COMMANDS
 
     return COMMANDS

@@ -34,7 +34,7 @@ def run(
     known = _roles()
     for role in roles:
         if role not in known:
-            raise InvalidInput("ROLE", f"must be one of {', '.join(known)}")
+            raise InvalidInput("ROLE", f"must be one of {', '.join(known)}", "See `es workers run --help`.")
     home = ["--home", str(session.settings().home)]
     command = [sys.executable, "-P", "-m", "workers"]
     if len(roles) == 1:

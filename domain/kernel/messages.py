@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from domain.kernel.errors import EsError
-from domain.kernel.ids import time_text
-
-if TYPE_CHECKING:  # a short-lived command shows events, but need not import their classes
-    from domain.kernel.events import Metadata, Recorded
 
 Body = dict[str, Any]
 """A JSON object. Ids in it are decimal strings."""
@@ -38,25 +34,6 @@ class Later:
 
 
 LATER = Later()
-
-
-def event_body(recorded: Recorded, metadata: Metadata | None, data: Body) -> Body:
-    """An event as queries and published messages show it. `metadata` is None for an event of another program."""
-    return {
-        "position": recorded.position,
-        "stream": recorded.stream,
-        "version": recorded.version,
-        "type": recorded.type,
-        "time": time_text(recorded.recorded_at_us),
-        "event_id": str(recorded.event_id),
-        "command": metadata and metadata.command,
-        "command_id": metadata and str(metadata.command_id),
-        "correlation_id": metadata and str(metadata.correlation_id),
-        "causation_id": metadata and str(metadata.causation_id),
-        "actor": metadata and metadata.actor,
-        "data": data,
-    }
-
 
 Question = tuple[str, Mapping[str, Any]] | EsError
 """The kind and body of a request. An error stands for a request that was refused before it was sent: it is its own

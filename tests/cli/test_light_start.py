@@ -26,7 +26,7 @@ REQUEST = {
     *("adapters.local", "adapters.local.address", "adapters.local.caller", "adapters.local.frames"),
     *("adapters.local.pipeline",),
     *("domain", "domain.features", "domain.kernel"),
-    *("domain.kernel.errors", "domain.kernel.feature", "domain.kernel.ids", "domain.kernel.messages"),
+    *("domain.kernel.errors", "domain.kernel.feature", "domain.kernel.messages"),
 }
 """The modules of every request. Before you add one, measure what it costs: `python -X importtime`."""
 
@@ -37,8 +37,6 @@ REPLIES: dict[str, Body] = {
 
 
 class Service:
-    role = ""
-
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
         return [REPLIES[request.kind] for request in batch]
 
@@ -96,7 +94,10 @@ def libraries(modules: set[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "more"),
     [
-        (("ids", "next"), {"cli.ids", "cli.times", "domain.lanes", "domain.lanes.limits"}),
+        (
+            ("ids", "next"),
+            {"cli.ids", "cli.times", "domain.kernel.ids", "domain.lanes", "domain.lanes.limits"},
+        ),
         (("users", "get", "1024"), {"cli.users", "cli.times"}),
     ],
     ids=["ids next", "users get"],

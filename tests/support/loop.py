@@ -51,8 +51,6 @@ class ScriptedServer:
 
 
 class ScriptedService:
-    role = "echo"
-
     def __init__(self, reply: Callable[[Request], Reply]) -> None:
         self._reply = reply
         self.batches: list[list[int]] = []

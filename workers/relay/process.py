@@ -15,9 +15,10 @@ from adapters.log import Log
 from adapters.rabbitmq.publisher import Outgoing
 from domain.kernel.errors import Damaged
 from domain.kernel.events import Position, Recorded
-from domain.kernel.messages import event_body, to_json
+from domain.kernel.messages import to_json
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
+from workers.runtime.event_bodies import event_body
 from workers.runtime.followers import CheckpointedFollowing, Checkpoints
 
 PROCESS = "relay"

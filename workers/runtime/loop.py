@@ -33,8 +33,6 @@ class InternalError(EsError):
 class _Unopened:
     """Answers every request with the error that keeps the service from being opened."""
 
-    role = ""
-
     def __init__(self, missing: PartUnavailable | KeyUnavailable) -> None:
         self._missing = missing
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from domain.kernel.errors import Damaged, InvalidInput, PartUnavailable
 from domain.kernel.events import BEGINNING, Event, Metadata, Position, Recorded, shown_fields
-from domain.kernel.messages import LATER, Body, Later, Reply, Request, event_body
+from domain.kernel.messages import LATER, Body, Later, Reply, Request
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.vault import Vault
 from domain.kernel.projection import Projection
+from workers.runtime.event_bodies import event_body
 
 PATIENCE_S = 6.0
 """How long a query waits for its projection. Then the reply is ProjectionBehind, before the caller times out (8 s)."""

@@ -1,0 +1,25 @@
+"""Stored events as JSON. It is no part of `domain.kernel.messages`: an `es` command need not import events and ids."""
+
+from __future__ import annotations
+
+from domain.kernel.events import Metadata, Recorded
+from domain.kernel.ids import time_text
+from domain.kernel.messages import Body
+
+
+def event_body(recorded: Recorded, metadata: Metadata | None, data: Body) -> Body:
+    """An event as queries and published messages show it. `metadata` is None for an event of another program."""
+    return {
+        "position": recorded.position,
+        "stream": recorded.stream,
+        "version": recorded.version,
+        "type": recorded.type,
+        "time": time_text(recorded.recorded_at_us),
+        "event_id": str(recorded.event_id),
+        "command": metadata and metadata.command,
+        "command_id": metadata and str(metadata.command_id),
+        "correlation_id": metadata and str(metadata.correlation_id),
+        "causation_id": metadata and str(metadata.causation_id),
+        "actor": metadata and metadata.actor,
+        "data": data,
+    }
