@@ -21,8 +21,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from domain.kernel.ports.event_store import EventStore
+from tests.support import effort
 from tests.support.builders import open_store
-from tests.support.effort import EFFORT
 from tests.support.own_parts import vhosts  # noqa: F401  # a fixture, like the following
 from tests.support.postgres import postgres_database, postgres_url  # noqa: F401
 from tests.support.profiles import PROFILES, profile, running, shared, system, systems  # noqa: F401
@@ -33,8 +33,8 @@ from tests.support.servers import find_eventstoredb, fold_skips, private_rabbitm
 settings.register_profile(
     "project",
     deadline=None,
-    max_examples=EFFORT.examples,
-    derandomize=EFFORT.same_examples,
+    max_examples=effort.EXAMPLES,
+    derandomize=not effort.IS_LONG,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("project")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import shutil
 import subprocess
@@ -21,7 +19,7 @@ from typer.testing import CliRunner
 from cli.main import COMMANDS, TOOLS, app
 from domain.features import registry
 from tests.support.people import command_ids, ndjson, people
-from tests.support.runs import ES, Ran, finish
+from tests.support.runs import ES, Ran
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S
 
@@ -295,19 +293,6 @@ def test_with_debug_an_error_is_raised_with_its_traceback(shared: System) -> Non
     ran = shared.es("--debug", "users", "get", "abc")
     assert ran.code != 0
     assert "Traceback" in ran.err
-
-
-def test_an_erasure_asks_for_confirmation_on_a_terminal(shared: System) -> None:
-    user_id = shared.create(_new_email(), "Asked")
-    for typed, code, status in ((b"n\n", 1, "active"), (b"y\n", 0, "erased")):
-        ours, theirs = pty.openpty()
-        asked = shared.start("gdpr", "erase", user_id, stdin=theirs)
-        os.close(theirs)
-        os.write(ours, typed)
-        ran = finish(asked).without_traceback()
-        os.close(ours)
-        assert "cannot be undone" in ran.err
-        assert (ran.code, shared.get(user_id)["status"]) == (code, status), ran
 
 
 # --- completion ------------------------------------------------------------------------------

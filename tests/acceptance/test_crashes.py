@@ -15,8 +15,6 @@ from tests.support.runs import finish
 from tests.support.system import ROLES, System
 from tests.support.waiting import eventually
 
-# --- the supervisor --------------------------------------------------------------------------
-
 
 def test_workers_end_when_their_supervisor_is_killed(running: System) -> None:
     user_id = running.create()
@@ -46,9 +44,6 @@ def test_a_system_starts_beside_the_files_of_a_killed_one(running: System) -> No
     running.es("users", "get", user_id, environment={"ES_AUTOSTART": "0"}).failed(4)
     assert running.up().get(user_id)["name"] == "Ada Lovelace"
     assert len(running.processes()) == 1 + len(running.roles)
-
-
-# --- a worker --------------------------------------------------------------------------------
 
 
 def _restarts(workers: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -151,9 +146,6 @@ def test_a_command_with_an_unknown_outcome_is_safe_to_retry(running: System) -> 
     again = [running.es(*command, "--command-id", command_id).ok().out for _ in range(2)]
     assert again[0] == again[1]
     assert len(running.registrations()) == 1
-
-
-# --- logs ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from tests.support.system import System
 from tests.support.waiting import DEADLINE_S
 
 HEAVY = ("esdbclient", "grpc", "psycopg", "cryptography", "apsw", "tenacity", "rich.table", "msgspec")
-CLIENT = "pika"
-"""The client of the broker."""
+CLIENT = "pika"  # of the broker
 
 _SCRIPT = """
 import sys

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from uuid import uuid4
 
 import pytest
 
-from tests.support.effort import EFFORT, SEED
-from tests.support.people import assert_exactly_once, confirmed, errors, people
+from tests.support import effort
+from tests.support.people import confirmed, errors, people
 from tests.support.runs import finish
 from tests.support.system import ROLES, System
-
-BULK = EFFORT.bulk
 
 
 def test_of_two_bulks_with_the_same_addresses_one_wins_each_address(shared: System) -> None:
@@ -21,7 +18,7 @@ def test_of_two_bulks_with_the_same_addresses_one_wins_each_address(shared: Syst
         shared.start_bulk("create", [{**person, "command_id": str(uuid4())} for person in inputs])
         for _ in range(2)
     ]
-    one, other = (bulk.end().without_traceback().objects for bulk in bulks)
+    one, other = (bulk.end().objects for bulk in bulks)
 
     assert set(errors([*one, *other])) == {"email-taken"}
     for left, right in zip(one, other, strict=True):
@@ -30,7 +27,7 @@ def test_of_two_bulks_with_the_same_addresses_one_wins_each_address(shared: Syst
 
 def test_a_rebuild_while_users_are_created_loses_none(running: System) -> None:
     there = confirmed(running.bulk("create", people(500)).ok().objects)
-    bulk = running.start_bulk("create", people(BULK, prefix="w"))
+    bulk = running.start_bulk("create", people(effort.BULK, prefix="w"))
     rebuilt = [running.es("projections", "rebuild", "users", "--json").ok().object for _ in range(2)]
     for user_id in list(there.values())[:3]:
         assert running.get(user_id)["status"] == "active"
@@ -38,7 +35,7 @@ def test_a_rebuild_while_users_are_created_loses_none(running: System) -> None:
 
     assert [generation["generation"] for generation in rebuilt] == [2, 3]
     assert {user["user_id"] for user in running.users()} == {*there.values(), *written.values()}
-    assert len(written) == BULK
+    assert len(written) == effort.BULK
 
 
 def test_ids_are_unique_over_parallel_calls(shared: System) -> None:
@@ -51,14 +48,7 @@ def test_ids_are_unique_over_parallel_calls(shared: System) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ROLES)
 def test_a_bulk_survives_kills_of_a_worker(running: System, role: str) -> None:
-    inputs = people(BULK)
-    bulk = running.start_bulk("create", inputs)
-    chosen = random.Random(f"{SEED} {role}")
-    moments = sorted(chosen.randrange(BULK) for _ in range(2))
-    print(f"ES_TEST_SEED={SEED}: {role} is killed after {moments} answers")
-    for moment in moments:
-        bulk.reached(moment)
+    bulk = running.start_bulk("create", people(effort.BULK))
+    for _ in bulk.moments(role, 2):
         running.kill(role)
-    first = bulk.end().without_traceback().objects
-    running.ready()
-    assert_exactly_once(running, inputs, first)
+    bulk.assert_exactly_once()

@@ -14,12 +14,12 @@ import pytest
 from adapters.wiring import open_caller
 from domain.kernel.errors import EsError
 from domain.kernel.ports.transport import Caller
-from tests.support.effort import EFFORT
-from tests.support.people import confirmed, creation, people
+from tests.support import effort
+from tests.support.people import confirmed, people
 from tests.support.system import System
 from tests.support.waiting import eventually
 
-ROWS = EFFORT.rebuilt_rows
+ROWS = effort.REBUILT_ROWS
 
 pytestmark = pytest.mark.slow
 
@@ -94,18 +94,9 @@ def test_gets_never_miss_while_a_bulk_writes_and_rebuilds_run(running: System) -
 
 def test_a_get_right_after_its_create_never_misses_while_rebuilds_run(running: System) -> None:
     running.bulk("create", people(ROWS // 2)).ok()
-    misses = []
-    with (
-        _meanwhile(lambda: running.es("projections", "rebuild", "users").ok()),
-        closing(open_caller(running.settings)) as caller,
-    ):
-        for person in people(EFFORT.gets if running.settings.is_local else EFFORT.gets // 3, prefix="now"):
-            user_id = caller.ask("users", "users.create", creation(person))["user_id"]
-            try:
-                caller.ask("projections", "users.get", {"user_id": user_id})
-            except EsError as error:
-                misses.append(f"{person['email']}: {error}")
-    assert misses == []
+    created = people(effort.GETS if running.settings.is_local else effort.GETS // 3, prefix="now")
+    with _meanwhile(lambda: running.es("projections", "rebuild", "users").ok()):
+        assert running.misses(created) == []
     assert running.generation()["generation"] > 2
 
 

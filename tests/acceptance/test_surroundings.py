@@ -16,10 +16,7 @@ from tests.support.runs import ES, Ran
 from tests.support.system import System, new_root
 from tests.support.waiting import DEADLINE_S
 
-CLOSED_PIPE = (0, 141)
-"""A program whose reader has closed the pipe may succeed, or end as after SIGPIPE."""
-
-# --- outputs ---------------------------------------------------------------------------------
+CLOSED_PIPE = (0, 141)  # a program whose reader has closed the pipe may succeed, or end as after SIGPIPE
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +111,6 @@ def test_without_a_unicode_locale_input_and_output_are_still_utf_8(crowded: Syst
     assert email in shown.stdout
 
 
-# --- homes -----------------------------------------------------------------------------------
-
-
 def _long(root: Path) -> Path:
     """A home whose path has 200 characters."""
     left = 200 - len(str(root))
@@ -184,9 +178,6 @@ def test_an_error_in_the_settings_file_names_the_file(system: System) -> None:
             assert "es.toml" in system.es(*command, environment={"ES_STORE": ""}).failed(2).err
 
 
-# --- a missing vault -------------------------------------------------------------------------
-
-
 @contextmanager
 def _without_its_vault(system: System) -> Iterator[None]:
     """Move the vault away during the block, and check that no new one was made."""
@@ -216,8 +207,7 @@ def test_a_missing_vault_is_an_error_and_is_not_replaced(system: System) -> None
 
     with _without_its_vault(system):
         refused = system.es("up", "--json")
-        assert refused.code == 4
-        assert "vault" in refused.error["message"]
+        assert (refused.code, "vault" in refused.error["message"]) == (4, True), refused
         system.es("down").ok()
 
     assert system.up().get(user_id)["name"] == "Ada Lovelace"

@@ -27,8 +27,9 @@ from adapters.settings import Settings, load_settings
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Reply, Request
 from domain.kernel.ports.transport import Caller
-from tests.support.builders import DEADLINE_S, eventually, start_python
+from tests.support.processes import start_python
 from tests.support.scripted import ROLE, SHORT_S, Clock, Serve, echo, numbers, questions
+from tests.support.waiting import DEADLINE_S, eventually
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from domain.kernel.errors import EsError, Kind, PartUnavailable
 from domain.kernel.messages import LATER, Body, Question, Reply, Request
 from domain.kernel.ports.transport import Caller
 from domain.users.errors import EmailTaken, UserNotFound
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.scripted import ROLE, SHORT_S, Clock, OpenCaller, Serve, Serving, echo, numbers, questions
+from tests.support.waiting import DEADLINE_S, eventually
 
 # --- one question ----------------------------------------------------------------------------
 

@@ -16,15 +16,15 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import pytest
 
 from adapters.rabbitmq.connection import PERSISTENT, Properties, open_channel, queue_of
+from tests.support import effort
 from tests.support.breakable import Broker
-from tests.support.effort import EFFORT, SEED
 from tests.support.people import confirmed, errors, people
 from tests.support.processes import kill
 from tests.support.runs import Bulk, Ran
 from tests.support.system import System
 from tests.support.waiting import eventually
 
-BULK = EFFORT.distributed_bulk
+BULK = effort.DISTRIBUTED_BULK
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def _strike(system: System, broker: Broker, bulks: Sequence[Bulk], count: int) -
 
     `count` is the number of lines of the first bulk.
     """
-    chosen = random.Random(f"{SEED} {count}")
+    chosen = random.Random(f"{effort.SEED} {count}")
     strikes: list[tuple[str, Callable[[], None]]] = [
         ("kill 2", lambda: _kill_some(system, chosen, 2)),
         ("kill the broker", broker.kill),
@@ -61,16 +61,16 @@ def _repeated(system: System, command: str, inputs: list[dict[str, str]]) -> lis
     """Repeat a bulk until every line succeeds. Until then the only errors are of unavailable parts."""
 
     def complete() -> Ran | None:
-        ran = system.start_bulk(command, inputs).end(EFFORT.bulk_s).without_traceback()
+        ran = system.start_bulk(command, inputs).end()
         assert set(errors(ran.objects)) <= {"unavailable"}, ran
         return ran if ran.code == 0 else None
 
-    return eventually(complete, "every line succeeds", within_s=EFFORT.bulk_s).objects
+    return eventually(complete, "every line succeeds", within_s=effort.BULK_S).objects
 
 
 def _settled(system: System, command: str, inputs: list[dict[str, str]], first: Ran) -> list[dict[str, Any]]:
     """The answers of the repeated bulk. They hold every confirmed answer of the first run, unchanged."""
-    assert set(errors(first.without_traceback().objects)) <= {"unavailable"}, first
+    assert set(errors(first.objects)) <= {"unavailable"}, first
     again = _repeated(system, command, inputs)
     for before, after in zip(first.objects, again, strict=True):
         assert "error" in before or before == after, (before, after)
@@ -94,7 +94,7 @@ def test_every_command_takes_effect_once_while_workers_and_the_broker_are_killed
     on_rabbitmq: System, broker: Broker
 ) -> None:
     system = on_rabbitmq
-    print(f"ES_TEST_SEED={SEED}, {BULK} users")
+    print(f"ES_TEST_SEED={effort.SEED}, {BULK} users")
     system.es("up", "--scale", "users=4", "--scale", "ids=2").ok()
     inputs = people(BULK)
     there = _repeated(system, "create", inputs[: BULK // 4])
@@ -111,7 +111,7 @@ def test_every_command_takes_effect_once_while_workers_and_the_broker_are_killed
     creating = system.start_bulk("create", inputs[BULK // 4 :])
     renaming = system.start_bulk("rename", renames)
     _strike(system, broker, (creating, renaming), BULK - len(there))
-    first_created, first_renamed = creating.end(EFFORT.bulk_s), renaming.end(EFFORT.bulk_s)
+    first_created, first_renamed = creating.end(), renaming.end()
     at_once = [len(confirmed(ran.objects)) for ran in (first_created, first_renamed)]
     print(f"{at_once} creates and renames confirmed at once, in {time.monotonic() - begun_s:.1f} s")
     system.ready()
@@ -132,7 +132,7 @@ def test_every_command_takes_effect_once_while_workers_and_the_broker_are_killed
 
 def test_requests_without_a_caller_take_effect_once_while_workers_are_killed(on_rabbitmq: System) -> None:
     on_rabbitmq.es("up", "--scale", "users=2").ok()
-    command_ids = [str(uuid4()) for _ in range(EFFORT.abandoned_requests)]
+    command_ids = [str(uuid4()) for _ in range(effort.ABANDONED_REQUESTS)]
     with open_channel(on_rabbitmq.environment["ES_BROKER"]) as channel:
         for n, command_id in enumerate(command_ids):
             given = {"email": f"abandoned{n}@example.com", "name": f"Abandoned {n}"}
@@ -148,7 +148,7 @@ def test_requests_without_a_caller_take_effect_once_while_workers_are_killed(on_
     eventually(
         lambda: {event["command_id"] for event in on_rabbitmq.registrations()} >= set(command_ids),
         "all of them are stored",
-        within_s=EFFORT.bulk_s,
+        within_s=effort.BULK_S,
     )
 
     assert Counter(event["command_id"] for event in on_rabbitmq.registrations()) == Counter(command_ids)

@@ -71,8 +71,7 @@ def test_a_full_disk_refuses_new_users_and_keeps_confirmed_ones(small: System) -
 
     (small.home.parent / "ballast").unlink()
     small.ready()
-    create = ("users", "create", "--email", "new@example.com", "--name", "New")
-    eventually(lambda: small.es(*create).code in (0, 1), "the freed disk takes a user")
+    eventually(lambda: small.register().code in (0, 1), "the freed disk takes a user")
     settled = confirmed(small.bulk("create", people(200)).ok().objects)
     assert {each: held[each] for each in settled if each in held}.items() <= settled.items()
     registered = small.registered()
@@ -90,8 +89,7 @@ def test_a_full_disk_is_named_by_a_single_command(small: System) -> None:
 
     def is_refused() -> bool:
         # A create that fits into existing pages still succeeds.
-        email = f"full-{os.urandom(4).hex()}@example.com"
-        ran = small.es("users", "create", "--email", email, "--name", "F" * 200)
+        ran = small.register(f"full-{os.urandom(4).hex()}@example.com", "F" * 200)
         assert ran.code == 0 or "disk is full" in ran.failed(4).err, ran
         return ran.code != 0
 
@@ -102,8 +100,6 @@ def test_a_full_disk_is_named_by_a_single_command(small: System) -> None:
     eventually(lambda: small.es(*rename).code == 0, "the freed disk takes a change")
     assert small.get(user_id)["name"] == "Ada King"
 
-
-# --- read-only -------------------------------------------------------------------------------
 
 ReadOnly = tuple[System, Callable[[], object]]
 

@@ -6,85 +6,67 @@ The moments are drawn from a seed, which is printed: ES_TEST_SEED repeats a run,
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
-from tests.support.effort import EFFORT, SEED
-from tests.support.people import assert_exactly_once, confirmed, errors, people
+from tests.support import effort
+from tests.support.people import confirmed, errors, people
 from tests.support.processes import kill
-from tests.support.runs import Bulk
 from tests.support.system import ROLES, System
 
-BULK = EFFORT.killed_bulk
-INPUTS = people(BULK)
+INPUTS = people(effort.KILLED_BULK)
 
 pytestmark = pytest.mark.slow
-
-
-def _moments(bulk: Bulk, what: str, count: int, lines: int = BULK) -> Iterator[None]:
-    """Wait for random numbers of answers, at which the caller strikes."""
-    chosen = random.Random(f"{SEED} {what}")
-    moments = sorted(chosen.randrange(lines) for _ in range(count))
-    print(f"ES_TEST_SEED={SEED}: {what} is killed after {moments} of {lines} answers")
-    for moment in moments:
-        bulk.reached(moment)
-        yield
-
-
-def _assert_completed(system: System, bulk: Bulk) -> None:
-    first = bulk.end(EFFORT.bulk_s).without_traceback().objects
-    assert_exactly_once(system.ready(), INPUTS, first)
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_bulk_survives_kills_of_a_worker(running: System, role: str) -> None:
     bulk = running.start_bulk("create", INPUTS)
-    for _ in _moments(bulk, role, 3):
+    for _ in bulk.moments(role, 3):
         running.kill(role)
-    _assert_completed(running, bulk)
+    bulk.assert_exactly_once()
 
 
 def test_a_bulk_survives_kills_of_any_worker_and_of_one_of_two(system: System) -> None:
     system.es("up", "--scale", "users=2", "--scale", "ids=2").ok()
     bulk = system.ready().start_bulk("create", INPUTS)
-    chosen = random.Random(f"{SEED} victims")
-    for _ in _moments(bulk, "any worker", 6):
+    chosen = random.Random(f"{effort.SEED} victims")
+    for _ in bulk.moments("any worker", 6):
         kill([chosen.choice([worker["pid"] for worker in system.status()["workers"] if worker["pid"]])])
-    _assert_completed(system, bulk)
+    bulk.assert_exactly_once()
 
 
 def test_a_bulk_survives_kills_of_the_supervisor(running: System) -> None:
     bulk = running.start_bulk("create", INPUTS)
-    for _ in _moments(bulk, "supervisor", 2):
+    for _ in bulk.moments("supervisor", 2):
         running.kill("supervisor")
         running.up()
-    _assert_completed(running, bulk)
+    bulk.assert_exactly_once()
 
 
 def test_a_bulk_survives_a_kill_of_all_processes_at_once(running: System) -> None:
     bulk = running.start_bulk("create", INPUTS)
-    for _ in _moments(bulk, "everything", 2):
+    for _ in bulk.moments("everything", 2):
         running.kill_everything()
         running.up()
-    _assert_completed(running, bulk)
+    bulk.assert_exactly_once()
 
 
 def test_the_bulk_of_a_killed_client_is_safe_to_repeat(running: System) -> None:
     for n in range(2):
         bulk = running.start_bulk("create", INPUTS)
-        for _ in _moments(bulk, f"client {n}", 1):
+        for _ in bulk.moments(f"client {n}", 1):
             bulk.process.kill()
         bulk.process.wait()
         assert confirmed(bulk.answers()).keys() <= running.registered().keys()
-    _assert_completed(running, running.start_bulk("create", INPUTS))
+    running.start_bulk("create", INPUTS).assert_exactly_once()
 
 
 @pytest.mark.parametrize("role", ["users", "erasures"])
 def test_a_disturbed_bulk_of_email_changes_leaves_each_address_with_one_user(
     running: System, role: str
 ) -> None:
-    count = BULK // 8
+    count = len(INPUTS) // 8
     inputs = people(count)
     ids = [answer["user_id"] for answer in running.bulk("create", inputs).ok().objects]
     moves = [
@@ -96,9 +78,9 @@ def test_a_disturbed_bulk_of_email_changes_leaves_each_address_with_one_user(
         for n, (user_id, person) in enumerate(zip(ids, inputs, strict=True))
     ]
     bulk = running.start_bulk("change-email", moves)
-    for _ in _moments(bulk, f"{role} during changes", 2, count):
+    for _ in bulk.moments(f"{role} during changes", 2):
         running.kill(role)
-    bulk.end(EFFORT.bulk_s).without_traceback()
+    bulk.end()
     running.ready()
     running.bulk("change-email", moves).ok()
 

@@ -1,4 +1,4 @@
-"""Servers' parts for one system alone: a virtual host, a schema, an EventStoreDB node. Each is removed after use."""
+"""Servers' parts for one system alone: a virtual host, an EventStoreDB node. Each is removed after use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from uuid import uuid4
 import pytest
 
 from domain.features import registry
-from tests.support.postgres import execute, with_option
 from tests.support.processes import ROOT
 from tests.support.servers import Guarded, RabbitMQ
 
@@ -58,22 +57,9 @@ def own_vhost(server: RabbitMQ) -> Iterator[RabbitMQ]:
 
 
 @contextmanager
-def own_schema(database: str) -> Iterator[str]:
-    """The URL of a new vault and new read models."""
-    prefix = f"t{uuid4().hex[:12]}"
-    try:
-        yield with_option(database, f"schema={prefix}")
-    finally:
-        for part in ("vault", "read_models"):
-            execute(database, f"DROP SCHEMA IF EXISTS {prefix}_{part} CASCADE")
-
-
-@contextmanager
 def own_node() -> Iterator[str]:
     """The URL of an EventStoreDB test node in another process, because this one is often too busy to answer."""
-    node = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.node"], stdout=subprocess.PIPE, cwd=ROOT
-    )
+    node = subprocess.Popen([sys.executable, "-m", "tests.support.node"], stdout=subprocess.PIPE, cwd=ROOT)
     assert node.stdout is not None
     try:
         with node.stdout:

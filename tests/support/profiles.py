@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from adapters.wiring import open_vault, prepare_home
-from tests.support.own_parts import own_node, own_schema, own_vhost
+from tests.support.own_parts import own_node, own_vhost
+from tests.support.postgres import own_schema
 from tests.support.servers import RabbitMQ
 from tests.support.system import System, new_root
 
@@ -44,9 +45,6 @@ class Profile:
     @property
     def id(self) -> str:
         return self.name if self.store is None else f"{self.name}-{urlsplit(self.store).scheme}"
-
-
-# --- which test runs over which --------------------------------------------------------------
 
 
 def profiles_of(metafunc: pytest.Metafunc) -> list[Any]:
@@ -87,9 +85,6 @@ def _exemptions(test: pytest.Item, profile: Profile) -> list[pytest.MarkDecorato
     if profile.store == "memory:":
         reasons.append("the store in memory ends with its process")
     return [pytest.mark.skip(reason=reason) for reason in reasons[:1]]
-
-
-# --- systems ---------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -149,9 +144,6 @@ def _on_a_named_store(system: System, store: str) -> Iterator[None]:
         for other in resting:
             other.take_baseline()
             other.up()
-
-
-# --- fixtures --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from adapters.rabbitmq.connection import dead_queue_of, queue_of
 from adapters.rabbitmq.server import RabbitServer
-from tests.support.builders import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.support.servers import RabbitMQ

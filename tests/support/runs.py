@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.people import ndjson
+from tests.support import effort
+from tests.support.people import command_ids, confirmed, errors, ndjson
 from tests.support.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
@@ -75,6 +77,11 @@ class Ran:
         assert len([line for line in said if not line.startswith("es: ")]) <= 3, self
         return self
 
+    def refused(self, name: str, code: int = 1) -> Ran:
+        """Check the exit code and the error code of a command with --json."""
+        assert (self.code, self.error["code"]) == (code, name), self
+        return self
+
     def without_traceback(self) -> Ran:
         """Check that no bug reached the output: neither a traceback nor the handler of unexpected errors."""
         for bug in ("Traceback", "the command line failed with", '"internal"'):
@@ -104,7 +111,9 @@ def finish(
 class Bulk:
     """A bulk that is under way. Its answers go to a file, so that a test can read them meanwhile."""
 
-    def __init__(self, system: System, command: str, inputs: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, system: System, command: str, inputs: Sequence[Mapping[str, Any]]) -> None:
+        self._system = system
+        self._inputs = inputs
         folder = Path(tempfile.mkdtemp(dir=system.root))
         self._answers = folder / "answers.ndjson"
         (folder / "input.ndjson").write_bytes(ndjson(inputs))
@@ -127,6 +136,32 @@ class Bulk:
             f"{count} answers",
         )
 
-    def end(self, deadline_s: float = DEADLINE_S) -> Ran:
+    def moments(self, what: str, count: int) -> Iterator[None]:
+        """Wait for random numbers of answers, at which the caller strikes. They and their seed are printed."""
+        chosen = random.Random(f"{effort.SEED} {what}")
+        moments = sorted(chosen.randrange(len(self._inputs)) for _ in range(count))
+        print(f"ES_TEST_SEED={effort.SEED}: {what} is killed after {moments} of {len(self._inputs)} answers")
+        for moment in moments:
+            self.reached(moment)
+            yield
+
+    def end(self) -> Ran:
         """Wait for its end; the answers are the output."""
-        return replace(finish(self.process, deadline_s=deadline_s), stdout=self._answers.read_bytes())
+        ran = finish(self.process, deadline_s=effort.BULK_S).without_traceback()
+        return replace(ran, stdout=self._answers.read_bytes())
+
+    def assert_exactly_once(self) -> Ran:
+        """Wait for the end of a disturbed bulk of creates and repeat it; check that each line took effect once."""
+        first = self.end()
+        assert command_ids(first.objects) == command_ids(self._inputs)
+        assert set(errors(first.objects)) <= {"unavailable"}, first
+        system = self._system.ready()
+        settled = confirmed(system.bulk("create", self._inputs).ok().objects)
+        assert confirmed(first.objects).items() <= settled.items()
+        assert system.registered() == settled
+        assert len(system.registrations()) == len(set(settled.values())) == len(self._inputs)
+        shown = {user["user_id"]: (user["email"], user["name"]) for user in system.users()}
+        assert shown == {
+            settled[person["command_id"]]: (person["email"], person["name"]) for person in self._inputs
+        }
+        return first

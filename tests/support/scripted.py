@@ -17,7 +17,7 @@ from adapters.rabbitmq.caller import RabbitCaller
 from domain.kernel.errors import EsError
 from domain.kernel.messages import Body, Question, Reply, Request
 from domain.kernel.ports.transport import Caller
-from tests.support.builders import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 from workers.runtime.loop import Server, serve
 
 ROLE = "echo"

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,9 @@ from typing import Any
 
 from adapters.local.address import is_served, socket_path
 from adapters.settings import Settings, load_settings
-from adapters.wiring import open_local_caller, open_store, usual_roles
+from adapters.wiring import open_caller, open_local_caller, open_store, usual_roles
 from domain.features import registry
-from domain.kernel.errors import PartUnavailable
+from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.ids import floor_id
 from tests.support.people import ndjson
 from tests.support.processes import all_processes, kill
@@ -141,22 +141,46 @@ class System:
 
     def create(self, email: str = "ada@example.com", name: str = "Ada Lovelace") -> str:
         """Register a user and return the id."""
-        return self.es("users", "create", "--email", email, "--name", name).ok().out.strip()
+        return self.register(email, name).ok().out.strip()
+
+    def register(
+        self,
+        email: str | bytes = "ada@example.com",
+        name: str | bytes = "Ada Lovelace",
+        *options: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> Ran:
+        return self.es("users", "create", "--email", email, "--name", name, *options, environment=environment)
 
     def erase(self, user_id: str) -> None:
         self.es("gdpr", "erase", user_id, "--yes").ok()
 
-    def bulk(self, command: str, inputs: Iterable[Mapping[str, Any]]) -> Ran:
+    def misses(self, inputs: Sequence[Mapping[str, str]]) -> list[str]:
+        """Create users and get each at once, without starting a process; the gets that failed."""
+        missed = []
+        with closing(open_caller(self.settings)) as creating, closing(open_caller(self.settings)) as getting:
+            for person in inputs:
+                fields = {"email": person["email"], "name": person["name"]}
+                create = {"command_id": person["command_id"], "actor": "test", "input": fields}
+                made = creating.ask("users", "users.create", create)
+                try:
+                    got = getting.ask("projections", "users.get", {"user_id": made["user_id"]})
+                    assert got["email"] == person["email"], (made, got)
+                except EsError as error:
+                    missed.append(f"{person['email']}: {error}")
+        return missed
+
+    def bulk(self, command: str, inputs: Sequence[Mapping[str, Any]]) -> Ran:
         return self.es("users", command, "--from", "-", stdin=ndjson(inputs))
 
-    def start_bulk(self, command: str, inputs: Iterable[Mapping[str, Any]]) -> Bulk:
+    def start_bulk(self, command: str, inputs: Sequence[Mapping[str, Any]]) -> Bulk:
         """Start a bulk and leave it running. It does not start workers."""
         return Bulk(self, command, inputs)
 
     # --- queries -------------------------------------------------------------------------------
 
-    def get(self, user_id: str) -> dict[str, Any]:
-        return self.es("users", "get", user_id, "--json").ok().object
+    def get(self, user_id: str, *options: str) -> dict[str, Any]:
+        return self.es("users", "get", user_id, "--json", *options).ok().object
 
     def find(self, email: str) -> dict[str, Any]:
         return self.es("users", "find", "--email", email, "--json").ok().object

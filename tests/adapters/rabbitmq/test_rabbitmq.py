@@ -39,8 +39,9 @@ from adapters.rabbitmq.roll_call import roll_call
 from adapters.rabbitmq.server import SUSPECT_AFTER, RabbitServer, Tags
 from domain.kernel.errors import InvalidInput, PartUnavailable
 from domain.kernel.messages import Body, Question, Reply, Request
-from tests.support.builders import DEADLINE_S, eventually, start_python
+from tests.support.processes import start_python
 from tests.support.servers import RabbitMQ, free_port
+from tests.support.waiting import DEADLINE_S, eventually
 from workers.runtime.loop import serve
 
 OpenServer = Callable[..., RabbitServer]

@@ -34,9 +34,9 @@ from adapters.rabbitmq.connection import dead_queue_of, open_channel, queue_of
 from adapters.rabbitmq.publisher import EXCHANGE
 from adapters.rabbitmq.server import RabbitServer
 from domain.kernel.errors import PartUnavailable
-from tests.acceptance.conftest import ROLES, System, new_root, wait_until
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.servers import RabbitMQ, started_rabbitmq
+from tests.support.system import ROLES, System, new_root
+from tests.support.waiting import DEADLINE_S, eventually
 
 HOST = "127.0.0.1"
 
@@ -189,7 +189,7 @@ def test_commands_workers_and_the_relay_speak_over_tls_alone(
     user_id = system.create()
 
     assert system.get(user_id)["name"] == "Ada Lovelace"
-    published = wait_until(lambda: _first(url, "listener"), "the relay publishes the event")
+    published = eventually(lambda: _first(url, "listener"), "the relay publishes the event")
     assert published["stream"] == f"user-{user_id}"
     queues = system.es("dead", "list", "--json").ok().objects
     assert {queue["role"]: queue["dead"] for queue in queues} == dict.fromkeys((*ROLES, "relay"), 0)
