@@ -1,8 +1,8 @@
-"""Options and fixtures of every test.
+"""Options and fixtures of all tests.
 
-`pytest tests/contract --store-url esdb://…` runs the contract suite against a real event store instead of
-the built-in ones. The option may be given several times. `eventstoredb:`, which stands for a real server, is
-found as tests/support/servers.py says, and comes on top of the built-in ones.
+`pytest tests/contract --store-url esdb://…` runs the contract suite against a real event store instead of the built-in
+ones. The option may be repeated. The built-in store `eventstoredb:` is the real server that tests/support/servers.py
+finds, if there is one.
 """
 
 from __future__ import annotations
@@ -21,26 +21,41 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from domain.kernel.ports.event_store import EventStore
-from tests.support.builders import PROFILES, open_store
-from tests.support.postgres import postgres_database, postgres_url  # noqa: F401  # fixtures
-from tests.support.servers import find_eventstoredb, fold_skips, private_rabbitmq, rabbitmq  # noqa: F401  # fixtures
+from tests.support import effort
+from tests.support.builders import open_store
+from tests.support.own_parts import vhosts  # noqa: F401  # a fixture, like the following
+from tests.support.postgres import postgres_database, postgres_url  # noqa: F401
+from tests.support.profiles import PROFILES, profile, running, shared, system, systems  # noqa: F401
+from tests.support.servers import find_eventstoredb, fold_skips, private_rabbitmq, rabbitmq  # noqa: F401
 
-# No deadline per example, and no health check of their speed: the machine may be busy, and slow isn't wrong.
-# The same examples every time, so that a run tells about what was changed; `--hypothesis-profile=thorough` digs.
-_SLOW_IS_FINE = [HealthCheck.too_slow]
+# No deadline and no health check for the speed of examples: a busy machine is slow. The short form draws the same
+# examples each time, so that a failure comes from a change.
 settings.register_profile(
-    "project", deadline=None, max_examples=60, derandomize=True, suppress_health_check=_SLOW_IS_FINE
+    "project",
+    deadline=None,
+    max_examples=effort.EXAMPLES,
+    derandomize=not effort.IS_LONG,
+    suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=_SLOW_IS_FINE)
 settings.load_profile("project")
 
 BUILT_IN_STORES = ("memory:", "sqlite:", "esdb:", "eventstoredb:")
-"""A URL without a path gets a fresh place for each test; `esdb:` is the test node of tests/support/node, and
-`eventstoredb:` a real server, if there is one."""
+"""A URL without a path gets a new place for each test; `esdb:` is the test node of tests/support/node."""
+
+# A shell without job control starts background processes with SIGINT ignored. The processes that tests interrupt would
+# inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Thousands of processes start; without the cache each would compile the changed modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 2 << 30
 
 
 def _has_room(folder: Path) -> bool:
-    """Whether temporary files may lie there: a container's has 64 MB, and runs no programs."""
+    """Whether a folder can hold temporary files: in a container it may have 64 MB and run no programs."""
     try:
         about = os.statvfs(folder)
     except OSError:
@@ -52,19 +67,9 @@ def _has_room(folder: Path) -> bool:
     )
 
 
-# Whoever starts this in the background of a shell without job control has it ignored, and so would every process
-# that a test starts and interrupts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# These tests start thousands of processes, and each would compile anew what has changed since the installation.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
-
-# Every store is synced at each write, and every system is new: on a disk half of the time is spent on waiting for it.
-_IN_MEMORY = Path("/dev/shm")
-_ROOM_BYTES = 2 << 30
-if "TMPDIR" not in os.environ and _has_room(_IN_MEMORY):
-    os.environ["TMPDIR"] = tempfile.tempdir = str(_IN_MEMORY)
+# Every store is synced at each write and every system is new: on a disk, half of the time is waiting for it.
+if "TMPDIR" not in os.environ and _has_room(_MEMORY):
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,13 +77,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--store-url",
         action="append",
         metavar="URL",
-        help="run the event store contract and the acceptance tests against this store (sqlite:PATH, esdb://…) only; repeatable",
+        help="run the event store contract and the acceptance tests against this store only (sqlite:PATH, esdb://…); repeatable",
     )
-    # Here, and not where the systems are: an option is known only if it is declared above every test.
     parser.addoption(
         "--profile",
         choices=(*PROFILES, "all"),
-        help="run the acceptance tests over these parts; those that make no sense there are skipped and say why",
+        help="run the acceptance tests over these parts; a test that is skipped over them gives a reason",
     )
 
 
@@ -94,7 +98,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def node_url() -> Iterator[str]:
-    """A fresh test node that speaks EventStoreDB's protocol."""
+    """A new test node that speaks EventStoreDB's protocol."""
     from tests.support.node import Node
 
     with closing(Node()) as node:
@@ -103,7 +107,7 @@ def node_url() -> Iterator[str]:
 
 @pytest.fixture
 def store_url(chosen_store: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """Where the store under test is. A place of its own for each test, unless it was named on the command line."""
+    """The store under test: a new place for each test, unless --store-url names one."""
     if chosen_store == "esdb:":
         return str(request.getfixturevalue("node_url"))
     if chosen_store == "eventstoredb:":
@@ -119,7 +123,7 @@ def store(store_url: str) -> Iterator[EventStore]:
 
 @pytest.fixture
 def fresh_store(store: EventStore, chosen_store: str, request: pytest.FixtureRequest) -> EventStore:
-    """A store that nobody has written to."""
+    """An empty store."""
     if request.config.getoption("--store-url") or chosen_store == "eventstoredb:":
         pytest.skip("a real store may hold events of earlier runs")
     return store
@@ -129,7 +133,7 @@ def fresh_store(store: EventStore, chosen_store: str, request: pytest.FixtureReq
 def shared_store_url(store_url: str) -> str:
     """The URL of a store that several processes can have open at once."""
     if store_url == "memory:":
-        pytest.skip("the store in memory lives and dies with one process, by design")
+        pytest.skip("the store in memory ends with its process")
     return store_url
 
 

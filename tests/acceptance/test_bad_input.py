@@ -1,33 +1,23 @@
-"""Bad input: the right exit code, one line that says what is wrong, one that says what to do, and nothing lost."""
+"""Bad input gets the right exit code, one line with the error and one with a hint; all other input takes effect."""
 
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import System, confirmed, ndjson, people
+from tests.support.people import confirmed, ndjson, people
+from tests.support.runs import Ran
+from tests.support.system import System
 
-nothing_is_asked = pytest.mark.over("embedded", because="nothing is asked")
+no_request_is_sent = pytest.mark.over("embedded", because="no request is sent")
 
 UNKNOWN_ID = "123"
-NOT_IDS = (
-    "0",
-    "-1",
-    "18446744073709551616",
-    "9223372036854775808",
-    "1e18",
-    "abc",
-    "",
-    " 5",
-    "٣",
-    "0x10",
-    "1_000",
-)
-
-
-def _create(system: System, email: str | bytes, name: str | bytes) -> tuple[str | bytes, ...]:
-    return ("users", "create", "--email", email, "--name", name)
+HUGE = "9" * 30
+NOT_IDS = ("0", "-1", str(2**64), str(2**63), "1e18", "abc", "", " 5", "٣", "0x10", "1_000")
 
 
 @pytest.mark.parametrize(
@@ -57,178 +47,160 @@ def _create(system: System, email: str | bytes, name: str | bytes) -> tuple[str 
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_a_user_that_cannot_be_is_refused_as_invalid(
+def test_a_user_with_an_invalid_field_is_refused(
     shared: System, email: str | bytes, name: str | bytes, said: str
 ) -> None:
-    refused = shared.es(*_create(shared, email, name)).failed(2)
-    assert said in refused.err
-    assert refused.out == ""
+    refused = shared.register(email, name).failed(2)
+    assert (said in refused.err, refused.out) == (True, ""), refused
 
 
-def test_longest_values_that_are_allowed_are_stored_whole(shared: System) -> None:
+def test_the_longest_allowed_values_are_stored_completely(shared: System) -> None:
     email = "a" * 64 + "@" + ".".join(["b" * 61] * 3) + ".com"
     name = "ß" * 200
-    user = shared.get(shared.es(*_create(shared, email, name)).ok().out.strip())
+    user = shared.get(shared.register(email, name).ok().out.strip())
     assert (user["email"], user["name"]) == (email, name)
 
 
 @pytest.mark.parametrize("not_an_id", NOT_IDS, ids=repr)
-def test_what_is_not_an_id_is_invalid_and_not_merely_unknown(shared: System, not_an_id: str) -> None:
+def test_text_that_is_no_id_is_invalid_and_not_unknown(shared: System, not_an_id: str) -> None:
     assert "not an id" in shared.es("users", "get", "--", not_an_id).failed(2).err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("users", "history"),
-        ("users", "delete"),
-        ("gdpr", "erase", "--yes"),
-    ],
-    ids=" ".join,
-)
-def test_every_command_on_a_user_tells_bad_ids_from_unknown_ones(
-    shared: System, arguments: tuple[str, ...]
-) -> None:
-    shared.es(*arguments, "--", "1e18").failed(2)
-    unknown = shared.es(*arguments, UNKNOWN_ID).failed(3)
-    assert UNKNOWN_ID in unknown.err
+@pytest.mark.parametrize("command", ["users history", "users delete", "gdpr erase --yes"])
+def test_every_command_on_a_user_separates_bad_ids_from_unknown_ones(shared: System, command: str) -> None:
+    shared.es(*command.split(), "--", "1e18").failed(2)
+    assert UNKNOWN_ID in shared.es(*command.split(), UNKNOWN_ID).failed(3).err
 
 
-def test_changes_of_an_unknown_user_are_not_found(shared: System) -> None:
-    shared.es("users", "rename", UNKNOWN_ID, "Nobody").failed(3)
-    shared.es("users", "change-email", UNKNOWN_ID, "nobody@example.com").failed(3)
-    shared.es("users", "get", UNKNOWN_ID).failed(3)
-    shared.es("users", "find", "--email", "unknown@example.com").failed(3)
-    shared.es("streams", "read", "user-123").failed(3)
-    shared.es("projections", "rebuild", "nonsense").failed(3)
-    # The address of a change that failed is not taken.
-    shared.create("nobody@example.com", "Somebody")
+def test_commands_on_unknown_things_are_not_found(shared: System) -> None:
+    for command in (
+        f"users rename {UNKNOWN_ID} Nobody",
+        f"users change-email {UNKNOWN_ID} nobody@example.com",
+        f"users get {UNKNOWN_ID}",
+        "users find --email unknown@example.com",
+        "streams read user-123",
+        "projections rebuild nonsense",
+    ):
+        shared.es(*command.split()).failed(3)
+    # The failed change must not keep its claim.
+    shared.create("nobody@example.com", "Heir")
+
+
+# --- arguments -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "command",
     [
-        ("users", "create", "--name", "No Address"),
-        ("users", "create", "--email", "x@example.com"),
-        ("users", "create", "--from", "-", "--name", "Both"),
-        ("users", "create", "--from", "/does/not/exist"),
-        ("users", "create", "--from", "/"),
-        ("users", "create", "--email", "x@example.com", "--name", "X", "--command-id", "nonsense"),
-        ("users", "rename", UNKNOWN_ID),
-        ("users", "get", UNKNOWN_ID, "--at", "yesterday"),
-        ("logs", "nonsense"),
-        ("logs", "../../etc/passwd"),
-        ("up", "--scale", "users"),
-        ("up", "--scale", "users=0"),
-        ("up", "--scale", "users=²"),
-        ("up", "--scale", "nonsense=2"),
+        "users create --name 'No Address'",
+        "users create --email x@example.com",
+        "users create --from - --name Both",
+        "users create --from /does/not/exist",
+        "users create --from /",
+        "users create --email x@example.com --name X --command-id nonsense",
+        f"users rename {UNKNOWN_ID}",
+        f"users get {UNKNOWN_ID} --at yesterday",
+        "logs nonsense",
+        "logs ../../etc/passwd",
+        "up --scale users",
+        "up --scale users=0",
+        "up --scale users=²",
+        "up --scale nonsense=2",
     ],
-    ids=lambda arguments: " ".join(arguments)[:60],
 )
-@nothing_is_asked
-def test_wrong_arguments_are_an_error_of_two_lines(shared: System, arguments: tuple[str, ...]) -> None:
-    ran = shared.es(*arguments, environment={"ES_AUTOSTART": "0", "ES_HOME": str(shared.root / "nobody")})
-    assert ran.failed(2).out == ""
+@no_request_is_sent
+def test_wrong_arguments_are_an_error_of_two_lines(shared: System, command: str) -> None:
+    nowhere = {"ES_AUTOSTART": "0", "ES_HOME": str(shared.root / "nowhere")}
+    assert shared.es(*shlex.split(command), environment=nowhere).failed(2).out == ""
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "command",
     [
-        ("users", "list", "--status", "nonsense"),
-        ("users", "list", "--after", "nonsense"),
-        ("users", "get", UNKNOWN_ID, "--after", "-5"),
-        ("users", "get", UNKNOWN_ID, "--after", "9" * 30),
-        ("users", "get", UNKNOWN_ID, "--after", "9" * 15),
-        ("users", "get", UNKNOWN_ID, "--version", "9" * 30),
-        ("users", "find", "--email", "nonsense"),
-        ("streams", "read", "user-1", "--from", "9" * 30),
-        ("events", "tail", "--no-follow", "--from", "9" * 30),
+        "users list --status nonsense",
+        "users list --after nonsense",
+        f"users get {UNKNOWN_ID} --after -5",
+        f"users get {UNKNOWN_ID} --after {HUGE}",
+        f"users get {UNKNOWN_ID} --after {'9' * 15}",
+        f"users get {UNKNOWN_ID} --version {HUGE}",
+        "users find --email nonsense",
+        f"streams read user-1 --from {HUGE}",
+        f"events tail --no-follow --from {HUGE}",
     ],
-    ids=lambda arguments: " ".join(arguments)[:60],
 )
-def test_wrong_arguments_that_a_worker_refuses_are_an_error_of_two_lines(
-    shared: System, arguments: tuple[str, ...]
-) -> None:
-    ran = shared.es(*arguments)
-    assert ran.failed(2).out == ""
+def test_arguments_that_a_worker_refuses_are_an_error_of_two_lines(shared: System, command: str) -> None:
+    assert shared.es(*command.split()).failed(2).out == ""
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "command",
     [
-        ("nonsense",),
-        ("users", "nonsense"),
-        ("users", "get"),
-        ("users", "get", UNKNOWN_ID, "--nonsense"),
-        ("users", "get", UNKNOWN_ID, "extra"),
-        ("users", "list", "--limit", "0"),
-        ("users", "list", "--limit", "many"),
-        ("users", "get", "-1"),
-        ("workers", "run"),
-        ("workers", "run", "nonsense"),
+        "nonsense",
+        "users nonsense",
+        "users get",
+        f"users get {UNKNOWN_ID} --nonsense",
+        f"users get {UNKNOWN_ID} extra",
+        "users list --limit 0",
+        "users list --limit many",
+        "users get -1",
+        "workers run",
+        "workers run nonsense",
     ],
-    ids=" ".join,
 )
-@nothing_is_asked
-def test_wrong_usage_ends_with_2_and_points_to_the_help(shared: System, arguments: tuple[str, ...]) -> None:
-    ran = shared.es(*arguments).without_traceback()
+@no_request_is_sent
+def test_wrong_usage_ends_with_2_and_names_the_help(shared: System, command: str) -> None:
+    ran = shared.es(*command.split()).without_traceback()
     assert (ran.code, ran.out) == (2, "")
     assert "--help" in ran.err
 
 
+# --- with --json -----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("arguments", "code", "name"),
+    ("command", "code", "name"),
     [
-        (("users", "get", "abc"), 2, "invalid-input"),
-        (("users", "get", UNKNOWN_ID), 3, "user-not-found"),
-        (("users", "rename", UNKNOWN_ID, "X"), 3, "user-not-found"),
-        (("users", "create", "--email", "x", "--name", "X"), 2, "invalid-input"),
-        (
-            ("users", "create", "--email", "x@example.com", "--name", "X", "--command-id", "x"),
-            2,
-            "invalid-input",
-        ),
-        (("projections", "status", "nonsense"), 3, "projection-not-found"),
-        (("streams", "read", "nonsense"), 3, "stream-not-found"),
-        (("gdpr", "erase", UNKNOWN_ID), 2, "invalid-input"),
+        ("users get abc", 2, "invalid-input"),
+        (f"users get {UNKNOWN_ID}", 3, "user-not-found"),
+        (f"users rename {UNKNOWN_ID} X", 3, "user-not-found"),
+        ("users create --email x --name X", 2, "invalid-input"),
+        ("users create --email x@example.com --name X --command-id x", 2, "invalid-input"),
+        ("projections status nonsense", 3, "projection-not-found"),
+        ("streams read nonsense", 3, "stream-not-found"),
+        (f"gdpr erase {UNKNOWN_ID}", 2, "invalid-input"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
-def test_with_json_an_error_is_an_object(
-    shared: System, arguments: tuple[str, ...], code: int, name: str
-) -> None:
-    ran = shared.es(*arguments, "--json").without_traceback()
-    assert (ran.code, ran.error["code"], ran.out) == (code, name, ""), ran
-    assert len(ran.err.splitlines()) == 1
+def test_with_json_an_error_is_an_object(shared: System, command: str, code: int, name: str) -> None:
+    ran = shared.es(*command.split(), "--json").without_traceback().refused(name, code)
+    assert (ran.out, len(ran.err.splitlines())) == ("", 1)
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("users", "get"), ("users", "get", UNKNOWN_ID, "--nonsense"), ("users", "list", "--limit", "0")],
-    ids=" ".join,
+    "command", ["users get", f"users get {UNKNOWN_ID} --nonsense", "users list --limit 0"]
 )
-@nothing_is_asked
-def test_with_json_wrong_usage_is_an_object_too(shared: System, arguments: tuple[str, ...]) -> None:
-    ran = shared.es(*arguments, "--json").without_traceback()
-    assert ran.code == 2
-    assert set(json.loads(ran.err)["error"]) == {"code", "message", "hint"}, ran
+@no_request_is_sent
+def test_with_json_wrong_usage_is_an_object_too(shared: System, command: str) -> None:
+    ran = shared.es(*command.split(), "--json").without_traceback()
+    assert (ran.code, json.loads(ran.err)["error"]) == (2, ran.error)
 
 
-def test_a_value_that_looks_like_the_json_flag_does_not_change_how_errors_look(shared: System) -> None:
-    ran = shared.es("users", "rename", "--", UNKNOWN_ID, "--json")
-    assert ran.failed(3).err.startswith("error: ")
+def test_a_value_like_the_json_flag_does_not_change_the_form_of_errors(shared: System) -> None:
+    assert shared.es("users", "rename", "--", UNKNOWN_ID, "--json").failed(3).err.startswith("error: ")
 
 
-def test_an_error_carries_the_command_id_that_was_given(shared: System) -> None:
+def test_an_error_carries_the_given_command_id(shared: System) -> None:
     command_id = people(1, prefix="shown")[0]["command_id"]
     ran = shared.es("users", "rename", UNKNOWN_ID, "X", "--json", "--command-id", command_id)
     assert json.loads(ran.err)["command_id"] == command_id
 
 
+# --- standard input --------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "raw", [b"\xff\xfe\n", b"\xed\xa0\x80@example.com\n", b"a\x00b@example.com\n", b"", b"\n"]
 )
-def test_standard_input_that_is_no_address_is_invalid(shared: System, raw: bytes) -> None:
+def test_standard_input_without_an_address_is_invalid(shared: System, raw: bytes) -> None:
     ran = shared.es("users", "create", "--email", "-", "--name", "Ada", stdin=raw).failed(2)
     assert "email" in ran.err or "standard input" in ran.err
 
@@ -238,7 +210,7 @@ def test_two_megabytes_instead_of_an_address_are_invalid(shared: System) -> None
     assert "email" in ran.err
 
 
-# --- bulk: a bad line has an error in its place, the rest goes on -----------------------------------
+# --- a bad line of a bulk fails alone --------------------------------------------------------
 
 BAD_LINES: dict[str, tuple[bytes, str]] = {
     "broken JSON": (b'{"email": ', "JSON"),
@@ -275,13 +247,15 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
 }
 
 
+def _create_from(system: System, stdin: bytes) -> Ran:
+    return system.es("users", "create", "--from", "-", stdin=stdin).without_traceback()
+
+
 @pytest.mark.parametrize("bad", BAD_LINES, ids=lambda name: name.replace(" ", "-"))
-def test_a_bad_line_has_its_error_in_its_place_and_the_rest_goes_on(shared: System, bad: str) -> None:
+def test_a_bad_line_gets_its_error_and_the_others_take_effect(shared: System, bad: str) -> None:
     line, said = BAD_LINES[bad]
     before, after = people(2, prefix=f"around-{list(BAD_LINES).index(bad)}-")
-    ran = shared.es(
-        "users", "create", "--from", "-", stdin=ndjson([before]) + line + b"\n" + ndjson([after])
-    ).without_traceback()
+    ran = _create_from(shared, ndjson([before]) + line + b"\n" + ndjson([after]))
 
     assert ran.code == 2, ran
     first, wrong, last = ran.objects
@@ -291,12 +265,10 @@ def test_a_bad_line_has_its_error_in_its_place_and_the_rest_goes_on(shared: Syst
     assert wrong["error"]["hint"]
 
 
-def test_all_bad_lines_at_once_leave_everything_else_whole(shared: System) -> None:
+def test_all_bad_lines_at_once_do_not_affect_the_others(shared: System) -> None:
     good = people(len(BAD_LINES), prefix="whole")
-    mixed = b"".join(
-        ndjson([person]) + line + b"\n\n" for person, (line, _) in zip(good, BAD_LINES.values(), strict=True)
-    )
-    ran = shared.es("users", "create", "--from", "-", stdin=mixed).without_traceback()
+    pairs = zip(good, BAD_LINES.values(), strict=True)
+    ran = _create_from(shared, b"".join(ndjson([person]) + line + b"\n\n" for person, (line, _) in pairs))
 
     assert len(ran.objects) == 2 * len(BAD_LINES)
     assert ["error" in answer for answer in ran.objects] == [False, True] * len(BAD_LINES)
@@ -304,26 +276,18 @@ def test_all_bad_lines_at_once_leave_everything_else_whole(shared: System) -> No
 
 
 def test_a_last_line_without_a_line_feed_counts(shared: System) -> None:
-    (person,) = people(1, prefix="unended")
-    assert len(shared.es("users", "create", "--from", "-", stdin=ndjson([person]).rstrip()).ok().objects) == 1
+    assert len(_create_from(shared, ndjson(people(1, prefix="unended")).rstrip()).ok().objects) == 1
 
 
-def test_no_input_is_no_work(shared: System) -> None:
+def test_empty_input_is_no_work(shared: System) -> None:
     for nothing in (b"", b"\n\n", b" \t\n"):
-        assert shared.es("users", "create", "--from", "-", stdin=nothing).ok().out == ""
+        assert _create_from(shared, nothing).ok().out == ""
 
 
-def test_bulk_changes_take_ids_as_text_and_refuse_the_rest_by_line(shared: System) -> None:
+def test_bulk_changes_accept_ids_as_text_and_refuse_others_by_line(shared: System) -> None:
     ids = [shared.create(f"bulk-change-{n}@example.com", "Before") for n in range(2)]
-    lines = [
-        {"user_id": ids[0], "name": "After"},
-        {"user_id": UNKNOWN_ID, "name": "After"},
-        {"user_id": "1e18", "name": "After"},
-        {"user_id": -1, "name": "After"},
-        {"user_id": 2**64, "name": "After"},
-        {"user_id": None, "name": "After"},
-        {"user_id": ids[1], "name": "After"},
-    ]
+    given = [ids[0], UNKNOWN_ID, "1e18", -1, 2**64, None, ids[1]]
+    lines: list[Mapping[str, Any]] = [{"user_id": user_id, "name": "After"} for user_id in given]
     ran = shared.bulk("rename", lines).without_traceback()
 
     codes = [answer.get("error", {}).get("code", "done") for answer in ran.objects]

@@ -10,7 +10,8 @@ import pytest
 
 from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.messages import PERSISTENT, Properties, dead_queue_of, queue_of
-from tests.acceptance.conftest import EVERY_ROLE, System, wait_until
+from tests.support.system import EVERY_ROLE, System
+from tests.support.waiting import eventually
 
 SECRET = "private.person@example.com"
 
@@ -30,7 +31,7 @@ def dead(shared: System) -> Iterator[list[str]]:
                 Properties(message_id=message_id, delivery_mode=PERSISTENT),
                 mandatory=True,
             )
-    wait_until(lambda: _count(shared) == 3, "they are dead letters")
+    eventually(lambda: _count(shared) == 3, "they are dead letters")
     yield message_ids
     if _count(shared):
         shared.es("dead", "drop", "users", "--all", "--yes").ok()
@@ -79,7 +80,7 @@ def test_drop_removes_the_named_letter_alone(shared: System, dead: list[str]) ->
 def test_retry_sends_a_letter_to_its_role_again(shared: System, dead: list[str]) -> None:
     assert shared.es("dead", "retry", "users", "--all", "--json").ok().object == {"retried": 3}
     # No worker can read them now either, so they come back.
-    wait_until(lambda: sorted(_shown(shared)) == sorted(dead), "they are dead letters again")
+    eventually(lambda: sorted(_shown(shared)) == sorted(dead), "they are dead letters again")
 
 
 def test_retry_and_drop_want_to_know_which(shared: System) -> None:
@@ -113,7 +114,7 @@ def test_an_erasure_takes_the_requests_of_the_person_out_of_the_dead_letters(sha
         for raw in (json.dumps({"requests": together}), json.dumps(together[0])):
             properties = Properties(message_id=str(uuid4()), delivery_mode=PERSISTENT)
             channel.basic_publish("", dead_queue_of("users"), raw.encode(), properties, mandatory=True)
-    wait_until(lambda: _count(shared) == 2, "they are dead letters")
+    eventually(lambda: _count(shared) == 2, "they are dead letters")
 
     shared.es("gdpr", "erase", user_id, "--yes").ok()
 

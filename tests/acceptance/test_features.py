@@ -9,8 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from tests.acceptance.conftest import Profile, Ran, System, a_system, ndjson
-from tests.support.builders import ROOT
+from tests.support.people import ndjson
+from tests.support.processes import ROOT
+from tests.support.profiles import Profile, a_system
+from tests.support.runs import Ran
+from tests.support.system import System
 
 FEATURE = "tests.support.shelves"
 pytestmark = pytest.mark.own_store("the events of the feature are unknown to systems without it")

@@ -24,8 +24,10 @@ from cli.main import app
 from domain.kernel.ids import MAX_ID, STEP, ceil_id, floor_id, lane_of, time_text
 from domain.kernel.ports.event_store import Appended
 from domain.lanes.events import LaneGranted
-from tests.acceptance.conftest import Ran, System, people
 from tests.support.builders import an_event, append, open_store
+from tests.support.people import people
+from tests.support.runs import Ran
+from tests.support.system import System
 
 WHEN = "2026-01-31T12:00:00Z"
 WHEN_US = 1_769_860_800_000_000

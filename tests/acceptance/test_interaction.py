@@ -1,4 +1,4 @@
-"""What a person meets who mistypes, hesitates, interrupts, or comes when the workers are in trouble."""
+"""The command line for a person who mistypes, hesitates or interrupts, or while workers fail."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from adapters.settings import load_settings
 from cli import down
-from tests.acceptance.conftest import DEADLINE_S, ES, System, wait_until
+from tests.support.runs import ES, Ran
+from tests.support.system import System
+from tests.support.waiting import DEADLINE_S, eventually
 
-# --- wrong usage -----------------------------------------------------------------------------
+no_request_is_sent = pytest.mark.over("embedded", because="no request is sent")
+about_the_supervisor = pytest.mark.over("embedded", because="the supervisor is the same in every profile")
 
 
 @pytest.mark.parametrize(
     ("typed", "said", "hint"),
     [
-        (("usres",), "Did you mean 'users'", "es --help"),
-        (("users", "lst"), "Did you mean 'list'", "es users --help"),
-        (("users", "get"), "Missing argument 'ID'", "es users get --help"),
-        (("users", "list", "--limit", "0"), "'--limit'", "es users list --help"),
-        (("users", "get", "5", "--jsn"), "--json", "es users get --help"),
-        (("--json", "users", "list"), "No such option: --json", "es --help"),
+        ("usres", "Did you mean 'users'", "es --help"),
+        ("users lst", "Did you mean 'list'", "es users --help"),
+        ("users get", "Missing argument 'ID'", "es users get --help"),
+        ("users list --limit 0", "'--limit'", "es users list --help"),
+        ("users get 5 --jsn", "--json", "es users get --help"),
+        ("--json users list", "No such option: --json", "es --help"),
     ],
-    ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
-@pytest.mark.over("embedded", because="nothing is asked")
-def test_wrong_usage_is_one_line_and_where_to_look(
-    shared: System, typed: tuple[str, ...], said: str, hint: str
-) -> None:
-    ran = shared.es(*typed)
+@no_request_is_sent
+def test_wrong_usage_is_one_line_and_a_hint(shared: System, typed: str, said: str, hint: str) -> None:
+    ran = shared.es(*typed.split())
 
     assert (ran.code, ran.out) == (2, "") if "--json" not in typed else ran.code == 2
     message, advice = ran.err.splitlines() if "--json" not in typed else (ran.err, ran.err)
@@ -47,67 +46,65 @@ def test_wrong_usage_is_one_line_and_where_to_look(
 
 
 @pytest.mark.parametrize("where", [(), ("users",), ("users", "get"), ("up",)], ids=" ".join)
-@pytest.mark.over("embedded", because="nothing is asked")
-def test_h_is_help_everywhere(shared: System, where: tuple[str, ...]) -> None:
+@no_request_is_sent
+def test_h_is_help_in_every_place(shared: System, where: tuple[str, ...]) -> None:
     assert shared.es(*where, "-h").ok().out == shared.es(*where, "--help").ok().out
 
 
-# --- questions and interrupts ----------------------------------------------------------------
+@pytest.mark.parametrize(("typed", "code", "said"), [(b"\x03", 130, "interrupted"), (b"n\n", 1, "--yes")])
+@no_request_is_sent
+def test_any_answer_but_yes_ends_the_command(shared: System, typed: bytes, code: int, said: str) -> None:
+    ran = _erase_on_a_terminal(shared, "5", typed)
+    assert (ran.code, said in ran.out) == (code, True), ran
 
 
-@pytest.mark.parametrize(("typed", "code", "said"), [(b"\x03", 130, b"interrupted"), (b"n\n", 1, b"--yes")])
-@pytest.mark.over("embedded", because="nothing is asked")
-def test_a_question_that_is_not_answered_with_yes_ends_the_command(
-    shared: System, typed: bytes, code: int, said: bytes
-) -> None:
+def test_an_erasure_asks_for_confirmation_on_a_terminal(shared: System) -> None:
+    user_id = shared.create("asked@example.com", "Asked")
+    for typed, code, status in ((b"n\n", 1, "active"), (b"y\n", 0, "erased")):
+        ran = _erase_on_a_terminal(shared, user_id, typed)
+        assert "cannot be undone" in ran.out
+        assert (ran.code, shared.get(user_id)["status"]) == (code, status), ran
+
+
+def _erase_on_a_terminal(system: System, user_id: str, typed: bytes) -> Ran:
+    """Erase a user, and type an answer once the question is shown."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(ES, [ES, "gdpr", "erase", "5"], shared.environment)
-    with os.fdopen(terminal, "r+b", buffering=0) as screen:
-        shown = _read_until(screen, b"[y/N]")
-        screen.write(typed)
-        shown += _read_until(screen, None)
-    _, status = os.waitpid(pid, 0)
+        os.execve(ES, [ES, "gdpr", "erase", user_id], system.environment)
+    try:
+        shown = _read_until(terminal, b"[y/N]")
+        os.write(terminal, typed)
+        shown += _read_until(terminal, None)
+    finally:
+        os.close(terminal)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return Ran(("gdpr", "erase", user_id), code, shown, b"").without_traceback()
 
-    assert os.waitstatus_to_exitcode(status) == code, shown
-    assert said in shown
-    assert b"Traceback" not in shown
 
-
-def _read_until(screen: object, wanted: bytes | None) -> bytes:
+def _read_until(terminal: int, wanted: bytes | None) -> bytes:
     shown = b""
-    while wanted is None or wanted not in shown:
-        try:
-            more = os.read(screen.fileno(), 4096)  # type: ignore[attr-defined]
-        except OSError:  # the other end of a pseudo-terminal is gone
-            break
-        if not more:
-            break
-        shown += more
+    with suppress(OSError):  # the other end of the pseudo-terminal is closed
+        while (wanted is None or wanted not in shown) and (more := os.read(terminal, 4096)):
+            shown += more
     return shown
 
 
-def test_a_ctrl_c_before_the_command_has_begun_is_no_traceback() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import cli; raise KeyboardInterrupt"], capture_output=True, text=True
-    )
+def test_an_interrupt_before_the_command_begins_is_no_traceback() -> None:
+    code = "import cli; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "es: interrupted\n")
 
 
-# --- workers in trouble ----------------------------------------------------------------------
-
-
-@pytest.mark.over("embedded", because="a key-encryption key of the home's own is moved away")
-def test_up_does_not_repeat_an_error_that_was_mended(system: System) -> None:
+@pytest.mark.over("embedded", because="a key-encryption key of the home's own is moved")
+def test_up_does_not_repeat_an_error_that_was_fixed(system: System) -> None:
     system.up()
     kek = system.home / "secrets" / "kek"
     aside = kek.rename(kek.with_name("aside"))
-    system.signal("users", signal.SIGKILL)
-    wait_until(lambda: system.worker("users")["state"] == "waiting", "the worker misses its key")
+    system.kill("users")
+    eventually(lambda: system.worker("users")["state"] == "waiting", "the worker misses its key")
     assert "key-encryption key" in system.es("up").failed(4).err
-    create = ("users", "create", "--email", "ada@example.com", "--name", "Ada")
-    assert "key-encryption key" in system.es(*create).failed(4).err, "not only that nobody answers"
+    assert "key-encryption key" in system.register().failed(4).err, "not only that no worker answers"
 
     aside.rename(kek)
 
@@ -115,50 +112,38 @@ def test_up_does_not_repeat_an_error_that_was_mended(system: System) -> None:
     assert system.worker("users")["state"] == "ready"
 
 
-@pytest.mark.over("embedded", because="it is about the supervisor, which is the same everywhere")
-def test_a_supervisor_that_does_not_answer_is_not_taken_for_absent(running: System) -> None:
-    pid = running.signal("supervisor", signal.SIGSTOP)
-    try:
-        status, down = running.es("status"), running.es("down")
-    finally:
-        os.kill(pid, signal.SIGCONT)
+@about_the_supervisor
+def test_a_supervisor_that_does_not_answer_is_not_taken_for_missing(running: System) -> None:
+    with running.paused("supervisor"):
+        asked = running.es("status"), running.es("down")
 
-    for ran in (status, down):
+    for ran in asked:
         assert "supervisor" in ran.failed(4).err
-    wait_until(lambda: not running.processes(), "it does what it was told once it can")
-
-
-@contextmanager
-def _held(lock: Path) -> Iterator[None]:
-    lock.parent.mkdir(parents=True)
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    running.ended()  # it handles `down` once it runs again
 
 
 def test_down_ends_when_the_next_supervisor_has_taken_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A bulk that is under way starts the workers anew the moment they are gone.
+    # A bulk that is under way starts workers as soon as the others have stopped.
     settings = load_settings(environment={"ES_HOME": str(tmp_path / "home")})
     monkeypatch.setattr(down, "ask_supervisor", lambda *_: {"pid": 42})
     monkeypatch.setattr(down, "DOWN_WAIT_S", DEADLINE_S)
 
-    with _held(settings.run / "supervisor.lock"):
+    settings.run.mkdir(parents=True)
+    with (settings.run / "supervisor.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         down.wait_for_end(settings, 41)
 
     assert "started them again" in capsys.readouterr().err
 
 
-@pytest.mark.over("embedded", because="it is about the supervisor, which is the same everywhere")
-def test_the_status_says_since_when_the_supervisor_runs(shared: System) -> None:
+@about_the_supervisor
+def test_the_status_shows_when_the_supervisor_started(shared: System) -> None:
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", shared.status()["started_at"])
 
 
-# --- lists -----------------------------------------------------------------------------------
-
-
-def test_a_fresh_list_holds_all_that_was_stored_before(running: System) -> None:
+def test_a_fresh_list_holds_everything_stored_before(running: System) -> None:
     created = [running.create(f"fresh{n}@example.com", "Fresh") for n in range(5)]
 
     listed = running.es("users", "list", "--fresh", "--json", "--after", running.since).ok().objects

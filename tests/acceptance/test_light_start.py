@@ -1,4 +1,4 @@
-"""A request is started in shell loops: it loads none of the heavy parts but, over a broker, what speaks to it."""
+"""`es` runs in shell loops: a request loads no heavy module, and over a broker its client only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from tests.acceptance.conftest import DEADLINE_S, System
+from tests.support.system import System
+from tests.support.waiting import DEADLINE_S
 
 HEAVY = ("esdbclient", "grpc", "psycopg", "cryptography", "apsw", "tenacity", "rich.table", "msgspec")
-CLIENT = "pika"
-"""Of the broker."""
+CLIENT = "pika"  # of the broker
 
 _SCRIPT = """
 import sys
@@ -24,24 +24,23 @@ finally:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "command",
     [
-        ("users", "get", "ID"),
-        ("users", "get", "ID", "--json"),
-        ("users", "create", "--email", "light@example.com", "--name", "Light"),
-        ("users", "create", "--email", "lighter@example.com", "--name", "Lighter", "--json"),
-        ("users", "create", "--from", "-"),
-        ("users", "rename", "ID", "Other"),
-        ("ids", "next"),
-        ("ids", "next", "-n", "1000"),
+        "users get ID",
+        "users get ID --json",
+        "users create --email light@example.com --name Light",
+        "users create --email lighter@example.com --name Lighter --json",
+        "users create --from -",
+        "users rename ID Other",
+        "ids next",
+        "ids next -n 1000",
     ],
-    ids=" ".join,
 )
-def test_a_local_request_loads_nothing_heavy(shared: System, arguments: tuple[str, ...]) -> None:
+def test_a_local_request_loads_nothing_heavy(shared: System, command: str) -> None:
     found = shared.es("users", "find", "--email", "there@example.com", "--json")
     user_id = found.object["user_id"] if found.code == 0 else shared.create("there@example.com", "There")
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _SCRIPT, *(user_id if part == "ID" else part for part in arguments)],
+        [sys.executable, "-P", "-c", _SCRIPT, *command.replace("ID", user_id).split()],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

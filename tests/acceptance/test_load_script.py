@@ -1,4 +1,4 @@
-"""scripts/load.sh: what it reports is what happened."""
+"""scripts/load.sh reports what happened."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import DEADLINE_S, ES, System, wait_until
+from tests.support.processes import ROOT
+from tests.support.runs import ES
+from tests.support.system import System
+from tests.support.waiting import DEADLINE_S, eventually
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "load.sh"
+SCRIPT = str(ROOT / "scripts" / "load.sh")
 SHELLS = [shell for shell in ("sh", "dash", "bash") if shutil.which(shell)]
 
 
@@ -21,15 +24,10 @@ def _environment(system: System) -> dict[str, str]:
     return {**system.environment, "PATH": path, "TMPDIR": str(system.root)}
 
 
-def _load(
-    system: System, *arguments: str, shell: str = "sh", **more: str
-) -> subprocess.CompletedProcess[str]:
+def _load(system: System, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**_environment(system), **more}
     return subprocess.run(
-        [shell, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        env={**_environment(system), **more},
-        timeout=DEADLINE_S,
+        ["sh", SCRIPT, *arguments], capture_output=True, text=True, env=environment, timeout=DEADLINE_S
     )
 
 
@@ -38,31 +36,29 @@ def _report(text: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_script_is_sound_shell(shell: str) -> None:
-    assert subprocess.run([shell, "-n", str(SCRIPT)], check=False).returncode == 0
+def test_each_shell_accepts_the_script(shell: str) -> None:
+    assert subprocess.run([shell, "-n", SCRIPT], check=False).returncode == 0
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
-def test_the_script_passes_shellcheck() -> None:
-    done = subprocess.run(
-        ["shellcheck", "--shell=sh", str(SCRIPT)], capture_output=True, text=True, check=False
-    )
+def test_shellcheck_accepts_the_script() -> None:
+    done = subprocess.run(["shellcheck", "--shell=sh", SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "commands", "users"),
     [
-        (("-m", "single", "-p", "3", "-n", "10"), 10, 10),
-        (("-m", "bulk", "-p", "2", "-n", "1001", "-b", "300"), 4, 1001),
-        (("-m", "bulk", "-p", "8", "-n", "3"), 3, 3),
+        ("-m single -p 3 -n 10", 10, 10),
+        ("-m bulk -p 2 -n 1001 -b 300", 4, 1001),
+        ("-m bulk -p 8 -n 3", 3, 3),
     ],
     ids=["single", "bulk", "more-processes-than-users"],
 )
 def test_a_load_run_reports_what_the_store_then_holds(
-    running: System, arguments: tuple[str, ...], commands: int, users: int
+    running: System, arguments: str, commands: int, users: int
 ) -> None:
-    done = _load(running, *arguments)
+    done = _load(running, *arguments.split())
     assert (done.returncode, done.stderr) == (0, "")
     report = _report(done.stdout)
 
@@ -88,7 +84,7 @@ def test_errors_are_counted_by_their_code(system: System, mode: str) -> None:
     assert report["error unavailable"] == "4"
 
 
-def test_a_run_stops_by_itself_when_its_time_is_up(running: System) -> None:
+def test_a_run_stops_when_its_time_is_up(running: System) -> None:
     done = _load(running, "-p", "2", "-n", "1000000", "-t", "1")
     report = _report(done.stdout)
     assert done.returncode == 1
@@ -96,16 +92,16 @@ def test_a_run_stops_by_itself_when_its_time_is_up(running: System) -> None:
     assert report["failed"] == "0"
 
 
-def test_an_interrupted_run_finishes_what_it_began_and_reports(running: System) -> None:
+def test_an_interrupted_run_finishes_its_commands_and_reports(running: System) -> None:
     run = subprocess.Popen(
-        ["sh", str(SCRIPT), "-p", "2", "-n", "1000000"],
+        ["sh", SCRIPT, "-p", "2", "-n", "1000000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=_environment(running),
     )
     try:
-        wait_until(lambda: len(running.registrations()) >= 2, "the run has created users")
+        eventually(lambda: len(running.registrations()) >= 2, "the run has created users")
         run.send_signal(signal.SIGINT)
         out, _ = run.communicate(timeout=DEADLINE_S)
     finally:
@@ -115,22 +111,10 @@ def test_an_interrupted_run_finishes_what_it_began_and_reports(running: System) 
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ("-p", "0"),
-        ("-p", "many"),
-        ("-p", "257"),
-        ("-n", "-1"),
-        ("-n", "9" * 30),
-        ("-m", "all"),
-        ("-x",),
-        ("-n",),
-        ("x",),
-    ],
-    ids=" ".join,
+    "arguments", ["-p 0", "-p many", "-p 257", "-n -1", f"-n {'9' * 30}", "-m all", "-x", "-n", "x"]
 )
-def test_wrong_flags_are_told_with_the_usage(system: System, arguments: tuple[str, ...]) -> None:
-    done = _load(system, *arguments)
+def test_wrong_flags_are_answered_with_the_usage(system: System, arguments: str) -> None:
+    done = _load(system, *arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("load.sh: ")
     assert "usage: scripts/load.sh" in done.stderr
@@ -142,7 +126,7 @@ def test_the_usage_can_be_shown(system: System) -> None:
     assert "usage: scripts/load.sh" in done.stdout
 
 
-def test_without_es_in_the_path_it_says_so(system: System) -> None:
+def test_without_es_in_the_path_the_script_names_it(system: System) -> None:
     tools = system.root / "tools"
     tools.mkdir()
     done = _load(system, PATH=f"{tools}{os.pathsep}/usr/bin{os.pathsep}/bin")

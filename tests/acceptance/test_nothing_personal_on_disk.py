@@ -1,6 +1,6 @@
-"""No name and no address is ever written: not to a database, a journal, a log or beside a socket.
+"""No name and no address is written to a database, a journal, a log or a file beside a socket.
 
-A request under way over a broker does hold them; it is gone from there once it is answered.
+A broker holds them in a request that is under way, until it is answered.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,10 @@ import pytest
 from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.messages import PERSISTENT, Properties, queue_of
 from adapters.wiring import open_store
-from tests.acceptance.conftest import ROLES, System, ndjson, wait_until
+from tests.support.people import ndjson
 from tests.support.postgres import execute
+from tests.support.system import ROLES, System
+from tests.support.waiting import eventually
 
 NAME = "Canária Ünverwechselbar"
 EMAIL = "canary-fhqwhgads@example.com"
@@ -30,9 +32,11 @@ LATER_EMAIL = "canary-xyzzyplugh@example.com"
 WRONG = "canary-frobozzmagic"
 CANARIES = (NAME, EMAIL, LATER_NAME, LATER_EMAIL, WRONG)
 
+# --- the search ------------------------------------------------------------------------------
+
 
 def encodings(text: str) -> dict[str, bytes]:
-    """The forms in which a text could hide in a file, in lower case as far as case doesn't matter."""
+    """The forms in which a file could hold a text, in lower case where case does not matter."""
     raw = text.encode()
     found = {
         "UTF-8": raw,
@@ -47,22 +51,27 @@ def encodings(text: str) -> dict[str, bytes]:
         "percent-encoded": "".join(chr(b) if chr(b).isalnum() else f"%{b:02X}" for b in raw).encode(),
     }
     for offset in range(3):
-        # The first and the last digits also depend on the neighbours.
-        digits = base64.b64encode(bytes(offset) + raw)
-        start, end = (4, -4) if offset else (0, -4)
-        found[f"base64 at offset {offset}"] = digits[start:end]
-        found[f"URL-safe base64 at offset {offset}"] = digits.translate(bytes.maketrans(b"+/", b"-_"))[
-            start:end
-        ]
+        # Without the first and the last digits, which also depend on the neighbours.
+        digits = base64.b64encode(bytes(offset) + raw)[4 if offset else 0 : -4]
+        found[f"base64 at offset {offset}"] = digits
+        found[f"URL-safe base64 at offset {offset}"] = digits.translate(bytes.maketrans(b"+/", b"-_"))
     return found
 
 
-def found_in(root: Path, texts: tuple[str, ...]) -> list[str]:
-    """Where any form of any text is in a file's content or in a path under `root`."""
+def found_in(root: Path, texts: Sequence[str]) -> list[str]:
+    """The files below a folder whose path or content holds any form of any text."""
     return _search(_files(root), texts)
 
 
-def _search(places: Iterator[tuple[str, bytes]], texts: tuple[str, ...]) -> list[str]:
+def found_in_parts(system: System, texts: Sequence[str]) -> list[str]:
+    """The events of the store and the rows of PostgreSQL that hold any form of any text."""
+    found = _search(_events(system), texts)
+    if system.settings.vault.startswith("postgresql:"):
+        found += _search(_rows(system.settings.vault), texts)
+    return found
+
+
+def _search(places: Iterable[tuple[str, bytes]], texts: Sequence[str]) -> list[str]:
     needles = [
         (f"{text!r} as {name}", needle.lower()) for text in texts for name, needle in encodings(text).items()
     ]
@@ -82,9 +91,8 @@ def _files(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _events(system: System) -> Iterator[tuple[str, bytes]]:
-    """What the store hands out, wherever it is."""
     with closing(open_store(system.settings.store)) as store:
-        for event in store.read_all(system.came.position, 1_000_000):
+        for event in store.read_all(system.baseline.position, 1_000_000):
             about = f"{event.stream} {event.type}".encode()
             yield f"event {event.position}", b"\n".join((about, event.data, event.metadata))
 
@@ -99,16 +107,8 @@ def _rows(url: str) -> Iterator[tuple[str, bytes]]:
             yield f"{schema}.{table}", str(row).encode()
 
 
-def found_in_parts(system: System, texts: tuple[str, ...]) -> list[str]:
-    """Where any form of any text is in what the store and PostgreSQL keep, on whatever machine that is."""
-    found = _search(_events(system), texts)
-    if system.settings.vault.startswith("postgresql:"):
-        found += _search(_rows(system.settings.vault), texts)
-    return found
-
-
 @pytest.mark.parametrize("form", encodings("x"))
-def test_the_search_finds_what_was_planted(tmp_path: Path, form: str) -> None:
+def test_the_search_finds_a_planted_text(tmp_path: Path, form: str) -> None:
     text = NAME * 2
     (tmp_path / "planted.bin").write_bytes(b"\x00\x01" + encodings(text)[form] + b"\x02")
     assert found_in(tmp_path, (text,))
@@ -116,13 +116,16 @@ def test_the_search_finds_what_was_planted(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("before", [b"", b"a", b"ab"])
-def test_the_search_finds_base64_of_a_text_in_the_middle_of_another(tmp_path: Path, before: bytes) -> None:
+def test_the_search_finds_base64_of_a_text_within_another(tmp_path: Path, before: bytes) -> None:
     (tmp_path / "planted").write_bytes(base64.b64encode(before + EMAIL.encode() + b" and more"))
     assert found_in(tmp_path, (EMAIL,))
 
 
+# --- everything that can happen to personal data ---------------------------------------------
+
+
 def _live_a_life(system: System) -> None:
-    """Everything that can happen to personal data, and everything that can go wrong with it."""
+    """Run every command on a user, and everything that can go wrong with it."""
     user_id = system.create(EMAIL, NAME)
     system.create("other@example.com", "Other")
     system.es("users", "rename", user_id, LATER_NAME).ok()
@@ -131,13 +134,23 @@ def _live_a_life(system: System) -> None:
     system.es("users", "get", user_id).ok()
     system.es("users", "history", user_id).ok()
     assert LATER_NAME in [user["name"] for user in system.users()]
-    # Refusals and bad input of every kind, with the value where it doesn't belong.
+    _be_refused(system)
+    _misuse_sockets(system, ("supervisor", *ROLES) if system.settings.is_local else ("supervisor",))
+    if not system.settings.is_local:
+        _misuse_queues(system)
+    for worker in system.status()["workers"]:
+        assert worker["restarts"] == 0, worker
+
+
+def _be_refused(system: System) -> None:
+    """Send personal values in refused commands and bad input, also where they do not belong."""
+    create = ("users", "create", "--email")
     for code, arguments in (
-        (1, ("users", "create", "--email", LATER_EMAIL, "--name", NAME)),
-        (2, ("users", "create", "--email", WRONG, "--name", NAME)),
-        (2, ("users", "create", "--email", EMAIL, "--name", f"{WRONG}\x07")),
-        (2, ("users", "create", "--email", EMAIL, "--name", WRONG * 20)),
-        (2, ("users", "create", "--email", EMAIL, "--name", NAME, "--command-id", WRONG)),
+        (1, (*create, LATER_EMAIL, "--name", NAME)),
+        (2, (*create, WRONG, "--name", NAME)),
+        (2, (*create, EMAIL, "--name", f"{WRONG}\x07")),
+        (2, (*create, EMAIL, "--name", WRONG * 20)),
+        (2, (*create, EMAIL, "--name", NAME, "--command-id", WRONG)),
         (3, ("users", "find", "--email", EMAIL)),
         (3, ("users", "rename", "123", NAME)),
         (3, ("users", "change-email", "123", EMAIL)),
@@ -158,11 +171,6 @@ def _live_a_life(system: System) -> None:
     bad += f'{{"email": "{EMAIL}", "name": "{NAME}" broken\n{NAME}\n'.encode()
     bad += ndjson([{"email": EMAIL, "name": NAME, "command_id": WRONG}])
     assert system.es("users", "create", "--from", "-", stdin=bad).without_traceback().code == 2
-    _misuse_sockets(system, ("supervisor", *ROLES) if system.settings.is_local else ("supervisor",))
-    if not system.settings.is_local:
-        _misuse_queues(system)
-    for worker in system.status()["workers"]:
-        assert worker["restarts"] == 0, worker
 
 
 MISUSES: Sequence[dict[str, object]] = (
@@ -176,40 +184,16 @@ MISUSES: Sequence[dict[str, object]] = (
     {"kind": "ids.next", "body": {"count": EMAIL}},
     {"kind": "erasures.status", "body": {"user_id": EMAIL}},
 )
-"""Requests that no client of ours sends."""
+"""Requests that no client of this program sends."""
 
 
 def _misuse_sockets(system: System, roles: Sequence[str]) -> None:
-    """Send each on a connection of its own."""
+    """Send each misuse on a connection of its own."""
     for role in roles:
         for message in [*({"id": 1, **misuse} for misuse in MISUSES), {"id": NAME}, [NAME, EMAIL]]:
             raw = json.dumps(message).encode()
             _send(system, role, struct.pack(">I", len(raw)) + raw)
         _send(system, role, EMAIL.encode() * 10)
-
-
-def _misuse_queues(system: System) -> None:
-    """Send all of them in one message, which is answered like any other: nothing is left at the broker.
-
-    What is no message at all becomes a dead letter, which is kept as it came until a person has decided
-    about it (test_dead_letters_cli.py).
-    """
-    with open_channel(system.settings.broker) as channel:
-        for role in system.roles:
-            channel.basic_publish(
-                "",
-                queue_of(role),
-                json.dumps({"requests": MISUSES}).encode(),
-                Properties(message_id=NAME, correlation_id=WRONG, delivery_mode=PERSISTENT),
-                mandatory=True,
-            )
-    wait_until(
-        lambda: (
-            [(queue["waiting"], queue["dead"]) for queue in system.status()["queues"]]
-            == [(0, 0)] * len(system.roles)
-        ),
-        "everything was answered, and nothing is kept",
-    )
 
 
 def _send(system: System, role: str, raw: bytes) -> None:
@@ -219,43 +203,53 @@ def _send(system: System, role: str, raw: bytes) -> None:
         connection.connect(str(system.home / "run" / f"{role}.sock"))
         connection.sendall(raw)
         connection.shutdown(socket.SHUT_WR)
-        try:
+        with suppress(ConnectionError):
             while connection.recv(65536):
                 pass
-        except ConnectionError:
-            return
 
 
-def test_nothing_personal_is_in_any_file_while_running_or_stopped(running: System) -> None:
+def _misuse_queues(system: System) -> None:
+    """Send all misuses in one message, which is answered, so that the broker keeps nothing.
+
+    An unreadable message would become a dead letter, which is kept until an operator decides (test_dead_letters_cli.py).
+    """
+    with open_channel(system.settings.broker) as channel:
+        for role in system.roles:
+            properties = Properties(message_id=NAME, correlation_id=WRONG, delivery_mode=PERSISTENT)
+            raw = json.dumps({"requests": MISUSES}).encode()
+            channel.basic_publish("", queue_of(role), raw, properties, mandatory=True)
+
+    def is_empty() -> bool:
+        kept = [(queue["waiting"], queue["dead"]) for queue in system.status()["queues"]]
+        return kept == [(0, 0)] * len(system.roles)
+
+    eventually(is_empty, "everything was answered, and nothing is kept")
+
+
+def test_no_file_holds_personal_data_while_running_or_stopped(running: System) -> None:
     _live_a_life(running)
     assert found_in(running.root, CANARIES) + found_in_parts(running, CANARIES) == []
 
     running.es("projections", "rebuild", "users").ok()
     for role in ("users", "projections"):
         running.signal(role, signal.SIGKILL)
-        wait_until(
-            lambda role=role: running.worker(role)["restarts"] == 1, f"the {role} worker was restarted"
-        )
-    running.ready()
-    user_id = running.es("users", "find", "--email", LATER_EMAIL, "--json").ok().object["user_id"]
+        eventually(lambda: running.worker(role)["restarts"] == 1, f"{role} was restarted")  # noqa: B023
+    user_id = running.ready().find(LATER_EMAIL)["user_id"]
     assert found_in(running.root, CANARIES) + found_in_parts(running, CANARIES) == []
 
     assert found_in_parts(running, (user_id,)), "the search finds what is there"
     running.es("users", "delete", user_id).ok()
-    running.es("gdpr", "erase", user_id, "--yes").ok()
+    running.erase(user_id)
     running.es("down").ok()
     assert found_in(running.root, CANARIES) + found_in_parts(running, CANARIES) == []
 
 
-def test_nothing_personal_is_in_any_file_after_a_kill_in_the_middle_of_a_bulk(running: System) -> None:
+def test_no_file_holds_personal_data_after_a_kill_during_a_bulk(running: System) -> None:
     crowd = [{"email": f"{n}.{EMAIL}", "name": f"{NAME} {n}"} for n in range(2000)]
     bulk = running.start_bulk("create", crowd)
     bulk.reached(500)
-    for pid in running.processes():
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not running.processes(), "everything is dead")
+    running.kill_everything()
     bulk.process.kill()
 
     assert found_in(running.home, CANARIES) + found_in_parts(running, CANARIES) == []
-    # And of this test's own files the search finds the input.
-    assert found_in(running.root, CANARIES)
+    assert found_in(running.root, CANARIES), "the search finds the input in this test's own files"

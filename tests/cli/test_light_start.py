@@ -17,7 +17,8 @@ from adapters.log import open_log
 from adapters.settings import Settings, load_settings
 from adapters.wiring import open_server, prepare_home
 from domain.kernel.messages import Body, Reply, Request
-from tests.support.builders import DEADLINE_S, ROOT
+from tests.support.processes import ROOT
+from tests.support.waiting import DEADLINE_S
 from workers.runtime.loop import serve
 
 REQUEST = {

@@ -19,17 +19,11 @@ import pytest
 from domain.kernel.errors import VersionConflict
 from domain.kernel.events import Recorded
 from domain.kernel.ports.event_store import Appended, EventStore
-from tests.support.builders import (
-    DEADLINE_S,
-    a_stream,
-    append,
-    before,
-    eventually,
-    some_events,
-    start_python,
-)
+from tests.support.builders import a_stream, append, some_events
+from tests.support.processes import start_python
 from tests.support.store_processes import CODE, ITEM
 from tests.support.together import outputs, start_together
+from tests.support.waiting import DEADLINE_S, before, eventually
 
 LONG_S = 5 * DEADLINE_S
 """A deadline for much work."""

@@ -19,16 +19,8 @@ import pytest
 from domain.kernel.errors import PartUnavailable, StoreBehind, VersionConflict
 from domain.kernel.events import NO_STREAM, Recorded
 from domain.kernel.ports.event_store import Append, Appended, CaughtUp, EventStore
-from tests.support.builders import (
-    DEADLINE_S,
-    a_stream,
-    an_event,
-    append,
-    assert_within,
-    before,
-    some_events,
-    stored,
-)
+from tests.support.builders import a_stream, an_event, append, some_events, stored
+from tests.support.waiting import DEADLINE_S, assert_within, before
 
 IDLE_CAUGHT_UPS_PER_S = 5
 

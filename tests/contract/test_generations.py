@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.read_models import (
     NOW_US,
     OTHERS,
@@ -23,6 +22,7 @@ from tests.support.read_models import (
     row,
 )
 from tests.support.together import at_once
+from tests.support.waiting import DEADLINE_S, eventually
 
 OpenReadModel = Callable[[], ReadModel]
 CURRENT, BUILDING, RETIRED = GenerationState.CURRENT, GenerationState.BUILDING, GenerationState.RETIRED

@@ -15,7 +15,7 @@ from adapters.settings import Settings
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
 from domain.kernel.projection import Put, Value
-from tests.support.builders import DEADLINE_S, eventually, start_python
+from tests.support.processes import start_python
 from tests.support.read_models import (
     NOW_US,
     OTHERS,
@@ -28,6 +28,7 @@ from tests.support.read_models import (
     rebuilding,
     row,
 )
+from tests.support.waiting import DEADLINE_S, eventually
 
 OpenReadModel = Callable[[], ReadModel]
 

@@ -18,7 +18,6 @@ from domain.kernel.errors import EsError, Kind, PartUnavailable
 from domain.kernel.messages import LATER, Body, Question, Reply, Request
 from domain.kernel.ports.transport import Caller
 from domain.users.errors import EmailTaken, UserNotFound
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.scripted import (
     ROLE,
     SHORT_S,
@@ -33,6 +32,7 @@ from tests.support.scripted import (
     questions,
     time_out,
 )
+from tests.support.waiting import DEADLINE_S, eventually
 
 # --- one request -----------------------------------------------------------------------------
 

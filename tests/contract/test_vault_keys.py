@@ -17,7 +17,7 @@ from adapters.crypto.kek import make_kek
 from adapters.settings import Settings, load_settings
 from domain.kernel.errors import EsError, KeyUnavailable, PartUnavailable
 from domain.kernel.ports.vault import DestroyedKey, LivingKey, Vault
-from tests.support.builders import DEADLINE_S, an_event, append
+from tests.support.builders import an_event, append
 from tests.support.postgres import execute
 from tests.support.vaults import (
     ADA,
@@ -32,6 +32,7 @@ from tests.support.vaults import (
     reserve,
     secret_of,
 )
+from tests.support.waiting import DEADLINE_S
 
 OpenVault = Callable[[], Vault]
 

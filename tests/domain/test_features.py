@@ -18,7 +18,7 @@ from domain.kernel.aggregate import Aggregate
 from domain.kernel.errors import InvalidSetting
 from domain.kernel.events import Event
 from domain.kernel.feature import Feature, Role
-from tests.support.builders import ROOT
+from tests.support.processes import ROOT
 from tests.support.shelves import FEATURE, SHELF
 
 SHELVES = "tests.support.shelves"

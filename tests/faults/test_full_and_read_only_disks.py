@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: a clear error, nothing that was confirmed is lost, and it goes on when mended."""
+"""A full or read-only disk is a clear error, loses nothing confirmed, and is recovered from once it is fixed."""
 
 from __future__ import annotations
 
@@ -6,52 +6,49 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import System, confirmed, errors, new_root, people, wait_until
+from tests.support.people import confirmed, errors, people
+from tests.support.system import System, new_root
+from tests.support.waiting import eventually
 
 SMALL_BYTES = 6 << 20
 BALLAST_BYTES = 3 << 20
 
 
 @contextmanager
-def _mounted(point: Path, options: str) -> Iterator[None]:
-    """A small file system in memory, mounted at `point`; skips where that isn't allowed."""
+def _on_a_disk(options: str) -> Iterator[System]:
+    """A system whose home is on a small file system in memory; skips where mounting is not allowed."""
     if os.geteuid() != 0 or not shutil.which("mount"):
         pytest.skip("only root can mount a small disk")
-    point.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "es-test", str(point)], capture_output=True, text=True
-    )
+    root = new_root()
+    disk = root / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"{options},mode=0700", "es-test", str(disk)]
+    done = subprocess.run(mount, capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     try:
-        yield
+        with closing(System(root, home=disk / "home")) as made:
+            yield made
     finally:
-        subprocess.run(["umount", "-l", str(point)], check=True)
-        shutil.rmtree(
-            point.parent
-        )  # what is left of the system's folder: it could not go while this was mounted
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+        shutil.rmtree(root)  # the rest of the folder, which could not be removed while the disk was mounted
 
 
 @pytest.fixture
 def small() -> Iterator[System]:
-    """A system whose home is a disk of a few megabytes, some of them taken by a file called `ballast`."""
-    root = new_root()
-    made = System(root, home=root / "disk" / "home")
-    with _mounted(root / "disk", f"size={SMALL_BYTES},mode=0700"):
-        try:
-            (root / "disk" / "ballast").write_bytes(bytes(BALLAST_BYTES))
-            yield made.up()
-        finally:
-            made.close()
+    """A running system on a disk of a few megabytes, half of them taken by the file `ballast`."""
+    with _on_a_disk(f"size={SMALL_BYTES}") as made:
+        (made.home.parent / "ballast").write_bytes(bytes(BALLAST_BYTES))
+        yield made.up()
 
 
 def _fill(path: Path) -> None:
-    """Write until nothing fits any more."""
+    """Write until the disk is full."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
         with suppress(OSError):
@@ -61,11 +58,7 @@ def _fill(path: Path) -> None:
         os.close(fd)
 
 
-def _free(system: System) -> None:
-    (system.home.parent / "ballast").unlink()
-
-
-def test_a_full_disk_refuses_what_it_cannot_store_and_keeps_what_it_confirmed(small: System) -> None:
+def test_a_full_disk_refuses_new_users_and_keeps_confirmed_ones(small: System) -> None:
     inputs = people(8000)
     ran = small.bulk("create", inputs).without_traceback()
     held = confirmed(ran.objects)
@@ -76,24 +69,16 @@ def test_a_full_disk_refuses_what_it_cannot_store_and_keeps_what_it_confirmed(sm
     assert any("disk is full" in message for message in said), said
     assert 0 < len(held) < len(inputs)
 
-    _free(small)
+    (small.home.parent / "ballast").unlink()
     small.ready()
-    wait_until(
-        lambda: small.es("users", "create", "--email", "new@example.com", "--name", "New").code in (0, 1),
-        "the freed disk takes a user",
-    )
-    some = people(200)
-    settled = confirmed(small.bulk("create", some).ok().objects)
-    assert {
-        command_id: held[command_id] for command_id in settled if command_id in held
-    }.items() <= settled.items()
-    registered = {
-        event["command_id"]: event["stream"].removeprefix("user-") for event in small.registrations()
-    }
+    eventually(lambda: small.register().code in (0, 1), "the freed disk takes a user")
+    settled = confirmed(small.bulk("create", people(200)).ok().objects)
+    assert {each: held[each] for each in settled if each in held}.items() <= settled.items()
+    registered = small.registered()
     assert held.items() <= registered.items()
     assert len(registered) == len(set(registered.values()))
     small.caught_up()
-    assert small.es("gdpr", "erase", "--yes", next(iter(held.values()))).code == 0
+    small.erase(next(iter(held.values())))
 
 
 def test_a_full_disk_is_named_by_a_single_command(small: System) -> None:
@@ -102,53 +87,39 @@ def test_a_full_disk_is_named_by_a_single_command(small: System) -> None:
     filler = small.home.parent / "filler"
     _fill(filler)
 
-    def refused() -> bool:
-        # What fits into pages that are there already may still succeed.
-        ran = small.es(
-            "users", "create", "--email", f"full-{os.urandom(4).hex()}@example.com", "--name", "F" * 200
-        )
-        if ran.code == 0:
-            return False
-        assert "disk is full" in ran.failed(4).err, ran
-        return True
+    def is_refused() -> bool:
+        # A create that fits into existing pages still succeeds.
+        ran = small.register(f"full-{os.urandom(4).hex()}@example.com", "F" * 200)
+        assert ran.code == 0 or "disk is full" in ran.failed(4).err, ran
+        return ran.code != 0
 
-    wait_until(refused, "the disk is full")
-    assert small.get(user_id)["name"] == "Ada Lovelace"  # reading needs no space
+    eventually(is_refused, "the disk is full")
+    assert small.get(user_id)["name"] == "Ada Lovelace", "reading needs no space"
     filler.unlink()
-    wait_until(
-        lambda: small.es("users", "rename", user_id, "Ada King").code == 0, "the freed disk takes a change"
-    )
+    rename = ("users", "rename", user_id, "Ada King")
+    eventually(lambda: small.es(*rename).code == 0, "the freed disk takes a change")
     assert small.get(user_id)["name"] == "Ada King"
 
 
-# --- read-only ------------------------------------------------------------------------------------------
+ReadOnly = tuple[System, Callable[[], object]]
 
 
 @pytest.fixture
-def read_only() -> Iterator[tuple[System, Callable[[], None]]]:
-    """A system, and what makes its home read-only."""
-    root = new_root()
-    if os.geteuid() == 0:
-        made = System(root, home=root / "disk" / "home")
-        with _mounted(root / "disk", "size=32m,mode=0700"):
+def read_only() -> Iterator[ReadOnly]:
+    """A system, and a function that makes its home read-only."""
+    if os.geteuid() == 0:  # to whom permissions do not apply
+        with _on_a_disk("size=32m") as made:
             made.home.mkdir()
-            try:
-                yield made, lambda: _remount_read_only(root / "disk")
-            finally:
-                made.close()
+            remount = ["mount", "-o", "remount,ro", str(made.home.parent)]
+            yield made, lambda: subprocess.run(remount, check=True)
         return
-    made = System(root)
-    made.home.mkdir()
-    try:
-        yield made, lambda: _without_write_permission(made.home)
-    finally:
-        for folder in (made.home, *made.home.glob("*")):
-            folder.chmod(0o700)
-        made.close()
-
-
-def _remount_read_only(point: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(point)], check=True)
+    with closing(System(new_root())) as made:
+        made.home.mkdir()
+        try:
+            yield made, lambda: _without_write_permission(made.home)
+        finally:
+            for folder in (made.home, *made.home.glob("*")):
+                folder.chmod(0o700)
 
 
 def _without_write_permission(home: Path) -> None:
@@ -157,23 +128,17 @@ def _without_write_permission(home: Path) -> None:
     home.chmod(0o500)
 
 
-def test_a_home_that_cannot_be_made_is_an_error(read_only: tuple[System, Callable[[], None]]) -> None:
+def test_a_home_that_cannot_be_written_is_an_error(read_only: ReadOnly) -> None:
     system, make_read_only = read_only
     make_read_only()
-    for command in (
-        ("up",),
-        ("users", "list"),
-        ("users", "create", "--email", "a@example.com", "--name", "A"),
-    ):
-        ran = system.es(*command).failed(4)
-        assert str(system.home) in ran.err
+    create = ("users", "create", "--email", "a@example.com", "--name", "A")
+    for command in (("up",), ("users", "list"), create):
+        assert str(system.home) in system.es(*command).failed(4).err
     assert system.es("status", "--json").ok().object["running"] is False
     system.es("down").ok()
 
 
-def test_a_home_that_became_read_only_is_an_error_and_keeps_its_data(
-    read_only: tuple[System, Callable[[], None]],
-) -> None:
+def test_a_home_that_became_read_only_is_an_error_and_keeps_its_data(read_only: ReadOnly) -> None:
     system, make_read_only = read_only
     system.up().create()
     system.es("down").ok()

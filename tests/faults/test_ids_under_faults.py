@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import DEADLINE_S, System, wait_until
 from tests.simulation.ledger import Ledger
-from tests.support.builders import ROOT
+from tests.support.processes import ROOT
+from tests.support.system import System
+from tests.support.waiting import DEADLINE_S, eventually
 
 SECONDS = float(os.environ.get("ES_TEST_IDS_SECONDS", "8"))
 SEED = int(os.environ.get("ES_TEST_SEED", random.randrange(1 << 32)))
@@ -54,7 +55,7 @@ class Clients:
     def wait_for_output(self, size: int) -> None:
         """Wait until the clients have printed so many bytes more."""
         end = self._size() + size
-        wait_until(lambda: self._size() >= end, "ids are drawn")
+        eventually(lambda: self._size() >= end, "ids are drawn")
 
     def lines(self) -> list[list[str]]:
         """The printed lines so far, in words. The last one of each client may be incomplete."""

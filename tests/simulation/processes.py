@@ -23,7 +23,8 @@ from domain.lanes.events import EVENTS
 from domain.lanes.layout import LaneRange
 from domain.lanes.limits import MIN_LEASE_MS
 from tests.simulation.ledger import Ledger
-from tests.support.builders import ROOT, open_store
+from tests.support.builders import open_store
+from tests.support.processes import ROOT
 from workers.ids.service import IdsService
 
 LANES = LaneRange(0, 31)

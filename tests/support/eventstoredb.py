@@ -8,7 +8,8 @@ from adapters.eventstoredb.event_store import EventStoreDbStore
 from domain.kernel.events import BEGINNING, NO_STREAM, EventData, Recorded
 from domain.kernel.ports.event_store import Append, AppendResult, CaughtUp
 from tests.support import builders
-from tests.support.builders import DEADLINE_S, a_stream, before, some_events
+from tests.support.builders import a_stream, some_events
+from tests.support.waiting import DEADLINE_S, before
 
 SHORT_CALL_S = 0.3
 """The timeout of one attempt where the server never answers. Slow attempts are retried too."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.local.server import LocalServer
-from tests.support.builders import DEADLINE_S, start_python
+from tests.support.processes import start_python
+from tests.support.waiting import DEADLINE_S
 
 _SERVER = """
 import resource, sys

@@ -26,8 +26,8 @@ from uuid import uuid4
 import pytest
 
 from domain.kernel.errors import PartUnavailable
-from tests.support.builders import eventually
 from tests.support.servers import START_S, Guarded, missing
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     import psycopg
@@ -46,10 +46,19 @@ def postgres_database() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_database: str) -> Iterator[str]:
     """The URL of a new vault and new read models, dropped after the test."""
+    with own_schema(postgres_database) as url:
+        yield url
+
+
+@contextmanager
+def own_schema(database: str) -> Iterator[str]:
+    """The URL of a new vault and new read models in a database."""
     prefix = f"t{uuid4().hex[:12]}"
-    yield with_option(postgres_database, f"schema={prefix}")
-    for part in ("vault", "read_models"):
-        execute(postgres_database, f"DROP SCHEMA IF EXISTS {prefix}_{part} CASCADE")
+    try:
+        yield with_option(database, f"schema={prefix}")
+    finally:
+        for part in ("vault", "read_models"):
+            execute(database, f"DROP SCHEMA IF EXISTS {prefix}_{part} CASCADE")
 
 
 @contextmanager

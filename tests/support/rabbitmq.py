@@ -16,7 +16,7 @@ from adapters.rabbitmq.link import Log, Silence
 from adapters.rabbitmq.messages import Properties, dead_queue_of, declare_queues, queue_of
 from adapters.rabbitmq.server import RabbitServer
 from domain.kernel.messages import Body
-from tests.support.builders import DEADLINE_S, eventually
+from tests.support.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from tests.support.servers import RabbitMQ

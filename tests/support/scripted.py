@@ -23,8 +23,8 @@ from adapters.settings import Settings
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.messages import Body, Question, Reply, Request
 from domain.kernel.ports.transport import Caller, Server
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.rabbitmq import ready_server
+from tests.support.waiting import DEADLINE_S, eventually
 from workers.runtime.loop import serve
 
 ROLE = "echo"

@@ -1,11 +1,10 @@
-"""Given past events, when a command comes, then these events or this refusal.
+"""Given past events, when a command is decided, then these events or this refusal.
 
     users = Aggregate(INITIAL, evolve, decide)
     users.given(registered).when(RenameUser(1, Personal("Grace"))).then(UserRenamed(Personal("Grace")))
 
-Promise: every `then` decides twice; the second time the first decision is already in the past, and the
-same command must yield nothing. A failure shows both sides as a diff, personal values readable: here they
-are made up, and "Personal(…) is not Personal(…)" helps nobody.
+Promise: every `then` decides twice. The second time the first decision is in the past, and the same command must yield
+nothing. A failure shows both sides as a diff with readable personal values, which are invented here.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Decision = Sequence[Event] | EsError
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The two verbs of an aggregate and where it starts."""
+    """The two functions of an aggregate and its first state."""
 
     initial: Any
     evolve: Callable[[Any, Event], Any]
@@ -48,7 +47,7 @@ class Given:
         return self.aggregate.fold(self.past)
 
     def when(self, command: Any, *context: Any) -> When:
-        """`context` is whatever else the aggregate's `decide` takes: a time, new ids."""
+        """`context` are further arguments of the aggregate's `decide`: a time, new ids."""
         return When(self, command, context)
 
 
@@ -59,20 +58,16 @@ class When:
     context: tuple[Any, ...]
 
     def then(self, *expected: Event | EsError, again: Sequence[Event] | EsError = ()) -> None:
-        """The events, in order, or the one refusal; no argument: nothing happens.
+        """Check the events, in order, or the one refusal; without arguments, that nothing happens.
 
-        `again` is what the same command answers once its events are in the past: nothing, unless the rule
-        is another one and the test says so. A refusal is the same twice.
+        `again` is the decision on the same command once its events are in the past. A refusal is the same twice.
         """
         aggregate, past = self.given.aggregate, self.given.past
         decision = aggregate.decide(self.given.state, self.command, *self.context)
         self._compare("the first time", expected, _listed(decision))
         if isinstance(decision, EsError):
-            again, decided = decision, []
-        else:
-            decided = list(decision)
-        after = aggregate.fold([*past, *decided])
-        second = aggregate.decide(after, self.command, *self.context)
+            again, decision = decision, []
+        second = aggregate.decide(aggregate.fold([*past, *decision]), self.command, *self.context)
         self._compare("repeated", _listed(again), _listed(second))
 
     def _compare(self, when: str, expected: Sequence[Any], actual: Sequence[Any]) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tests.support.builders import DEADLINE_S, start_python
+from tests.support.processes import start_python
+from tests.support.waiting import DEADLINE_S
 
 T = TypeVar("T")
 R = TypeVar("R")

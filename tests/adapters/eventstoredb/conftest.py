@@ -7,9 +7,9 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from tests.support.builders import DEADLINE_S
 from tests.support.eventstoredb import OpenStore, Store
 from tests.support.node import Cluster, Node, Proxy
+from tests.support.waiting import DEADLINE_S
 
 
 @pytest.fixture

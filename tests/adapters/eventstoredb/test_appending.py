@@ -12,9 +12,10 @@ from adapters.eventstoredb.known_ids import KnownIds
 from domain.kernel.errors import DuplicateEventId, InvalidInput, PartUnavailable, VersionConflict
 from domain.kernel.events import BEGINNING, NO_STREAM
 from domain.kernel.ports.event_store import Append, Appended, AppendResult
-from tests.support.builders import DEADLINE_S, a_stream, an_event, append, some_events
+from tests.support.builders import a_stream, an_event, append, some_events
 from tests.support.eventstoredb import GIVE_UP_S, SHORT_CALL_S, OpenStore, Store, an_item, types_of
 from tests.support.node import LOST_APPENDS, Fault, Node, Point, always, delayed, never, once, seeded
+from tests.support.waiting import DEADLINE_S
 
 MB = 1024 * 1024
 ONE_MESSAGE = 16 * MB - 10_000

@@ -19,9 +19,9 @@ from esdbclient.protos.Grpc import shared_pb2, streams_pb2
 from adapters.eventstoredb import client as our_client
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.event_store import Appended
-from tests.support.builders import DEADLINE_S, assert_within
 from tests.support.eventstoredb import GIVE_UP_S, SLACK_S, OpenStore
 from tests.support.node import Cluster, Node, Proxy
+from tests.support.waiting import DEADLINE_S, assert_within
 
 SIGNATURES = """
 client.EventStoreDBClient._construct_esdb_connection self grpc_target grpc_options

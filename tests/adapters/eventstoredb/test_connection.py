@@ -11,9 +11,10 @@ import pytest
 from adapters.eventstoredb.connection import Connection
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.event_store import Append, Appended
-from tests.support.builders import DEADLINE_S, assert_within, before, eventually, start_python
 from tests.support.eventstoredb import SLACK_S, OpenStore, Store, an_item
 from tests.support.node import Fault, Node, Point, Proxy, always, once
+from tests.support.processes import start_python
+from tests.support.waiting import DEADLINE_S, assert_within, before, eventually
 
 Call = Callable[[Store], object]
 CALLS: dict[str, Call] = {
@@ -115,7 +116,8 @@ def test_a_reset_connection_is_replaced_within_the_call(proxy: Proxy, open_store
 _REPLACES_CONNECTIONS = """
 import gc, sys
 from adapters.eventstoredb.event_store import EventStoreDbStore
-from tests.support.builders import DEADLINE_S, eventually, open_sockets
+from tests.support.processes import open_sockets
+from tests.support.waiting import DEADLINE_S, eventually
 store, before = EventStoreDbStore(sys.argv[1], settle_s=DEADLINE_S), open_sockets()
 store.head()
 print("connected" if open_sockets() > before else "never connected", flush=True)

@@ -15,9 +15,9 @@ from esdbclient import EventStoreDBClient
 from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.events import BEGINNING
 from domain.kernel.ports.event_store import Appended
-from tests.support.builders import DEADLINE_S, assert_within
 from tests.support.eventstoredb import GIVE_UP_S, SHORT_CALL_S, SLACK_S, OpenStore, Store, an_item, types_of
 from tests.support.node import Fault, Node, Point, always, delayed
+from tests.support.waiting import DEADLINE_S, assert_within
 
 
 def test_a_long_stream_is_read_backwards_without_a_gap(store: Store) -> None:

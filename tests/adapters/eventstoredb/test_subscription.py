@@ -18,9 +18,9 @@ from adapters.eventstoredb.subscription import BUFFERED_EVENTS
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import BEGINNING, Recorded
 from domain.kernel.ports.event_store import Appended, CaughtUp
-from tests.support.builders import DEADLINE_S, assert_within, before, eventually
 from tests.support.eventstoredb import GIVE_UP_S, SLACK_S, OpenStore, Store, types_of, until_caught_up
 from tests.support.node import Fault, Node, Point, Proxy, always, once
+from tests.support.waiting import DEADLINE_S, assert_within, before, eventually
 
 
 @pytest.mark.parametrize("fault", [Fault.ENDS, Fault.UNAVAILABLE, Fault.BROKEN], ids=str)

@@ -19,9 +19,9 @@ from cryptography.x509.oid import NameOID
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import BEGINNING
 from domain.kernel.ports.event_store import Appended
-from tests.support.builders import DEADLINE_S
 from tests.support.eventstoredb import OpenStore
 from tests.support.node import Node, Proxy, Tls
+from tests.support.waiting import DEADLINE_S
 
 PEM = serialization.Encoding.PEM
 UrlOf = Callable[..., str]

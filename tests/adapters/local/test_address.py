@@ -14,8 +14,8 @@ from adapters.local.address import is_served, listen, socket_path
 from adapters.local.caller import LocalCaller
 from adapters.local.server import LocalServer
 from domain.kernel.errors import PartUnavailable
-from tests.support.builders import DEADLINE_S
 from tests.support.scripted import ROLE, Serving, serving
+from tests.support.waiting import DEADLINE_S
 
 
 @contextmanager

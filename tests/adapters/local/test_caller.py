@@ -15,7 +15,6 @@ from adapters.local.caller import LocalCaller
 from adapters.local.server import LocalServer
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.transport import Caller
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.local import server_process
 from tests.support.scripted import (
     ROLE,
@@ -28,6 +27,7 @@ from tests.support.scripted import (
     questions,
     serving,
 )
+from tests.support.waiting import DEADLINE_S, eventually
 
 
 def test_unanswered_requests_are_sent_again_after_the_server_was_killed(run: Path, caller: Caller) -> None:

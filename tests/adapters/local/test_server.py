@@ -19,9 +19,9 @@ from adapters.local.caller import LocalCaller
 from adapters.local.frames import MAX_FRAME_BYTES
 from adapters.local.server import LocalServer
 from domain.kernel.ports.transport import Caller
-from tests.support.builders import eventually
 from tests.support.local import a_frame, connected, read_frame, received, server_process
 from tests.support.scripted import ROLE, SHORT_S, Gate, Serve, Serving, numbers, questions
+from tests.support.waiting import eventually
 
 ECHO = a_frame('{"id":1,"kind":"echo","body":{"n":1}}')
 GARBAGE: Mapping[str, bytes] = {

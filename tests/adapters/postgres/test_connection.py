@@ -17,10 +17,11 @@ from adapters.postgres.read_model import PostgresReadModel
 from adapters.postgres.vault import PostgresVault
 from domain.kernel.errors import EsError, InvalidInput, InvalidSetting, PartUnavailable
 from domain.kernel.ports.vault import Reserved
-from tests.support.builders import DEADLINE_S, assert_within, start_python
 from tests.support.postgres import Server, execute, unavailable, with_option
+from tests.support.processes import start_python
 from tests.support.read_models import THINGS, apply, prepared
 from tests.support.vaults import KEK, NOW_US, destroy, register
+from tests.support.waiting import DEADLINE_S, assert_within
 
 CANARY = "canary_77aa"
 open_vault = partial(PostgresVault, kek=KEK)

@@ -21,11 +21,11 @@ from adapters.postgres.read_model import PostgresReadModel
 from adapters.postgres.vault import PostgresVault
 from domain.kernel.errors import EsError
 from domain.kernel.ports.vault import DestroyedKey, Reserved
-from tests.support.builders import DEADLINE_S, assert_within, eventually
 from tests.support.postgres import execute, kill_connections, locked, unavailable
 from tests.support.read_models import THINGS, apply, prepared, rebuilding
 from tests.support.together import at_once, run_together
 from tests.support.vaults import KEK, NOW_US, destroy, register, registration
+from tests.support.waiting import DEADLINE_S, assert_within, eventually
 
 CANARY = "canary_77aa"
 OpenNotes = Callable[..., Database]

@@ -14,7 +14,6 @@ from adapters.postgres import read_model as read_postgres
 from adapters.postgres.read_model import PostgresReadModel
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
 from domain.kernel.projection import Put
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.postgres import Server, is_waiting, locked, unavailable
 from tests.support.read_models import (
     NOW_US,
@@ -27,6 +26,7 @@ from tests.support.read_models import (
     rebuilding,
     row,
 )
+from tests.support.waiting import DEADLINE_S, eventually
 
 
 def test_a_crash_may_lose_rows_with_their_checkpoint_but_no_generation(server: Server, own_url: str) -> None:

@@ -20,10 +20,10 @@ from domain.kernel.ports.vault import (
     LivingKey,
     Reserved,
 )
-from tests.support.builders import eventually
 from tests.support.postgres import Server, execute, locked, unavailable
 from tests.support.together import at_once
 from tests.support.vaults import KEK, NOW_US, destroy, register, registration, reserve, shuffled
+from tests.support.waiting import eventually
 
 _ONE = UUID(int=1)
 

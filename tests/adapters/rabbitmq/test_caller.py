@@ -16,10 +16,10 @@ from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.messages import Properties
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.transport import Caller
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.rabbitmq import Role
 from tests.support.scripted import ROLE, Serve, background, numbers, questions
 from tests.support.servers import free_port
+from tests.support.waiting import DEADLINE_S, eventually
 
 
 def test_without_a_broker_a_request_is_unavailable_within_its_timeout() -> None:

@@ -16,10 +16,10 @@ from adapters.rabbitmq.messages import Properties
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Reply, Request
 from domain.kernel.ports.transport import Caller
-from tests.support.builders import eventually
 from tests.support.rabbitmq import Role, a_request, receive
 from tests.support.scripted import ROLE, OpenServer, Serve, Serving, numbers, questions
 from tests.support.servers import RabbitMQ
+from tests.support.waiting import eventually
 
 # --- becoming one ----------------------------------------------------------------------------
 

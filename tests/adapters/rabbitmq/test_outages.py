@@ -20,10 +20,10 @@ from adapters.rabbitmq.url import parameters_of
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Body, Question
 from domain.kernel.ports.transport import Caller
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.rabbitmq import Role, rabbit_server, ready_server
 from tests.support.scripted import ROLE, Gate, Serve, SetWindow, background, numbers, questions, serving
 from tests.support.servers import RabbitMQ
+from tests.support.waiting import DEADLINE_S, eventually
 
 
 def test_a_connection_cut_during_the_work_loses_no_reply(

@@ -21,7 +21,7 @@ from adapters.rabbitmq.messages import Properties
 from adapters.rabbitmq.roll_call import roll_call
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.transport import Caller
-from tests.support.builders import DEADLINE_S, eventually, start_python
+from tests.support.processes import start_python
 from tests.support.rabbitmq import Role, a_request, rabbit_server, receive
 from tests.support.scripted import (
     ROLE,
@@ -36,6 +36,7 @@ from tests.support.scripted import (
     questions,
 )
 from tests.support.servers import RabbitMQ
+from tests.support.waiting import DEADLINE_S, eventually
 
 # --- acknowledgements ------------------------------------------------------------------------
 

@@ -23,12 +23,12 @@ from adapters.rabbitmq.caller import RabbitCaller
 from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.publisher import EXCHANGE
 from domain.kernel.errors import PartUnavailable
-from tests.acceptance.conftest import ROLES, System, new_root, wait_until
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.certificates import Authority, Identity
 from tests.support.rabbitmq import Role, rabbit_server, ready_server
 from tests.support.scripted import serving
 from tests.support.servers import RabbitMQ, started_rabbitmq
+from tests.support.system import ROLES, System, new_root
+from tests.support.waiting import DEADLINE_S, eventually
 
 HOST = "127.0.0.1"
 OpenSystem = Callable[[str], System]
@@ -104,7 +104,7 @@ def test_commands_workers_and_the_relay_use_tls_alone(broker: Broker, open_syste
     user_id = system.create()
 
     assert system.get(user_id)["name"] == "Ada Lovelace"
-    published = wait_until(lambda: _first(url, "listener"), "the relay publishes the event")
+    published = eventually(lambda: _first(url, "listener"), "the relay publishes the event")
     assert published["stream"] == f"user-{user_id}"
     queues = system.es("dead", "list", "--json").ok().objects
     assert {queue["role"]: queue["dead"] for queue in queues} == dict.fromkeys((*ROLES, "relay"), 0)

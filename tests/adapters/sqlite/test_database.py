@@ -18,7 +18,8 @@ from adapters.sqlite.event_store import SqliteStore
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import NO_STREAM
 from domain.kernel.ports.event_store import Append
-from tests.support.builders import DEADLINE_S, a_stream, append, eventually, some_events
+from tests.support.builders import a_stream, append, some_events
+from tests.support.waiting import DEADLINE_S, eventually
 
 CANARY = "canary_77aa"
 

@@ -17,18 +17,11 @@ from adapters.sqlite.event_store import SqliteStore
 from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.events import NO_STREAM
 from domain.kernel.ports.event_store import Append, Appended, CaughtUp, EventStore
-from tests.support.builders import (
-    DEADLINE_S,
-    a_stream,
-    an_event,
-    append,
-    before,
-    some_events,
-    start_python,
-    stored,
-)
+from tests.support.builders import a_stream, an_event, append, some_events, stored
 from tests.support.full_disk import limited
+from tests.support.processes import start_python
 from tests.support.together import run_together
+from tests.support.waiting import DEADLINE_S, before
 
 
 def count(store: EventStore) -> int:

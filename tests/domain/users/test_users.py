@@ -50,8 +50,8 @@ from domain.users.commands import (
     parse_user_id,
 )
 from domain.users.errors import ReservationLost, UserIsDeleted, UserIsErased, UserNotFound
-from tests.support.builders import assert_within
 from tests.support.spec import Aggregate
+from tests.support.waiting import assert_within
 
 users = Aggregate(INITIAL, evolve, decide)
 

@@ -13,8 +13,8 @@ import pytest
 from esdbclient import EventStoreDBClient, NewEvent, RecordedEvent, StreamState
 from esdbclient import exceptions as failures
 
-from tests.support.builders import ROOT
 from tests.support.node import Cluster, Fault, Node, Point, once, seeded
+from tests.support.processes import ROOT
 
 TIMEOUT_S = 60.0
 THING = "thing-1"

@@ -24,8 +24,8 @@ from domain.lanes.layout import LaneRange
 from tests.simulation.asking import ask
 from tests.simulation.ledger import Ledger
 from tests.simulation.processes import LANES, draw_under_kills
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.node import LOST_APPENDS, Fault, Node, Point, always, never, once, seeded
+from tests.support.waiting import DEADLINE_S, eventually
 from workers.ids.service import IdsService
 
 ONE_LANE = LaneRange(9, 9)

@@ -28,7 +28,7 @@ from tests.simulation.asking import ask
 from tests.simulation.faults import Plan
 from tests.simulation.processes import LANES, draw_under_kills
 from tests.simulation.world import HOUR_US, LEASE_US, SECOND_US, World
-from tests.support.builders import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 from workers.ids.service import IdsService
 
 ONE_LANE = LaneRange(9, 9)

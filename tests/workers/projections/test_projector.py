@@ -24,7 +24,8 @@ from domain.kernel.ports.read_model import Generation, GenerationState, ReadMode
 from domain.kernel.projection import Value
 from domain.users.account import USER, UserRegistered
 from domain.users.projection import Users
-from tests.support.builders import DEADLINE_S, a_stream, append, eventually, some_events
+from tests.support.builders import a_stream, append, some_events
+from tests.support.waiting import DEADLINE_S, eventually
 from tests.workers.users.test_users_service import (
     ADA,
     ALAN,

@@ -26,17 +26,9 @@ from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import NO_STREAM, EventData, Position
 from domain.kernel.messages import Request
 from domain.users.account import UserDeleted, UserRegistered
-from tests.support.builders import (
-    DEADLINE_S,
-    a_key,
-    a_sample,
-    append,
-    before,
-    eventually,
-    metadata,
-    some_events,
-)
+from tests.support.builders import a_key, a_sample, append, metadata, some_events
 from tests.support.servers import RabbitMQ
+from tests.support.waiting import DEADLINE_S, before, eventually
 from workers.relay.process import BATCH_LIMIT, RelayProcess
 from workers.relay.service import RelayService
 

@@ -12,7 +12,7 @@ import pytest
 
 from domain.kernel.errors import PartUnavailable
 from domain.users.errors import EmailTaken
-from tests.support.builders import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 from workers.runtime.control import Control
 
 DOWN = PartUnavailable("vault", "PostgreSQL at db: connection refused", "Start it.")

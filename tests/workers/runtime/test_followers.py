@@ -15,7 +15,8 @@ from adapters.log import Log
 from adapters.memory.event_store import MemoryStore
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.events import NO_STREAM, Position, Recorded
-from tests.support.builders import DEADLINE_S, append, before, some_events
+from tests.support.builders import append, some_events
+from tests.support.waiting import DEADLINE_S, before
 from workers.runtime.followers import CheckpointedFollowing, Follower, progress
 
 DOWN = PartUnavailable("vault", "PostgreSQL at db: connection refused", "Start it.")

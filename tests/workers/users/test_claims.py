@@ -37,7 +37,7 @@ from domain.users.account import (
     UserRegistered,
 )
 from domain.users.errors import EmailTaken
-from tests.support.builders import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 from tests.workers.users.test_users_service import (
     ADA,
     ALAN,

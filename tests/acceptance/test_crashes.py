@@ -1,0 +1,176 @@
+"""Workers and supervisors that are killed, refused or terminated are started again, and the logs show it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.support.runs import finish
+from tests.support.system import ROLES, System
+from tests.support.waiting import eventually
+
+
+def test_workers_end_when_their_supervisor_is_killed(running: System) -> None:
+    user_id = running.create()
+    running.kill("supervisor")
+
+    running.ended()
+    assert running.es("status", "--json").ok().object["running"] is False
+    assert running.up().get(user_id)["name"] == "Ada Lovelace"
+
+
+def test_up_works_right_after_a_kill_of_the_supervisor(running: System) -> None:
+    user_id = running.create()
+    running.kill("supervisor")
+    running.up()
+
+    assert running.get(user_id)["name"] == "Ada Lovelace"
+    running.alone()
+    running.create("after@example.com")
+
+
+def test_a_system_starts_beside_the_files_of_a_killed_one(running: System) -> None:
+    user_id = running.create()
+    running.kill_everything()
+    assert list(running.home.rglob("*.sock")), "a kill leaves the sockets behind"
+
+    assert running.es("status", "--json").ok().object["running"] is False
+    running.es("users", "get", user_id, environment={"ES_AUTOSTART": "0"}).failed(4)
+    assert running.up().get(user_id)["name"] == "Ada Lovelace"
+    assert len(running.processes()) == 1 + len(running.roles)
+
+
+def _restarts(workers: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return {worker["role"]: worker["restarts"] for worker in workers}
+
+
+def _restarted_alone(system: System, role: str, number: signal.Signals) -> None:
+    """Signal a role's worker; check that it, and no other, is started again."""
+    before = _restarts(system.ready().status()["workers"])
+    after = {**before, role: before[role] + 1}
+    signalled = system.signal(role, number)
+
+    eventually(lambda: _restarts(system.supervised()).get(role) == after[role], f"{role} was restarted")
+    system.ready()
+    assert system.worker(role)["pid"] != signalled
+    assert _restarts(system.status()["workers"]) == after
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.slow
+def test_a_killed_worker_is_restarted_and_the_status_names_it(shared: System, role: str) -> None:
+    logged = len(shared.es("logs", "supervisor", "-n", "100000").ok().lines)
+    _restarted_alone(shared, role, signal.SIGKILL)
+
+    assert shared.last_error(role) == "killed by SIGKILL"
+    lines = shared.es("logs", "supervisor", "-n", "100000").ok().lines
+    added = [json.loads(line) for line in lines[logged:]]
+    assert [line["role"] for line in added if line["action"] == "worker-ended"] == [role]
+    shared.get(shared.create(f"killed-{role}@example.com"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.slow
+def test_a_terminated_worker_drains_and_is_started_again(shared: System, role: str) -> None:
+    _restarted_alone(shared, role, signal.SIGTERM)
+
+    assert shared.last_error(role) == "ended with status 0"
+    shared.get(shared.create(f"terminated-{role}@example.com"))
+
+
+def test_a_worker_that_crashes_repeatedly_is_restarted_with_back_off(running: System) -> None:
+    killed: set[int] = set()
+    for _ in range(4):  # immediately: a worker that has run for a while is restarted without delay
+        (pid,) = eventually(lambda: set(running.processes("ids")) - killed, "it was started again")
+        os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+    eventually(lambda: running.worker("ids")["restarts"] == 4, "it was restarted")
+    running.ready()
+
+    waits_s: list[float] = []
+    ended_at: datetime | None = None
+    for line in map(json.loads, running.es("logs", "supervisor").ok().lines):
+        if line.get("role") == "ids":
+            at = datetime.fromisoformat(line["time"])
+            if line["action"] == "worker-ended":
+                ended_at = at
+            elif ended_at is not None:
+                waits_s.append((at - ended_at).total_seconds())
+    # Lower bounds only: a busy machine adds to each wait.
+    assert [wait_s >= 0.09 * 2**n for n, wait_s in enumerate(waits_s)] == [True] * 4, waits_s
+    running.create()
+
+
+def test_a_worker_with_a_bad_key_reports_it_and_starts_once_it_is_fixed(running: System) -> None:
+    user_id = running.create()
+    running.es("down").ok()
+    kek = running.settings.kek_file
+    key = kek.read_text()
+    kek.write_text("not a key\n")
+
+    refused = running.es("up").failed(4)
+    assert "key-encryption key" in refused.err
+    assert "key-encryption key" in running.last_error("users")
+
+    kek.write_text(key)
+    running.ready()
+    assert running.get(user_id)["name"] == "Ada Lovelace"
+
+
+def test_a_missing_key_file_is_never_replaced_by_a_new_key(running: System) -> None:
+    running.create()
+    running.es("down").ok()
+    kek = running.settings.kek_file
+    kept = kek.rename(running.root / "kept")
+
+    running.es("up").failed(4)
+    assert not kek.exists()
+    kept.rename(kek)
+    running.ready()
+
+
+@pytest.mark.slow
+def test_a_command_with_an_unknown_outcome_is_safe_to_retry(running: System) -> None:
+    command = ("users", "create", "--email", "unknown@example.com", "--name", "Unknown")
+    with running.paused("users"):
+        ran = running.es(*command).failed(4)
+
+    assert "unknown" in ran.err
+    (command_id,) = [line.split()[-1] for line in ran.err.splitlines() if "command id:" in line]
+    again = [running.es(*command, "--command-id", command_id).ok().out for _ in range(2)]
+    assert again[0] == again[1]
+    assert len(running.registrations()) == 1
+
+
+@pytest.mark.slow
+def test_logs_are_json_lines_with_time_level_worker_and_action(shared: System) -> None:
+    shared.create("logged@example.com")
+    _restarted_alone(shared, "users", signal.SIGKILL)
+
+    for role in (None, "supervisor", *ROLES):
+        entries = [json.loads(line) for line in shared.es("logs", *([role] if role else [])).ok().lines]
+        assert entries
+        assert all({"time", "level", "worker", "action"} <= set(entry) for entry in entries)
+        assert [entry["time"] for entry in entries] == sorted(entry["time"] for entry in entries)
+        if role:
+            assert {entry["worker"] for entry in entries} == {role}
+    assert len(shared.es("logs", "-n", "1", "users").ok().lines) == 1
+
+
+@pytest.mark.slow
+def test_followed_logs_show_new_lines(shared: System) -> None:
+    following = shared.ready().start("logs", "supervisor", "-f", "-n", "1")
+    assert following.stdout is not None
+    following.stdout.readline()
+    shared.kill("ids")
+    while json.loads(following.stdout.readline())["action"] != "worker-ended":
+        pass
+    shared.ready()  # before the next test of this system
+    following.send_signal(signal.SIGINT)
+    assert finish(following).without_traceback().code == 130
