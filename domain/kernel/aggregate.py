@@ -22,7 +22,7 @@ A personal field keeps its name, because its value is sealed for that name.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Aggregate(Generic[S, C]):
     """Everything about one aggregate. Its instances are the streams `<name>-<id>`.
 

@@ -1,0 +1,273 @@
+"""Queries about users: at least the requested position or an error, and no user is found by another's address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from domain.kernel.errors import EsError, InvalidInput, Kind, PartUnavailable
+from domain.kernel.messages import Body, Request
+from domain.users.errors import NoUserWithEmail, UserNotFound
+from tests.support.accounts import ADA, GRACE, Accounts, change, create, delete, erase, rename
+from tests.support.read_side import ReadSide
+from workers.runtime.queries import LIST_LIMIT, PATIENCE_S
+
+# --- one user --------------------------------------------------------------------------------
+
+
+def test_a_user_is_shown_with_readable_data(users: Accounts, read_side: ReadSide) -> None:
+    user_id = users.a_user(ADA)
+    users.done(rename(user_id, "Ada Lovelace"))
+    read_side.project()
+
+    shown = read_side.answer("users.get", user_id=str(user_id))
+
+    times = [shown.pop("registered_at"), shown.pop("updated_at")]
+    assert shown == {
+        "user_id": str(user_id),
+        "email": ADA,
+        "name": "Ada Lovelace",
+        "status": "active",
+        "version": 1,
+    }
+    assert all(time.endswith("Z") and "T" in time for time in times)
+
+
+@pytest.mark.parametrize(("end", "status", "email"), [(delete, "deleted", ADA), (erase, "erased", None)])
+def test_a_closed_account_is_shown_with_its_status(
+    users: Accounts, read_side: ReadSide, end: Callable[[int], Request], status: str, email: str | None
+) -> None:
+    user_id = users.a_user(ADA)
+    users.done(end(user_id))
+    read_side.project()
+
+    shown = read_side.answer("users.get", user_id=str(user_id))
+
+    assert (shown["status"], shown["email"]) == (status, email)
+
+
+def test_a_missing_user_is_not_found(users: Accounts, read_side: ReadSide) -> None:
+    users.a_user(ADA)
+    read_side.project()
+
+    assert read_side.ask("users.get", user_id="5") == UserNotFound(5)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"user_id": "x"}, {"user_id": 0}, {"user_id": None}, {"user_id": [1]}])
+def test_a_wrong_id_is_refused(read_side: ReadSide, wrong: dict[str, object]) -> None:
+    assert isinstance(read_side.ask("users.get", **wrong), InvalidInput)
+
+
+def test_a_history_has_every_opened_event_with_command_and_actor(
+    users: Accounts, read_side: ReadSide
+) -> None:
+    user_id = users.a_user(ADA)
+    users.done(rename(user_id, "Countess"))
+    users.done(delete(user_id))
+
+    events = read_side.answer("users.history", user_id=str(user_id))["events"]
+
+    assert [(event["type"], event["version"], event["data"]) for event in events] == [
+        ("user-registered.v1", 0, {"email": ADA, "name": "Some Body"}),
+        ("user-renamed.v1", 1, {"name": "Countess"}),
+        ("user-deleted.v1", 2, {}),
+    ]
+    assert {event["actor"] for event in events} == {"uid:1000"}
+    assert [event["command"] for event in events] == ["register-user", "rename-user", "delete-user"]
+    assert read_side.ask("users.history", user_id="5") == UserNotFound(5)
+
+
+# --- waiting for a position ------------------------------------------------------------------
+
+
+def test_a_user_that_is_not_projected_yet_is_waited_for(users: Accounts, read_side: ReadSide) -> None:
+    request = Request("users.get", {"user_id": str(users.a_user(ADA))})
+
+    assert read_side.waits(request), "it is not missing"
+    read_side.project()
+
+    reply = read_side.reply_to(request)
+    assert isinstance(reply, dict)
+    assert reply["email"] == ADA
+
+
+def test_a_query_waits_for_the_position_of_a_command(users: Accounts, read_side: ReadSide) -> None:
+    user_id = users.a_user(ADA)
+    read_side.project()
+    position = users.done(rename(user_id, "New"))["position"]
+    request = Request("users.get", {"user_id": str(user_id), "after_position": position})
+
+    assert read_side.waits(request)
+    assert read_side.waits(request)
+    shown = read_side.answer("users.get", user_id=str(user_id))
+    assert shown["name"] != "New", "without a position it does not wait"
+    read_side.project()
+
+    reply = read_side.reply_to(request)
+    assert isinstance(reply, dict)
+    assert reply["name"] == "New"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("users.list", {}), ("users.get", {"user_id": "1000"}), ("users.find", {"email": ADA})],
+    ids=["users.list", "users.get", "users.find"],
+)
+def test_a_fresh_reply_includes_every_event_that_is_stored_now(
+    users: Accounts, read_side: ReadSide, kind: str, body: Body
+) -> None:
+    user_id = users.a_user(ADA)
+    assert user_id == 1000
+    read_side.project()
+    users.done(rename(user_id, "New"))
+    request = Request(kind, {**body, "fresh": True})
+
+    assert read_side.waits(request)
+    read_side.project()
+    users.done(rename(user_id, "Even newer"))  # stored after the request, so it does not wait for it
+
+    reply = read_side.reply_to(request)
+    assert isinstance(reply, dict)
+    assert (reply["users"][0] if kind == "users.list" else reply)["name"] == "New"
+
+
+def test_a_query_that_waits_too_long_fails_with_the_reached_position(
+    users: Accounts, read_side: ReadSide
+) -> None:
+    users.a_user(ADA)
+    request = Request("users.list", {"fresh": True})
+    assert read_side.waits(request)
+
+    read_side.now_s += PATIENCE_S + 0.1
+    reply = read_side.reply_to(request)
+
+    assert isinstance(reply, PartUnavailable)
+    assert "at position 0, not yet at 1" in str(reply)
+
+
+def test_a_position_after_the_head_is_refused(users: Accounts, read_side: ReadSide) -> None:
+    users.a_user(ADA)
+    read_side.project()
+
+    assert isinstance(read_side.ask("users.list", after_position=99), InvalidInput)
+    assert isinstance(read_side.ask("users.list", after_position=1), dict)
+
+
+@pytest.mark.parametrize("wrong", [-1, "1", 1.5, True, 1 << 63, [1]])
+def test_a_wrong_position_is_refused(read_side: ReadSide, wrong: object) -> None:
+    assert isinstance(read_side.ask("users.list", after_position=wrong), InvalidInput)
+
+
+# --- find ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("email", [ADA, " ADA@Example.com "])
+def test_a_user_is_found_by_any_spelling_of_the_address(
+    users: Accounts, read_side: ReadSide, email: str
+) -> None:
+    user_id = users.a_user(ADA)
+    users.a_user(GRACE)
+    read_side.project()
+
+    assert read_side.answer("users.find", email=email)["user_id"] == str(user_id)
+
+
+def test_an_address_without_a_user_is_not_found(users: Accounts, read_side: ReadSide) -> None:
+    users.a_user(ADA)
+    read_side.project()
+
+    assert read_side.ask("users.find", email=GRACE) == NoUserWithEmail()
+    assert isinstance(read_side.ask("users.find", email="no address"), InvalidInput)
+    assert isinstance(read_side.ask("users.find"), InvalidInput)
+
+
+@pytest.mark.parametrize("end", [delete, erase])
+def test_a_closed_account_is_not_found_by_its_address(
+    users: Accounts, read_side: ReadSide, end: Callable[[int], Request]
+) -> None:
+    users.done(end(users.a_user(ADA)))
+    read_side.project()
+
+    assert read_side.ask("users.find", email=ADA) == NoUserWithEmail()
+
+
+def test_a_user_is_not_found_by_a_former_address(users: Accounts, read_side: ReadSide) -> None:
+    # The claim of the former address stays until a process has released it.
+    user_id = users.a_user(ADA)
+    users.done(change(user_id, GRACE))
+    read_side.project()
+
+    assert read_side.answer("users.find", email=GRACE, fresh=True)["user_id"] == str(user_id)
+    assert read_side.ask("users.find", email=ADA, fresh=True) == NoUserWithEmail()
+
+
+@pytest.mark.parametrize("registers", [True, False])
+def test_a_reserved_address_is_not_found(users: Accounts, read_side: ReadSide, registers: bool) -> None:
+    subject = 77 if registers else users.a_user(GRACE)
+    users.reserve(ADA, subject, registers=registers)
+    read_side.project()
+
+    reply = read_side.ask("users.find", email=ADA)
+
+    assert isinstance(reply, EsError)
+    assert reply.kind is Kind.NOT_FOUND
+    assert "77" not in str(reply), "the reply does not name the user that reserved it"
+
+
+# --- list ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ten(users: Accounts, read_side: ReadSide) -> list[str]:
+    """The ids of ten users. One is deleted, one is erased."""
+    ids = [users.a_user(f"user{number}@example.com") for number in range(10)]
+    users.done(delete(ids[3]))
+    users.done(erase(ids[6]))
+    read_side.project()
+    return [str(user_id) for user_id in ids]
+
+
+def listed(read_side: ReadSide, **body: object) -> list[str]:
+    return [user["user_id"] for user in read_side.answer("users.list", **body)["users"]]
+
+
+def test_all_users_are_listed_in_order_of_id(read_side: ReadSide, ten: list[str]) -> None:
+    users = read_side.answer("users.list")["users"]
+
+    assert [user["user_id"] for user in users] == ten
+    assert [user["email"] for user in users] == [
+        None if number == 6 else f"user{number}@example.com" for number in range(10)
+    ]
+
+
+def test_pages_of_a_list_have_no_gap_and_no_repetition(read_side: ReadSide, ten: list[str]) -> None:
+    pages = [listed(read_side, limit=4)]
+    while page := listed(read_side, limit=4, after=pages[-1][-1]):
+        pages.append(page)
+
+    assert pages == [ten[:4], ten[4:8], ten[8:]]
+
+
+def test_a_list_can_be_limited_to_a_status(read_side: ReadSide, ten: list[str]) -> None:
+    assert listed(read_side, status="deleted") == [ten[3]]
+    assert listed(read_side, status="erased") == [ten[6]]
+    assert len(listed(read_side, status="active")) == 8
+    assert listed(read_side, status="active", after=ten[2], limit=2) == ten[4:6]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"status": "unknown"}, {"status": 5}, {"after": "x"}, {"limit": -1}, {"limit": "all"}]
+)
+def test_a_wrong_list_is_refused(read_side: ReadSide, ten: list[str], wrong: dict[str, object]) -> None:
+    assert isinstance(read_side.ask("users.list", **wrong), InvalidInput)
+    assert len(ten) == 10
+
+
+def test_a_list_has_at_most_a_thousand_users(users: Accounts, read_side: ReadSide) -> None:
+    for start in range(0, LIST_LIMIT + 50, 50):
+        users.handle(*(create(f"user{number}@example.com") for number in range(start, start + 50)))
+    read_side.project()
+
+    assert len(listed(read_side, limit=10 * LIST_LIMIT)) == LIST_LIMIT
+    assert len(listed(read_side)) == 100
