@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from adapters import wiring
@@ -17,21 +18,21 @@ from workers.erasures.process import ErasureProcess
 from workers.erasures.service import ErasuresService
 
 
-class Erasures:
-    """Processes over accounts. A method with `parts` uses these instead of the accounts' own."""
+class Erasures(Accounts):
+    """Accounts with the erasure process. A method with `parts` uses these instead of its own."""
 
-    def __init__(self, accounts: Accounts, log: Log) -> None:
-        self.accounts = accounts
+    def __init__(self, folder: Path, log: Log) -> None:
+        super().__init__(folder)
         self.log = log
 
     def process(self, *, purge_dead_letters: Any = None, **parts: Any) -> ErasureProcess:
-        parts = {"store": self.accounts.store, "vault": self.accounts.vault, **parts}
+        parts = {"store": self.store, "vault": self.vault, **parts}
         return ErasureProcess(
             store=until_caught_up(parts["store"]),
             vault=parts["vault"],
-            codec=self.accounts.codec,
-            claims=self.accounts.claims(**parts),
-            handler=self.accounts.handler(**parts),
+            codec=self.codec,
+            claims=self.claims(**parts),
+            handler=self.handler(**parts),
             keyring=wiring.keyring_of(parts["vault"]),
             log=self.log,
             purge_dead_letters=purge_dead_letters,
@@ -43,12 +44,12 @@ class Erasures:
         """Run a new process until it has caught up."""
         self.process(**parts).run(lambda: False)
 
-    def service(self, process: ErasureProcess | None = None) -> ErasuresService:
+    def queries(self, process: ErasureProcess | None = None) -> ErasuresService:
         process = process or self.process()
-        return ErasuresService(store=self.accounts.store, codec=self.accounts.codec, process=process)
+        return ErasuresService(store=self.store, codec=self.codec, process=process)
 
     def completions(self, user_id: int) -> int:
-        return self.accounts.types(user_id).count(ErasureCompleted.type)
+        return self.types(user_id).count(ErasureCompleted.type)
 
 
 def until_caught_up(store: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from adapters import wiring
@@ -23,11 +24,11 @@ from workers.projections.service import QueriesService, queries_of
 from workers.runtime.queries import Sources
 
 
-class ReadSide:
-    """The `users` projection of some accounts. A method with `parts` uses these instead of its own."""
+class ReadSide(Accounts):
+    """Accounts over a durable store, with the `users` projection and its queries."""
 
-    def __init__(self, accounts: Accounts, read_model: SqliteReadModel, log: Log) -> None:
-        self.accounts = accounts
+    def __init__(self, folder: Path, read_model: SqliteReadModel, log: Log) -> None:
+        super().__init__(folder, durable=True)
         self.read_model = read_model
         self.log = log
         self.now_s = 0.0
@@ -35,12 +36,12 @@ class ReadSide:
         self._projector = self.projector()
 
     def _filling(self, **parts: Any) -> Filling:
-        own: dict[str, Any] = {"store": self.accounts.store, "read_model": self.read_model}
+        own: dict[str, Any] = {"store": self.store, "read_model": self.read_model}
         return Filling(
             USERS,
             **{**own, **parts},
-            codec=self.accounts.codec,
-            now_us=lambda: self.accounts.now_us,
+            codec=self.codec,
+            now_us=lambda: self.now_us,
             log=self.log,
         )
 
@@ -52,11 +53,11 @@ class ReadSide:
     def project(self) -> None:
         """Run a new projector until its rows include every stored event."""
         self._projector = self.projector()
-        head = self.accounts.store.head()
+        head = self.store.head()
         self._projector.run(lambda: self._projector.reached >= head)
 
     def prepare(self) -> Generation:
-        return self.read_model.prepare(USERS, now_us=self.accounts.now_us)
+        return self.read_model.prepare(USERS, now_us=self.now_us)
 
     def rebuild(self, **parts: Any) -> Rebuild:
         return Rebuild(self._filling(**parts))
@@ -91,26 +92,25 @@ class ReadSide:
 
     # --- queries -------------------------------------------------------------------------------
 
-    def service(self, **parts: Any) -> QueriesService:
+    def queries(self, **parts: Any) -> QueriesService:
         self.prepare()
-        accounts = self.accounts
         own: dict[str, Any] = {
-            "store": accounts.store,
-            "codec": accounts.codec,
-            "vault": accounts.vault,
-            "keyring": lambda subjects: wiring.keyring_of(accounts.vault)(subjects),
+            "store": self.store,
+            "codec": self.codec,
+            "vault": self.vault,
+            "keyring": lambda subjects: wiring.keyring_of(self.vault)(subjects),
             "erased_keyring": wiring.erased_keyring(),
             "read_model": self.read_model,
             "projections": registry().projections,
             "reached": lambda _: self._projector.reached,
             "ensure_rebuild": self.rebuilds.ensure,
-            "now_us": lambda: accounts.now_us,
+            "now_us": lambda: self.now_us,
             "monotonic_s": lambda: self.now_s,
         }
         return QueriesService(queries_of(registry(), Sources(**{**own, **parts})))
 
     def reply_to(self, request: Request, **parts: Any) -> Reply:
-        (reply,) = self.service(**parts).handle([request])
+        (reply,) = self.queries(**parts).handle([request])
         return reply
 
     def ask(self, kind: str, /, **body: object) -> Reply:

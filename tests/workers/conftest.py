@@ -39,6 +39,5 @@ def read_model(tmp_path: Path) -> Iterator[SqliteReadModel]:
 
 @pytest.fixture
 def read_side(tmp_path: Path, read_model: SqliteReadModel, log: Log) -> Iterator[ReadSide]:
-    """The read side of accounts over a durable event store."""
-    with closing(Accounts(tmp_path / "read side", durable=True)) as opened:
-        yield ReadSide(opened, read_model, log)
+    with closing(ReadSide(tmp_path / "accounts", read_model, log)) as opened:
+        yield opened

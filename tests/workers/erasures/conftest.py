@@ -1,14 +1,18 @@
-"""The erasure process over accounts."""
+"""Accounts with the erasure process."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from adapters.log import Log
-from tests.support.accounts import Accounts
 from tests.support.erasures import Erasures
 
 
 @pytest.fixture
-def erasures(accounts: Accounts, log: Log) -> Erasures:
-    return Erasures(accounts, log)
+def erasures(tmp_path: Path, log: Log) -> Iterator[Erasures]:
+    with closing(Erasures(tmp_path / "accounts", log)) as opened:
+        yield opened

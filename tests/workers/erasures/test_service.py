@@ -9,7 +9,7 @@ import pytest
 from domain.kernel.errors import InvalidInput, PartUnavailable, UnknownRequest
 from domain.kernel.messages import Request
 from domain.users.errors import UserNotFound
-from tests.support.accounts import ADA, Accounts, erase
+from tests.support.accounts import ADA, erase
 from tests.support.erasures import Erasures
 from tests.support.parts import before_call
 from workers.erasures.service import ErasuresService
@@ -20,29 +20,29 @@ def asked(service: ErasuresService, kind: str, /, **body: object) -> Any:
     return reply
 
 
-def test_the_status_of_a_user_shows_how_far_the_erasure_is(accounts: Accounts, erasures: Erasures) -> None:
-    user_id = accounts.a_user(ADA)
+def test_the_status_of_a_user_shows_how_far_the_erasure_is(erasures: Erasures) -> None:
+    user_id = erasures.a_user(ADA)
     status = {"user_id": str(user_id), "erasure": "none", "position": 1, "waits_for": None}
-    assert asked(erasures.service(), "status", user_id=str(user_id)) == status
-    accounts.done(erase(user_id))
-    assert asked(erasures.service(), "status", user_id=str(user_id))["erasure"] == "under-way"
+    assert asked(erasures.queries(), "status", user_id=str(user_id)) == status
+    erasures.done(erase(user_id))
+    assert asked(erasures.queries(), "status", user_id=str(user_id))["erasure"] == "under-way"
 
     erasures.run()
 
     completed = {**status, "erasure": "completed", "position": 3}
-    assert asked(erasures.service(), "status", user_id=str(user_id)) == completed
+    assert asked(erasures.queries(), "status", user_id=str(user_id)) == completed
 
 
-def test_the_status_of_a_waiting_erasure_has_the_reason(accounts: Accounts, erasures: Erasures) -> None:
-    user_id = accounts.a_user(ADA)
-    accounts.done(erase(user_id))
+def test_the_status_of_a_waiting_erasure_has_the_reason(erasures: Erasures) -> None:
+    user_id = erasures.a_user(ADA)
+    erasures.done(erase(user_id))
     outage = PartUnavailable("vault", "PostgreSQL at db: connection refused")
 
     def fail() -> None:
         raise outage
 
-    process = erasures.process(vault=before_call(accounts.vault, "destroy_key", fail))
-    service = erasures.service(process)
+    process = erasures.process(vault=before_call(erasures.vault, "destroy_key", fail))
+    service = erasures.queries(process)
 
     with pytest.raises(PartUnavailable):
         process.run(lambda: False)
@@ -54,13 +54,11 @@ def test_the_status_of_a_waiting_erasure_has_the_reason(accounts: Accounts, eras
     assert (done["erasure"], done["waits_for"]) == ("completed", None)
 
 
-def test_the_progress_is_the_position_that_the_process_reached(
-    accounts: Accounts, erasures: Erasures
-) -> None:
-    accounts.a_user(ADA)
+def test_the_progress_is_the_position_that_the_process_reached(erasures: Erasures) -> None:
+    erasures.a_user(ADA)
     process = erasures.process()
-    service = erasures.service(process)
-    head = accounts.store.head()
+    service = erasures.queries(process)
+    head = erasures.store.head()
 
     before = asked(service, "progress")
     process.run(lambda: False)
@@ -70,7 +68,7 @@ def test_the_progress_is_the_position_that_the_process_reached(
 
 
 def test_a_missing_user_and_a_wrong_query_are_refused(erasures: Erasures) -> None:
-    service = erasures.service()
+    service = erasures.queries()
 
     assert asked(service, "status", user_id="5") == UserNotFound(5)
     assert isinstance(asked(service, "status", user_id="x"), InvalidInput)

@@ -24,7 +24,7 @@ Start = Callable[[Projector], Projector]
 
 
 def test_the_rows_include_every_event(read_side: ReadSide) -> None:
-    ada, grace, alan = a_busy_history(read_side.accounts)
+    ada, grace, alan = a_busy_history(read_side)
 
     read_side.project()
 
@@ -37,21 +37,21 @@ def test_the_rows_include_every_event(read_side: ReadSide) -> None:
     assert (rows[alan]["email"], rows[alan]["name"]) == (None, None)
     assert str(rows[ada]["email"]).startswith(f"es1:{ada}:"), "sealed as in the event"
     (generation,) = read_side.generations()
-    assert generation.events == sum(len(read_side.accounts.types(id_)) for id_ in rows)
+    assert generation.events == sum(len(read_side.types(id_)) for id_ in rows)
 
 
 def test_a_new_event_is_projected_while_the_projector_runs(read_side: ReadSide, start: Start) -> None:
     projector = start(read_side.projector())
     for number in range(20):
-        reply = read_side.accounts.done(create(f"user{number}@example.com"))
+        reply = read_side.done(create(f"user{number}@example.com"))
         eventually(lambda: projector.reached >= reply["position"], "projected")  # noqa: B023
         assert int(reply["user_id"]) in read_side.rows()
 
 
 def test_a_stopped_projector_resumes_from_its_checkpoint(read_side: ReadSide) -> None:
     for round_ in range(3):
-        user_id = read_side.accounts.a_user(f"user{round_}@example.com")
-        read_side.accounts.handle(rename(user_id, "One"), rename(user_id, "Two"))
+        user_id = read_side.a_user(f"user{round_}@example.com")
+        read_side.handle(rename(user_id, "One"), rename(user_id, "Two"))
         read_side.project()
 
     assert read_side.current().events == 9, "each event once"
@@ -60,7 +60,7 @@ def test_a_stopped_projector_resumes_from_its_checkpoint(read_side: ReadSide) ->
 
 def test_two_projectors_apply_every_event_once(read_side: ReadSide, start: Start) -> None:
     projectors = [start(read_side.projector()) for _ in range(2)]
-    replies = [read_side.accounts.done(create(f"user{number}@example.com")) for number in range(60)]
+    replies = [read_side.done(create(f"user{number}@example.com")) for number in range(60)]
     last = replies[-1]["position"]
 
     eventually(lambda: all(projector.reached >= last for projector in projectors), "both have reached it")
@@ -73,16 +73,16 @@ def test_the_reached_position_is_never_ahead_of_the_rows(read_side: ReadSide, st
     read_side.prepare()
     projector = start(read_side.projector())
     for number in range(200):
-        read_side.accounts.done(create(f"user{number}@example.com"))
+        read_side.done(create(f"user{number}@example.com"))
         reached = projector.reached
-        registered = [r for r in read_side.accounts.store.read_all(0, 1000) if r.position <= reached]
+        registered = [r for r in read_side.store.read_all(0, 1000) if r.position <= reached]
         assert len(read_side.rows()) >= len(registered)
 
 
 def test_an_idle_projector_notices_that_the_rows_lost_their_last_commits(
     read_side: ReadSide, log_text: Callable[[], str]
 ) -> None:
-    a_busy_history(read_side.accounts)
+    a_busy_history(read_side)
     lost: list[int] = []
 
     def prepare(*args: Any, **more: Any) -> Any:
@@ -105,7 +105,7 @@ def test_events_of_other_streams_move_the_checkpoint_only(
     read_side: ReadSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.projections.projector._IDLE_SAVE_S", 0.0)
-    append(read_side.accounts.store, a_stream(), NO_STREAM, some_events(5))
+    append(read_side.store, a_stream(), NO_STREAM, some_events(5))
 
     read_side.project()
 
@@ -117,16 +117,16 @@ def test_events_of_other_streams_move_the_checkpoint_only(
 
 
 def test_an_outage_of_the_store_is_raised_and_no_event_is_skipped(read_side: ReadSide) -> None:
-    a_busy_history(read_side.accounts)
+    a_busy_history(read_side)
 
     def follow(*args: Any, **more: Any) -> Iterator[Any]:
-        for number, item in enumerate(read_side.accounts.store.follow(*args, **more)):
+        for number, item in enumerate(read_side.store.follow(*args, **more)):
             if number == 2:
                 raise PartUnavailable("event store", "the connection was lost")
             yield item
 
     with pytest.raises(PartUnavailable):
-        read_side.projector(store=replaced(read_side.accounts.store, follow=follow)).run(lambda: False)
+        read_side.projector(store=replaced(read_side.store, follow=follow)).run(lambda: False)
 
     read_side.project()
     assert len(read_side.rows()) == 3
@@ -134,7 +134,7 @@ def test_an_outage_of_the_store_is_raised_and_no_event_is_skipped(read_side: Rea
 
 
 def test_an_outage_of_the_read_model_is_raised_and_no_event_is_skipped(read_side: ReadSide) -> None:
-    a_busy_history(read_side.accounts)
+    a_busy_history(read_side)
     projector = read_side.projector(read_model=replaced(read_side.read_model, apply=unavailable))
 
     with pytest.raises(PartUnavailable):
@@ -151,12 +151,11 @@ def test_an_outage_of_the_read_model_is_raised_and_no_event_is_skipped(read_side
 def test_an_event_that_cannot_be_applied_parks_its_own_stream_only(
     read_side: ReadSide, log_text: Callable[[], str]
 ) -> None:
-    accounts = read_side.accounts
-    bad, good = accounts.a_user(ADA), accounts.a_user(GRACE)
-    accounts.store_event(bad, "user-exploded.v9")
-    accounts.done(rename(good, "Still here"))
-    accounts.store_event(bad, "user-deleted.v1")
-    accounts.done(delete(good))
+    bad, good = read_side.a_user(ADA), read_side.a_user(GRACE)
+    read_side.store_event(bad, "user-exploded.v9")
+    read_side.done(rename(good, "Still here"))
+    read_side.store_event(bad, "user-deleted.v1")
+    read_side.done(delete(good))
 
     read_side.project()
 
@@ -171,10 +170,10 @@ def test_an_event_that_cannot_be_applied_parks_its_own_stream_only(
 
 
 def test_later_events_of_a_parked_stream_are_parked_after_a_restart(read_side: ReadSide) -> None:
-    bad = read_side.accounts.a_user(ADA)
-    read_side.accounts.store_event(bad, "user-exploded.v9")
+    bad = read_side.a_user(ADA)
+    read_side.store_event(bad, "user-exploded.v9")
     read_side.project()
-    read_side.accounts.store_event(bad, "user-deleted.v1")
+    read_side.store_event(bad, "user-deleted.v1")
 
     read_side.project()
 
@@ -198,8 +197,8 @@ def test_no_event_stops_the_projection_of_other_streams(
     read_side: ReadSide, stream: str, data: bytes
 ) -> None:
     event = EventData(uuid4(), UserRegistered.type, data, b"{}")
-    assert isinstance(append(read_side.accounts.store, stream, NO_STREAM, [event]), Appended)
-    good = read_side.accounts.a_user(ADA)
+    assert isinstance(append(read_side.store, stream, NO_STREAM, [event]), Appended)
+    good = read_side.a_user(ADA)
 
     read_side.project()
 
@@ -210,8 +209,8 @@ def test_no_event_stops_the_projection_of_other_streams(
 def test_log_and_parked_reasons_contain_nothing_of_the_event(
     read_side: ReadSide, log_text: Callable[[], str]
 ) -> None:
-    bad = read_side.accounts.a_user("canary-5f1d@example.com")
-    read_side.accounts.store_event(bad, "user-renamed.v1", b'{"name":"x","canary-77aa":1}')
+    bad = read_side.a_user("canary-5f1d@example.com")
+    read_side.store_event(bad, "user-renamed.v1", b'{"name":"x","canary-77aa":1}')
 
     read_side.project()
 

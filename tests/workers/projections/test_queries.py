@@ -17,7 +17,7 @@ from workers.projections.service import queries_of
 
 
 def test_the_state_of_a_projection_has_position_and_lag(read_side: ReadSide) -> None:
-    read_side.accounts.a_user(ADA)
+    read_side.a_user(ADA)
     (before,) = read_side.answer("projections.status")["projections"]
     read_side.project()
     (after,) = read_side.answer("projections.status", name="users")["projections"]
@@ -28,7 +28,7 @@ def test_the_state_of_a_projection_has_position_and_lag(read_side: ReadSide) -> 
 
 
 def test_a_requested_rebuild_leaves_a_new_generation(read_side: ReadSide) -> None:
-    read_side.accounts.a_user(ADA)
+    read_side.a_user(ADA)
     read_side.project()
 
     reply = read_side.answer("projections.rebuild", name="users")

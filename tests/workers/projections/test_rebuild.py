@@ -26,7 +26,7 @@ Start = Callable[[Projector], Projector]
 @pytest.fixture
 def projected(read_side: ReadSide) -> ReadSide:
     """A read side with the rows of a busy history: three users, eight events."""
-    a_busy_history(read_side.accounts)
+    a_busy_history(read_side)
     read_side.project()
     return read_side
 
@@ -84,9 +84,9 @@ def test_a_killed_rebuild_resumes_from_its_checkpoint(
 
     def read_all(after: int, *args: Any, **more: Any) -> Iterator[Any]:
         read_from.append(after)
-        return projected.accounts.store.read_all(after, *args, **more)
+        return projected.store.read_all(after, *args, **more)
 
-    built = projected.rebuilt(store=replaced(projected.accounts.store, read_all=read_all))
+    built = projected.rebuilt(store=replaced(projected.store, read_all=read_all))
 
     assert (built.number, built.events) == (half.number, 8)
     assert read_from[0] == half.checkpoint, "not from the beginning"
@@ -95,9 +95,9 @@ def test_a_killed_rebuild_resumes_from_its_checkpoint(
 
 
 def test_a_rebuild_parks_events_that_it_cannot_apply(read_side: ReadSide) -> None:
-    bad = read_side.accounts.a_user(ADA)
-    read_side.accounts.store_event(bad, "user-exploded.v9")
-    good = read_side.accounts.a_user(GRACE)
+    bad = read_side.a_user(ADA)
+    read_side.store_event(bad, "user-exploded.v9")
+    good = read_side.a_user(GRACE)
     read_side.prepare()
 
     read_side.rebuilt()
@@ -109,8 +109,8 @@ def test_a_rebuild_parks_events_that_it_cannot_apply(read_side: ReadSide) -> Non
 def test_a_rebuild_after_an_erasure_needs_no_key(projected: ReadSide) -> None:
     before = projected.rows()
     *_, alan = before
-    projected.accounts.vault.destroy_key(alan, process="erasures", position=1)
-    projected.accounts.vault.close()  # a projection opens nothing
+    projected.vault.destroy_key(alan, process="erasures", position=1)
+    projected.vault.close()  # a projection opens nothing
 
     projected.rebuilt()
 
@@ -122,13 +122,12 @@ def test_a_rebuild_after_an_erasure_needs_no_key(projected: ReadSide) -> None:
 
 
 def test_a_projector_changes_to_the_promoted_generation(read_side: ReadSide, start: Start) -> None:
-    accounts = read_side.accounts
-    a_busy_history(accounts)
+    a_busy_history(read_side)
     projector = start(read_side.projector())
-    eventually(lambda: projector.reached >= accounts.store.head(), "projected")
+    eventually(lambda: projector.reached >= read_side.store.head(), "projected")
 
     read_side.rebuilt()
-    reply = accounts.done(create("late@example.com"))
+    reply = read_side.done(create("late@example.com"))
     eventually(lambda: projector.reached >= reply["position"], "projected into the new generation")
 
     assert int(reply["user_id"]) in read_side.rows()
@@ -140,7 +139,6 @@ def test_a_projector_changes_to_the_promoted_generation(read_side: ReadSide, sta
 def test_readers_never_see_less_while_users_register_and_rebuilds_run(
     read_side: ReadSide, start: Start
 ) -> None:
-    accounts = read_side.accounts
     projector = start(read_side.projector())
     done = threading.Event()
     seen: list[int] = []
@@ -149,19 +147,19 @@ def test_readers_never_see_less_while_users_register_and_rebuilds_run(
         while not done.is_set():
             seen.append(len(read_side.read_model.rows(USERS)))
 
-    a_busy_history(accounts)
-    eventually(lambda: projector.reached >= accounts.store.head(), "projected")
+    a_busy_history(read_side)
+    eventually(lambda: projector.reached >= read_side.store.head(), "projected")
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
         try:
             for round_ in range(4):
                 for number in range(10):
-                    accounts.done(create(f"user{round_}-{number}@example.com"))
+                    read_side.done(create(f"user{round_}-{number}@example.com"))
                 read_side.rebuilt()
         finally:
             done.set()
         reading.result(DEADLINE_S)
-    eventually(lambda: projector.reached >= accounts.store.head(), "projected")
+    eventually(lambda: projector.reached >= read_side.store.head(), "projected")
 
     assert seen == sorted(seen), "never less"
     assert seen[0] >= 3
@@ -170,18 +168,17 @@ def test_readers_never_see_less_while_users_register_and_rebuilds_run(
 
 
 def test_events_that_are_stored_during_a_rebuild_are_in_it(read_side: ReadSide) -> None:
-    accounts = read_side.accounts
-    a_busy_history(accounts)
+    a_busy_history(read_side)
     read_side.prepare()
     late: list[int] = []
 
     def read_all(*args: Any, **more: Any) -> Iterator[Any]:
-        found = list(accounts.store.read_all(*args, **more))
+        found = list(read_side.store.read_all(*args, **more))
         if len(late) < 5:
-            late.append(accounts.a_user(f"late{len(late)}@example.com"))
+            late.append(read_side.a_user(f"late{len(late)}@example.com"))
         return iter(found)
 
-    read_side.rebuilt(store=replaced(accounts.store, read_all=read_all))
+    read_side.rebuilt(store=replaced(read_side.store, read_all=read_all))
     read_side.project()
 
     assert set(late) <= set(read_side.rows())
@@ -220,7 +217,7 @@ def test_a_rebuild_that_meets_an_outage_resumes_after_it(
     def fail() -> None:
         raise PartUnavailable("event store", "it is unavailable")
 
-    store = before_call(projected.accounts.store, "head", fail)
+    store = before_call(projected.store, "head", fail)
     rebuilds = projected.rebuilds_of(lambda: projected.rebuild(store=store))
     rebuilds.ensure(USERS)
     rebuilds.join()
@@ -233,7 +230,7 @@ def test_a_rebuild_that_meets_an_outage_resumes_after_it(
 def test_a_rebuild_that_meets_a_bug_can_be_requested_again(
     projected: ReadSide, log_text: Callable[[], str]
 ) -> None:
-    store = before_call(projected.accounts.store, "head", lambda: 1 // 0)
+    store = before_call(projected.store, "head", lambda: 1 // 0)
     rebuilds = projected.rebuilds_of(lambda: projected.rebuild(store=store))
 
     rebuilds.ensure(USERS)
@@ -252,9 +249,9 @@ def test_a_rebuild_that_is_requested_twice_runs_once(projected: ReadSide) -> Non
     def head() -> int:
         started.set()
         assert proceed.wait(DEADLINE_S)
-        return projected.accounts.store.head()
+        return projected.store.head()
 
-    store = replaced(projected.accounts.store, head=head)
+    store = replaced(projected.store, head=head)
     rebuilds = projected.rebuilds_of(lambda: projected.rebuild(store=store))
     with ExitStack() as ending:
         ending.callback(rebuilds.join)

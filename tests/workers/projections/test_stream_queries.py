@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-import pytest
-
 from domain.kernel.events import NO_STREAM, EventData
 from domain.kernel.messages import Request
 from domain.users.account import USER
-from tests.support.accounts import ADA, GRACE, Accounts, rename
+from tests.support.accounts import ADA, GRACE, rename
 from tests.support.builders import a_stream, append, some_events
 from tests.support.parts import before_call
 from tests.support.read_side import ReadSide
 from workers.runtime.queries import PATIENCE_S
 
 
-@pytest.fixture
-def users(read_side: ReadSide) -> Accounts:
-    return read_side.accounts
-
-
-def test_a_stream_is_shown_as_it_is_stored(users: Accounts, read_side: ReadSide) -> None:
-    user_id = users.a_user(ADA)
-    users.done(rename(user_id, "Countess"))
+def test_a_stream_is_shown_as_it_is_stored(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.done(rename(user_id, "Countess"))
     stream = USER.stream_of(user_id)
 
     forwards = read_side.answer("streams.read", stream=stream)["events"]
@@ -37,9 +30,9 @@ def test_a_stream_is_shown_as_it_is_stored(users: Accounts, read_side: ReadSide)
     assert read_side.answer("streams.read", stream="none")["events"] == []
 
 
-def test_streams_are_listed_in_pages(users: Accounts, read_side: ReadSide) -> None:
-    ids = [users.a_user(f"user{number}@example.com") for number in range(3)]
-    users.done(rename(ids[0]))
+def test_streams_are_listed_in_pages(read_side: ReadSide) -> None:
+    ids = [read_side.a_user(f"user{number}@example.com") for number in range(3)]
+    read_side.done(rename(ids[0]))
 
     first = read_side.answer("streams.list", prefix="user-", limit=2)["streams"]
     rest = read_side.answer("streams.list", prefix="user-", after=first[-1]["stream"])["streams"]
@@ -47,9 +40,9 @@ def test_streams_are_listed_in_pages(users: Accounts, read_side: ReadSide) -> No
     assert [*first, *rest] == [{"stream": USER.stream_of(id_), "version": int(id_ == ids[0])} for id_ in ids]
 
 
-def test_events_are_paged_by_position(users: Accounts, read_side: ReadSide) -> None:
+def test_events_are_paged_by_position(read_side: ReadSide) -> None:
     for number in range(5):
-        users.a_user(f"user{number}@example.com")
+        read_side.a_user(f"user{number}@example.com")
 
     first = read_side.answer("events.read", limit=3)
     rest = read_side.answer("events.read", after_position=first["position"], limit=3)
@@ -60,11 +53,9 @@ def test_events_are_paged_by_position(users: Accounts, read_side: ReadSide) -> N
     assert read_side.answer("events.read", from_end=True) == {"events": [], "position": 5}
 
 
-def test_an_event_that_is_stored_while_a_page_is_read_is_shown_once(
-    users: Accounts, read_side: ReadSide
-) -> None:
-    users.a_user(ADA)
-    store = before_call(users.store, "read_all", lambda: users.a_user(GRACE))
+def test_an_event_that_is_stored_while_a_page_is_read_is_shown_once(read_side: ReadSide) -> None:
+    read_side.a_user(ADA)
+    store = before_call(read_side.store, "read_all", lambda: read_side.a_user(GRACE))
 
     page = read_side.reply_to(Request("events.read", {}), store=store)
     assert isinstance(page, dict)
@@ -73,10 +64,10 @@ def test_an_event_that_is_stored_while_a_page_is_read_is_shown_once(
     assert [event["position"] for event in page["events"] + rest["events"]] == [1, 2]
 
 
-def test_a_query_waits_for_the_next_event_for_a_limited_time(users: Accounts, read_side: ReadSide) -> None:
+def test_a_query_waits_for_the_next_event_for_a_limited_time(read_side: ReadSide) -> None:
     request = Request("events.read", {"wait": True})
     assert read_side.waits(request)
-    users.a_user(ADA)
+    read_side.a_user(ADA)
 
     reply = read_side.reply_to(request)
 
@@ -88,12 +79,12 @@ def test_a_query_waits_for_the_next_event_for_a_limited_time(users: Accounts, re
     assert read_side.reply_to(nothing) == {"events": [], "position": 1}
 
 
-def test_an_event_of_another_program_does_not_hide_other_events(users: Accounts, read_side: ReadSide) -> None:
-    users.a_user(ADA)
+def test_an_event_of_another_program_does_not_hide_other_events(read_side: ReadSide) -> None:
+    read_side.a_user(ADA)
     foreign = EventData(uuid4(), "$metadata", b'{"a":1}', b"")
-    append(users.store, "elsewhere", NO_STREAM, [foreign])
-    append(users.store, a_stream(), NO_STREAM, some_events(1))
-    users.a_user(GRACE)
+    append(read_side.store, "elsewhere", NO_STREAM, [foreign])
+    append(read_side.store, a_stream(), NO_STREAM, some_events(1))
+    read_side.a_user(GRACE)
 
     shown = read_side.answer("events.read")["events"]
 

@@ -6,20 +6,20 @@ import pytest
 
 from domain.kernel.errors import InvalidInput
 from domain.users.errors import NotYetThen, UserNotFound
-from tests.support.accounts import ADA, GRACE, Accounts, change, delete, erase, rename
+from tests.support.accounts import ADA, GRACE, change, delete, erase, rename
 from tests.support.read_side import ReadSide
 
 DAY_US = 86_400_000_000
 
 
 @pytest.fixture
-def life(users: Accounts) -> int:
+def life(read_side: ReadSide) -> int:
     """A user: registered on day 0, renamed on day 1, with a new address from day 2, deleted on day 3."""
-    users.now_us = 0
-    user_id = users.a_user(ADA)
+    read_side.now_us = 0
+    user_id = read_side.a_user(ADA)
     for command in (rename(user_id, "Countess"), change(user_id, GRACE), delete(user_id)):
-        users.now_us += DAY_US
-        users.done(command)
+        read_side.now_us += DAY_US
+        read_side.done(command)
     return user_id
 
 
@@ -61,8 +61,8 @@ def test_a_version_after_the_last_is_refused_with_the_last(read_side: ReadSide, 
     assert read_side.ask("users.get", user_id=str(life), version=4) == NotYetThen(life, 3)
 
 
-def test_a_user_does_not_exist_before_the_registration(users: Accounts, read_side: ReadSide) -> None:
-    user_id = users.a_user(ADA)
+def test_a_user_does_not_exist_before_the_registration(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
 
     assert read_side.ask("users.get", user_id=str(user_id), at_us=5) == NotYetThen(user_id, 0)
     assert read_side.ask("users.get", user_id="5", version=0) == UserNotFound(5)
@@ -76,9 +76,9 @@ def test_a_wrong_version_or_time_is_refused(
     assert isinstance(read_side.ask("users.get", user_id=str(life), **{field: wrong}), InvalidInput)
 
 
-def test_the_past_of_an_erased_user_is_blank(users: Accounts, read_side: ReadSide) -> None:
-    user_id = users.a_user(ADA)
-    users.done(erase(user_id))
+def test_the_past_of_an_erased_user_is_blank(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.done(erase(user_id))
 
     # Before the key is destroyed and after it: `user-erased` is enough.
     for _ in range(2):
@@ -86,4 +86,4 @@ def test_the_past_of_an_erased_user_is_blank(users: Accounts, read_side: ReadSid
         assert (shown["email"], shown["name"], shown["status"]) == (None, None, "active")
         history = read_side.answer("users.history", user_id=str(user_id))["events"]
         assert history[0]["data"] == {"email": None, "name": None}
-        users.vault.destroy_key(user_id, process="erasures", position=2)
+        read_side.vault.destroy_key(user_id, process="erasures", position=2)

@@ -9,16 +9,16 @@ import pytest
 from domain.kernel.errors import EsError, InvalidInput, Kind, PartUnavailable
 from domain.kernel.messages import Body, Request
 from domain.users.errors import NoUserWithEmail, UserNotFound
-from tests.support.accounts import ADA, GRACE, Accounts, change, create, delete, erase, rename
+from tests.support.accounts import ADA, GRACE, change, create, delete, erase, rename
 from tests.support.read_side import ReadSide
 from workers.runtime.queries import LIST_LIMIT, PATIENCE_S
 
 # --- one user --------------------------------------------------------------------------------
 
 
-def test_a_user_is_shown_with_readable_data(users: Accounts, read_side: ReadSide) -> None:
-    user_id = users.a_user(ADA)
-    users.done(rename(user_id, "Ada Lovelace"))
+def test_a_user_is_shown_with_readable_data(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.done(rename(user_id, "Ada Lovelace"))
     read_side.project()
 
     shown = read_side.answer("users.get", user_id=str(user_id))
@@ -36,10 +36,10 @@ def test_a_user_is_shown_with_readable_data(users: Accounts, read_side: ReadSide
 
 @pytest.mark.parametrize(("end", "status", "email"), [(delete, "deleted", ADA), (erase, "erased", None)])
 def test_a_closed_account_is_shown_with_its_status(
-    users: Accounts, read_side: ReadSide, end: Callable[[int], Request], status: str, email: str | None
+    read_side: ReadSide, end: Callable[[int], Request], status: str, email: str | None
 ) -> None:
-    user_id = users.a_user(ADA)
-    users.done(end(user_id))
+    user_id = read_side.a_user(ADA)
+    read_side.done(end(user_id))
     read_side.project()
 
     shown = read_side.answer("users.get", user_id=str(user_id))
@@ -47,8 +47,8 @@ def test_a_closed_account_is_shown_with_its_status(
     assert (shown["status"], shown["email"]) == (status, email)
 
 
-def test_a_missing_user_is_not_found(users: Accounts, read_side: ReadSide) -> None:
-    users.a_user(ADA)
+def test_a_missing_user_is_not_found(read_side: ReadSide) -> None:
+    read_side.a_user(ADA)
     read_side.project()
 
     assert read_side.ask("users.get", user_id="5") == UserNotFound(5)
@@ -59,12 +59,10 @@ def test_a_wrong_id_is_refused(read_side: ReadSide, wrong: dict[str, object]) ->
     assert isinstance(read_side.ask("users.get", **wrong), InvalidInput)
 
 
-def test_a_history_has_every_opened_event_with_command_and_actor(
-    users: Accounts, read_side: ReadSide
-) -> None:
-    user_id = users.a_user(ADA)
-    users.done(rename(user_id, "Countess"))
-    users.done(delete(user_id))
+def test_a_history_has_every_opened_event_with_command_and_actor(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.done(rename(user_id, "Countess"))
+    read_side.done(delete(user_id))
 
     events = read_side.answer("users.history", user_id=str(user_id))["events"]
 
@@ -81,8 +79,8 @@ def test_a_history_has_every_opened_event_with_command_and_actor(
 # --- waiting for a position ------------------------------------------------------------------
 
 
-def test_a_user_that_is_not_projected_yet_is_waited_for(users: Accounts, read_side: ReadSide) -> None:
-    request = Request("users.get", {"user_id": str(users.a_user(ADA))})
+def test_a_user_that_is_not_projected_yet_is_waited_for(read_side: ReadSide) -> None:
+    request = Request("users.get", {"user_id": str(read_side.a_user(ADA))})
 
     assert read_side.waits(request), "it is not missing"
     read_side.project()
@@ -92,10 +90,10 @@ def test_a_user_that_is_not_projected_yet_is_waited_for(users: Accounts, read_si
     assert reply["email"] == ADA
 
 
-def test_a_query_waits_for_the_position_of_a_command(users: Accounts, read_side: ReadSide) -> None:
-    user_id = users.a_user(ADA)
+def test_a_query_waits_for_the_position_of_a_command(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
     read_side.project()
-    position = users.done(rename(user_id, "New"))["position"]
+    position = read_side.done(rename(user_id, "New"))["position"]
     request = Request("users.get", {"user_id": str(user_id), "after_position": position})
 
     assert read_side.waits(request)
@@ -115,27 +113,25 @@ def test_a_query_waits_for_the_position_of_a_command(users: Accounts, read_side:
     ids=["users.list", "users.get", "users.find"],
 )
 def test_a_fresh_reply_includes_every_event_that_is_stored_now(
-    users: Accounts, read_side: ReadSide, kind: str, body: Body
+    read_side: ReadSide, kind: str, body: Body
 ) -> None:
-    user_id = users.a_user(ADA)
+    user_id = read_side.a_user(ADA)
     assert user_id == 1000
     read_side.project()
-    users.done(rename(user_id, "New"))
+    read_side.done(rename(user_id, "New"))
     request = Request(kind, {**body, "fresh": True})
 
     assert read_side.waits(request)
     read_side.project()
-    users.done(rename(user_id, "Even newer"))  # stored after the request, so it does not wait for it
+    read_side.done(rename(user_id, "Even newer"))  # stored after the request, so it does not wait for it
 
     reply = read_side.reply_to(request)
     assert isinstance(reply, dict)
     assert (reply["users"][0] if kind == "users.list" else reply)["name"] == "New"
 
 
-def test_a_query_that_waits_too_long_fails_with_the_reached_position(
-    users: Accounts, read_side: ReadSide
-) -> None:
-    users.a_user(ADA)
+def test_a_query_that_waits_too_long_fails_with_the_reached_position(read_side: ReadSide) -> None:
+    read_side.a_user(ADA)
     request = Request("users.list", {"fresh": True})
     assert read_side.waits(request)
 
@@ -146,8 +142,8 @@ def test_a_query_that_waits_too_long_fails_with_the_reached_position(
     assert "at position 0, not yet at 1" in str(reply)
 
 
-def test_a_position_after_the_head_is_refused(users: Accounts, read_side: ReadSide) -> None:
-    users.a_user(ADA)
+def test_a_position_after_the_head_is_refused(read_side: ReadSide) -> None:
+    read_side.a_user(ADA)
     read_side.project()
 
     assert isinstance(read_side.ask("users.list", after_position=99), InvalidInput)
@@ -163,18 +159,16 @@ def test_a_wrong_position_is_refused(read_side: ReadSide, wrong: object) -> None
 
 
 @pytest.mark.parametrize("email", [ADA, " ADA@Example.com "])
-def test_a_user_is_found_by_any_spelling_of_the_address(
-    users: Accounts, read_side: ReadSide, email: str
-) -> None:
-    user_id = users.a_user(ADA)
-    users.a_user(GRACE)
+def test_a_user_is_found_by_any_spelling_of_the_address(read_side: ReadSide, email: str) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.a_user(GRACE)
     read_side.project()
 
     assert read_side.answer("users.find", email=email)["user_id"] == str(user_id)
 
 
-def test_an_address_without_a_user_is_not_found(users: Accounts, read_side: ReadSide) -> None:
-    users.a_user(ADA)
+def test_an_address_without_a_user_is_not_found(read_side: ReadSide) -> None:
+    read_side.a_user(ADA)
     read_side.project()
 
     assert read_side.ask("users.find", email=GRACE) == NoUserWithEmail()
@@ -184,18 +178,18 @@ def test_an_address_without_a_user_is_not_found(users: Accounts, read_side: Read
 
 @pytest.mark.parametrize("end", [delete, erase])
 def test_a_closed_account_is_not_found_by_its_address(
-    users: Accounts, read_side: ReadSide, end: Callable[[int], Request]
+    read_side: ReadSide, end: Callable[[int], Request]
 ) -> None:
-    users.done(end(users.a_user(ADA)))
+    read_side.done(end(read_side.a_user(ADA)))
     read_side.project()
 
     assert read_side.ask("users.find", email=ADA) == NoUserWithEmail()
 
 
-def test_a_user_is_not_found_by_a_former_address(users: Accounts, read_side: ReadSide) -> None:
+def test_a_user_is_not_found_by_a_former_address(read_side: ReadSide) -> None:
     # The claim of the former address stays until a process has released it.
-    user_id = users.a_user(ADA)
-    users.done(change(user_id, GRACE))
+    user_id = read_side.a_user(ADA)
+    read_side.done(change(user_id, GRACE))
     read_side.project()
 
     assert read_side.answer("users.find", email=GRACE, fresh=True)["user_id"] == str(user_id)
@@ -203,9 +197,9 @@ def test_a_user_is_not_found_by_a_former_address(users: Accounts, read_side: Rea
 
 
 @pytest.mark.parametrize("registers", [True, False])
-def test_a_reserved_address_is_not_found(users: Accounts, read_side: ReadSide, registers: bool) -> None:
-    subject = 77 if registers else users.a_user(GRACE)
-    users.reserve(ADA, subject, registers=registers)
+def test_a_reserved_address_is_not_found(read_side: ReadSide, registers: bool) -> None:
+    subject = 77 if registers else read_side.a_user(GRACE)
+    read_side.reserve(ADA, subject, registers=registers)
     read_side.project()
 
     reply = read_side.ask("users.find", email=ADA)
@@ -219,11 +213,11 @@ def test_a_reserved_address_is_not_found(users: Accounts, read_side: ReadSide, r
 
 
 @pytest.fixture
-def ten(users: Accounts, read_side: ReadSide) -> list[str]:
-    """The ids of ten users. One is deleted, one is erased."""
-    ids = [users.a_user(f"user{number}@example.com") for number in range(10)]
-    users.done(delete(ids[3]))
-    users.done(erase(ids[6]))
+def ten(read_side: ReadSide) -> list[str]:
+    """The ids of ten read_side. One is deleted, one is erased."""
+    ids = [read_side.a_user(f"user{number}@example.com") for number in range(10)]
+    read_side.done(delete(ids[3]))
+    read_side.done(erase(ids[6]))
     read_side.project()
     return [str(user_id) for user_id in ids]
 
@@ -264,9 +258,9 @@ def test_a_wrong_list_is_refused(read_side: ReadSide, ten: list[str], wrong: dic
     assert len(ten) == 10
 
 
-def test_a_list_has_at_most_a_thousand_users(users: Accounts, read_side: ReadSide) -> None:
+def test_a_list_has_at_most_a_thousand_users(read_side: ReadSide) -> None:
     for start in range(0, LIST_LIMIT + 50, 50):
-        users.handle(*(create(f"user{number}@example.com") for number in range(start, start + 50)))
+        read_side.handle(*(create(f"user{number}@example.com") for number in range(start, start + 50)))
     read_side.project()
 
     assert len(listed(read_side, limit=10 * LIST_LIMIT)) == LIST_LIMIT
