@@ -31,8 +31,8 @@ from domain.users.account import (
 )
 from domain.users.errors import EmailTaken
 from tests.support.accounts import ADA, GRACE, NEW_IDS, Accounts, change, create, delete, erase
-from tests.support.builders import DEADLINE_S
 from tests.support.parts import Crash
+from tests.support.waiting import DEADLINE_S
 from workers.erasures.process import ErasureProcess
 
 ADDRESSES = (ADA, GRACE)

@@ -1,8 +1,7 @@
-"""A relay and its surroundings: checkpoints in memory, a subscriber of the exchange, a proxy that hides confirmations."""
+"""A relay and its surroundings: checkpoints in memory, a subscriber of the exchange."""
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,10 @@ from adapters.wiring import open_codec
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import NO_STREAM, Event, EventData, Position
 from domain.users.account import UserRegistered
-from tests.support.builders import DEADLINE_S, a_key, a_sample, append, eventually, metadata
+from tests.support.builders import a_key, a_sample, append, metadata
+from tests.support.node.proxy import HOST, Proxy
 from tests.support.servers import RabbitMQ
+from tests.support.waiting import DEADLINE_S, eventually
 from workers.relay.process import Publisher, RelayProcess
 from workers.relay.service import RelayService
 
@@ -169,59 +170,9 @@ def full_queue(rabbitmq: RabbitMQ, pattern: str) -> Iterator[None]:
         rabbitmq.delete_queues(name)
 
 
-class Muffler:
-    """A proxy in front of the broker that can drop everything the broker sends."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._broker = (parts.hostname, parts.port or 5672)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        credentials = parts.netloc.rpartition("@")[0]
-        port = self._listener.getsockname()[1]
-        self.url = parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
-        self._is_muffled = threading.Event()
-        self._ends: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def muffle(self) -> None:
-        """Drop what the broker sends from now on, and pass on what the client sends."""
-        self._is_muffled.set()
-
-    def cut(self) -> None:
-        """Break all connections, and pass everything on later ones."""
-        ends, self._ends = self._ends, []
-        for end in ends:
-            _shut_down(end)
-        self._is_muffled.clear()
-
-    def close(self) -> None:
-        _shut_down(self._listener)
-        self._listener.close()
-        self._threads[0].join()
-        self.cut()
-        for thread in self._threads:
-            thread.join()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # the listener was closed
-            while True:
-                client, _ = self._listener.accept()
-                broker = socket.create_connection(self._broker)
-                self._ends += [client, broker]
-                for source, target, may_be_muffled in ((client, broker, False), (broker, client, True)):
-                    pump = threading.Thread(target=self._pass_on, args=(source, target, may_be_muffled))
-                    self._threads.append(pump)
-                    pump.start()
-
-    def _pass_on(self, source: socket.socket, target: socket.socket, may_be_muffled: bool) -> None:
-        with suppress(OSError):
-            while data := source.recv(1 << 16):
-                if not (may_be_muffled and self._is_muffled.is_set()):
-                    target.sendall(data)
-        _shut_down(target)
-
-
-def _shut_down(end: socket.socket) -> None:
-    with suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
+def proxied(url: str) -> tuple[Proxy, str]:
+    """A proxy in front of the broker, and the broker's URL through it."""
+    parts = urlsplit(url)
+    proxy = Proxy(parts.port or 5672, parts.hostname or HOST)
+    credentials = parts.netloc.rpartition("@")[0]
+    return proxy, parts._replace(netloc=f"{credentials}@{HOST}:{proxy.port}").geturl()

@@ -1,15 +1,15 @@
-"""User accounts: every path of `decide` and `evolve`, and the command that set the address."""
+"""User accounts: every path of `decide` and `evolve`, and what holds after any commands in any order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from domain.kernel.errors import InvalidInput
+from domain.kernel.errors import EsError, InvalidInput, Refusal
 from domain.kernel.events import Event
 from domain.kernel.personal import ERASED, Personal, Sealed
 from domain.users.account import (
@@ -62,23 +62,67 @@ other_abandoned = EmailChangeAbandoned(str(OTHER_RESERVATION))
 
 register = RegisterUser(ID, ADA_MAIL, ADA, RESERVATION)
 rename = RenameUser(ID, GRACE)
-change_email = ChangeEmail(ID, GRACE_MAIL, RESERVATION)
+change_email, unreserved = ChangeEmail(ID, GRACE_MAIL, RESERVATION), ChangeEmail(ID, GRACE_MAIL)
 delete = DeleteUser(ID)
 erase = EraseUser(ID, "Art. 17")
 complete = CompleteErasure(ID)
 abandon = AbandonReservation(ID, RESERVATION)
 
 
-# --- register --------------------------------------------------------------------------------
+# --- decisions -------------------------------------------------------------------------------
+
+Decided = tuple[list[Event], UserCommand, list[Event] | EsError]
+
+DECISIONS: dict[str, Decided] = {
+    # rename
+    "a user is renamed": ([registered], rename, [renamed]),
+    "a user is renamed back": ([registered, renamed], RenameUser(ID, ADA), [UserRenamed(ADA)]),
+    "the current name changes nothing": ([registered, renamed], rename, []),
+    # change the address
+    "an address changes to a reserved one": ([registered], change_email, [moved]),
+    "an address cannot change without a reservation": ([registered], unreserved, ReservationLost()),
+    "the current address needs no reservation": ([registered, moved], unreserved, []),
+    "the current address changes nothing": ([registered], ChangeEmail(ID, ADA_MAIL, RESERVATION), []),
+    "an abandoned reservation is lost": ([registered, change_abandoned], change_email, ReservationLost()),
+    "an abandoned reservation is not another": ([registered, other_abandoned], change_email, [moved]),
+    # delete
+    "a user is deleted": ([registered], delete, [deleted]),
+    "a deleted user is not deleted again": ([registered, deleted], delete, []),
+    "a deleted user is not renamed": ([registered, deleted], rename, UserIsDeleted(ID)),
+    "a deleted user keeps its address": ([registered, deleted], change_email, UserIsDeleted(ID)),
+    # erase
+    "a user is erased on a legal basis": ([registered], erase, [erased]),
+    "a deleted user can be erased": ([registered, deleted], erase, [erased]),
+    "an erased user is not erased again": ([registered, erased], EraseUser(ID, "another basis"), []),
+    "a completed erasure is final": ([registered, erased, completed], EraseUser(ID, "another basis"), []),
+    "an erasure is completed": ([registered, erased], complete, [completed]),
+    "an erasure is completed once": ([registered, erased, completed], complete, []),
+    # Otherwise a later erasure would count as completed before it began.
+    "an active user has no erasure to complete": ([registered], complete, []),
+    "a deleted user has no erasure to complete": ([registered, deleted], complete, []),
+    # abandon a reservation
+    "an expired registration is fenced": ([], abandon, [registration_abandoned]),
+    "an expired change is fenced": ([registered], abandon, [change_abandoned]),
+    "each reservation has its own fence": ([registered, other_abandoned], abandon, [change_abandoned]),
+    "a deleted user needs no fence": ([registered, deleted], abandon, []),
+    "an erased user needs no fence": ([registered, erased], abandon, []),
+    "a completed erasure needs no fence": ([registered, erased, completed], abandon, []),
+    # register
+    "a user cannot register without a reservation": ([], RegisterUser(ID, ADA_MAIL, ADA), ReservationLost()),
+}
+
+
+@pytest.mark.parametrize("rule", DECISIONS)
+def test_a_command_is_decided(rule: str) -> None:
+    past, command, expected = DECISIONS[rule]
+    outcome = [expected] if isinstance(expected, EsError) else expected
+
+    users.given(*past).when(command).then(*outcome)
 
 
 def test_a_registration_with_a_reservation_registers() -> None:
     # A retry does not come to `decide`: it is recognised by its command id.
     users.given().when(register).then(registered, again=ReservationLost())
-
-
-def test_a_registration_without_a_reservation_must_reserve_first() -> None:
-    users.given().when(RegisterUser(ID, ADA_MAIL, ADA)).then(ReservationLost())
 
 
 @pytest.mark.parametrize(
@@ -96,119 +140,12 @@ def test_a_registration_on_a_stream_with_events_must_reserve_again(past: Sequenc
     users.given(*past).when(register).then(ReservationLost())
 
 
-# --- rename ----------------------------------------------------------------------------------
-
-
-def test_a_user_is_renamed() -> None:
-    users.given(registered).when(rename).then(renamed)
-
-
-def test_renaming_to_the_current_name_changes_nothing() -> None:
-    users.given(registered, renamed).when(rename).then()
-
-
-def test_a_user_is_renamed_back() -> None:
-    users.given(registered, renamed).when(RenameUser(ID, ADA)).then(UserRenamed(ADA))
-
-
-# --- change the e-mail address ---------------------------------------------------------------
-
-
-def test_an_address_is_changed_to_a_reserved_one() -> None:
-    users.given(registered).when(change_email).then(moved)
-
-
-def test_a_change_to_the_current_address_changes_nothing_and_needs_no_reservation() -> None:
-    users.given(registered, moved).when(ChangeEmail(ID, GRACE_MAIL)).then()
-    users.given(registered).when(ChangeEmail(ID, ADA_MAIL, RESERVATION)).then()
-
-
-def test_a_change_of_the_address_without_a_reservation_must_reserve_first() -> None:
-    users.given(registered).when(ChangeEmail(ID, GRACE_MAIL)).then(ReservationLost())
-
-
-def test_a_change_with_an_abandoned_reservation_must_reserve_again() -> None:
-    users.given(registered, change_abandoned).when(change_email).then(ReservationLost())
-
-
-def test_an_abandoned_reservation_does_not_affect_another_one() -> None:
-    users.given(registered, other_abandoned).when(change_email).then(moved)
-
-
-# --- delete ----------------------------------------------------------------------------------
-
-
-def test_a_user_is_deleted() -> None:
-    users.given(registered).when(delete).then(deleted)
-
-
-def test_deleting_a_deleted_user_changes_nothing() -> None:
-    users.given(registered, deleted).when(delete).then()
-
-
-@pytest.mark.parametrize("command", [rename, change_email], ids=lambda command: command.wire)
-def test_a_deleted_account_changes_no_more(command: UserCommand) -> None:
-    users.given(registered, deleted).when(command).then(UserIsDeleted(ID))
-
-
-# --- erase -----------------------------------------------------------------------------------
-
-
-def test_a_user_is_erased_on_a_legal_basis() -> None:
-    users.given(registered).when(erase).then(erased)
-
-
-def test_a_deleted_user_can_be_erased() -> None:
-    users.given(registered, deleted).when(erase).then(erased)
-
-
-def test_an_erased_user_is_not_erased_again_on_another_basis() -> None:
-    users.given(registered, erased).when(EraseUser(ID, "another basis")).then()
-    users.given(registered, erased, completed).when(EraseUser(ID, "another basis")).then()
-
-
 @pytest.mark.parametrize("command", [rename, change_email, delete], ids=lambda command: command.wire)
 @pytest.mark.parametrize(
     "past", [[erased], [erased, completed], [deleted, erased]], ids=["begun", "done", "deleted"]
 )
 def test_an_erased_account_changes_no_more(past: Sequence[Event], command: UserCommand) -> None:
     users.given(registered, *past).when(command).then(UserIsErased(ID))
-
-
-def test_an_erasure_is_completed_once() -> None:
-    users.given(registered, erased).when(complete).then(completed)
-    users.given(registered, erased, completed).when(complete).then()
-
-
-@pytest.mark.parametrize("past", [[registered], [registered, deleted]], ids=["active", "deleted"])
-def test_an_erasure_is_not_completed_before_it_is_decided(past: Sequence[Event]) -> None:
-    # Otherwise a later erasure would count as completed before it began.
-    users.given(*past).when(complete).then()
-
-
-# --- abandon a reservation -------------------------------------------------------------------
-
-
-def test_an_expired_registration_is_fenced() -> None:
-    users.given().when(abandon).then(registration_abandoned)
-
-
-def test_an_expired_change_of_the_address_is_fenced() -> None:
-    users.given(registered).when(abandon).then(change_abandoned)
-
-
-def test_each_reservation_has_its_own_fence() -> None:
-    users.given(registered, other_abandoned).when(abandon).then(change_abandoned)
-
-
-@pytest.mark.parametrize(
-    "past", [[deleted], [erased], [erased, completed]], ids=["deleted", "erased", "completed"]
-)
-def test_a_closed_account_needs_no_fence(past: Sequence[Event]) -> None:
-    users.given(registered, *past).when(abandon).then()
-
-
-# --- missing users ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", [rename, change_email, delete, erase, complete], ids=lambda c: c.wire)
@@ -299,3 +236,123 @@ def test_a_stream_is_named_after_its_user(user_id: int) -> None:
 def test_a_stream_of_another_aggregate_is_refused(stream: str) -> None:
     with pytest.raises(InvalidInput, match=r"^stream "):
         USER.id_of(stream)
+
+
+# --- properties ------------------------------------------------------------------------------
+
+_personal = st.sampled_from([ADA, GRACE, ADA_MAIL, GRACE_MAIL, Sealed("es1:1:00:AA"), ERASED])
+_reservations = st.sampled_from([RESERVATION, OTHER_RESERVATION])
+_events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(UserRegistered, _personal, _personal),
+    st.builds(UserRenamed, _personal),
+    st.builds(UserEmailChanged, _personal),
+    st.just(deleted),
+    st.just(erased),
+    st.just(completed),
+    st.builds(RegistrationAbandoned, _reservations.map(str)),
+    st.builds(EmailChangeAbandoned, _reservations.map(str)),
+)
+_id, _emails = st.just(ID), st.sampled_from([ADA_MAIL, GRACE_MAIL])
+_commands: st.SearchStrategy[UserCommand] = st.one_of(
+    st.builds(RegisterUser, _id, _emails, st.just(ADA), _reservations | st.none()),
+    st.builds(RenameUser, _id, st.sampled_from([ADA, GRACE])),
+    st.builds(ChangeEmail, _id, _emails, _reservations | st.none()),
+    st.just(delete),
+    st.just(erase),
+    st.just(complete),
+    st.builds(AbandonReservation, _id, _reservations),
+)
+_stories = st.lists(_commands, max_size=20).flatmap(
+    lambda commands: st.sampled_from([commands, [register, *commands]])
+)
+"""Commands in any order. Half of the stories begin with a registration, otherwise little would happen."""
+
+
+def decided(past: Sequence[Event], command: UserCommand) -> list[Event]:
+    """The events of a command; none for a refusal."""
+    decision = decide(users.fold(past), command)
+    return [] if isinstance(decision, EsError) else list(decision)
+
+
+def stream_of(commands: Sequence[UserCommand]) -> list[Event]:
+    """The stream after these commands, each decided on the events of the earlier ones."""
+    stream: list[Event] = []
+    for command in commands:
+        stream += decided(stream, command)
+    return stream
+
+
+@given(st.lists(_events, max_size=12), _commands)
+def test_decide_returns_events_or_a_refusal_in_any_state(past: list[Event], command: UserCommand) -> None:
+    decision = decide(users.fold(past), command)
+
+    assert isinstance(decision, Refusal | UserNotFound) or all(type(event) in EVENTS for event in decision)
+
+
+@given(_stories, _commands)
+def test_a_repeated_command_has_no_second_effect(commands: list[UserCommand], command: UserCommand) -> None:
+    past = stream_of(commands)
+
+    assert decided([*past, *decided(past, command)], command) == []
+
+
+@given(_stories)
+@example([register, erase, abandon, complete, rename, delete, complete])
+def test_only_its_completion_follows_an_erasure(commands: list[UserCommand]) -> None:
+    stream = stream_of(commands)
+
+    fences = [index for index, event in enumerate(stream) if isinstance(event, UserErased)]
+    assert len(fences) <= 1
+    if fences:
+        assert stream[fences[0] + 1 :] in ([], [completed])
+    else:
+        assert completed not in stream, "no completion without an erasure"
+
+
+@given(_stories)
+def test_a_stream_begins_with_a_registration_or_was_abandoned(commands: list[UserCommand]) -> None:
+    kinds = [type(event) for event in stream_of(commands)]
+
+    assert kinds.count(UserRegistered) <= 1
+    assert kinds.count(UserDeleted) <= 1
+    if UserRegistered in kinds:
+        assert kinds[0] is UserRegistered
+    else:
+        assert set(kinds) <= {RegistrationAbandoned}
+
+
+@given(_stories)
+def test_an_abandoned_reservation_is_never_used_afterwards(commands: list[UserCommand]) -> None:
+    stream: list[Event] = []
+    abandoned: set[str] = set()
+    for command in commands:
+        events = decided(stream, command)
+        if events and isinstance(command, RegisterUser | ChangeEmail):
+            assert str(command.reservation_id) not in abandoned
+        abandoned |= {
+            e.reservation_id for e in events if isinstance(e, RegistrationAbandoned | EmailChangeAbandoned)
+        }
+        stream += events
+
+
+@given(_stories)
+def test_an_erased_state_holds_no_personal_data(commands: list[UserCommand]) -> None:
+    state = users.fold(stream_of([register, *commands, erase]))
+
+    assert state.status is Status.ERASED
+    assert (state.email, state.name) == (ERASED, ERASED)
+
+
+@given(_stories)
+def test_only_an_active_account_has_a_command_that_set_its_address(commands: list[UserCommand]) -> None:
+    history: list[tuple[Event, UUID]] = []
+    set_by: UUID | None = None
+    for command in commands:
+        command_id = uuid4()
+        events = decided([event for event, _ in history], command)
+        history += [(event, command_id) for event in events]
+        if any(isinstance(event, UserRegistered | UserEmailChanged) for event in events):
+            set_by = command_id
+
+    is_active = users.fold([event for event, _ in history]).status is Status.ACTIVE
+    assert email_command(history) == (set_by if is_active else None)

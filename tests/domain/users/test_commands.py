@@ -21,7 +21,7 @@ from domain.users.commands import (
     parse_name,
     parse_user_id,
 )
-from tests.support.builders import assert_within
+from tests.support.waiting import assert_within
 
 Parser = Callable[[object], Personal | str]
 FIELDS: dict[Parser, tuple[str, int]] = {

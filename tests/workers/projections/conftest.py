@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.builders import DEADLINE_S
+from tests.support.waiting import DEADLINE_S
 from workers.projections.projector import Projector
 
 

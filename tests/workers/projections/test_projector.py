@@ -15,9 +15,10 @@ from domain.kernel.events import NO_STREAM, EventData
 from domain.kernel.ports.event_store import Appended
 from domain.users.account import USER, UserRegistered
 from tests.support.accounts import ADA, GRACE, create, delete, rename
-from tests.support.builders import DEADLINE_S, a_stream, append, eventually, some_events
+from tests.support.builders import a_stream, append, some_events
 from tests.support.parts import replaced, unavailable
 from tests.support.read_side import ReadSide, a_busy_history
+from tests.support.waiting import DEADLINE_S, eventually
 from workers.projections.projector import Projector
 
 Start = Callable[[Projector], Projector]

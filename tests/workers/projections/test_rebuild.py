@@ -14,9 +14,9 @@ from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.read_model import Generation, GenerationState
 from domain.users.projection import USERS
 from tests.support.accounts import ADA, GRACE, create
-from tests.support.builders import DEADLINE_S, eventually
 from tests.support.parts import before_call, replaced
 from tests.support.read_side import ReadSide, a_busy_history
+from tests.support.waiting import DEADLINE_S, eventually
 from workers.projections.projector import Projector
 from workers.projections.rebuild import unfinished
 

@@ -10,10 +10,10 @@ import pytest
 from adapters.log import Log
 from adapters.rabbitmq.publisher import RabbitPublisher
 from domain.kernel.errors import PartUnavailable
-from tests.support.builders import DEADLINE_S, before, eventually
 from tests.support.parts import Unavailable
-from tests.support.relaying import Muffler, Relay, Relaying, Subscriber, full_queue
+from tests.support.relaying import Relay, Relaying, Subscriber, full_queue, proxied
 from tests.support.servers import RabbitMQ
+from tests.support.waiting import DEADLINE_S, before, eventually
 
 
 def test_a_cut_connection_loses_no_event(relay: Relay, subscriber: Subscriber, rabbitmq: RabbitMQ) -> None:
@@ -38,17 +38,15 @@ def test_a_cut_connection_loses_no_event(relay: Relay, subscriber: Subscriber, r
 def test_the_checkpoint_waits_for_the_confirmation_of_stored_messages(
     rabbitmq: RabbitMQ, subscriber: Subscriber, log: Log
 ) -> None:
-    with (
-        closing(Muffler(rabbitmq.url)) as between,
-        closing(RabbitPublisher(between.url, log=log)) as publisher,
-    ):
+    proxy, url = proxied(rabbitmq.url)
+    with closing(proxy), closing(RabbitPublisher(url, log=log)) as publisher:
         relay = Relay(publisher, log)
         ids = relay.store_events(1)
         relaying = Relaying(relay.process)
         relaying.wait_for(relay.store.head())
         eventually(lambda: relay.checkpoints.position == 1, "the first is confirmed, the checkpoint saved")
 
-        between.muffle()
+        proxy.drop_replies()
         ids += relay.store_events(5)
         arrived: list[str] = []
 
@@ -60,7 +58,7 @@ def test_the_checkpoint_waits_for_the_confirmation_of_stored_messages(
 
         # The relay cannot know that, so it must publish them again.
         assert relay.positions == (1, 1)
-        between.cut()
+        proxy.cut()
         with pytest.raises(PartUnavailable):
             relaying.stop()
         assert relay.positions == (1, 1)

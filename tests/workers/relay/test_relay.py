@@ -8,9 +8,10 @@ from contextlib import closing
 from domain.kernel.events import NO_STREAM, Position
 from domain.kernel.messages import Request
 from domain.users.account import UserDeleted
-from tests.support.builders import append, eventually, some_events
+from tests.support.builders import append, some_events
 from tests.support.relaying import Relay, Relaying, Subscriber, a_sealed_event
 from tests.support.servers import RabbitMQ
+from tests.support.waiting import eventually
 from workers.relay.process import BATCH_LIMIT
 
 

@@ -8,10 +8,13 @@ import pytest
 
 from domain.kernel.errors import EsError, InvalidInput, Kind, PartUnavailable
 from domain.kernel.messages import Body, Request
-from domain.users.errors import NoUserWithEmail, UserNotFound
+from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from tests.support.accounts import ADA, GRACE, change, create, delete, erase, rename
 from tests.support.read_side import ReadSide
 from workers.runtime.queries import LIST_LIMIT, PATIENCE_S
+
+DAY_US = 86_400_000_000
+
 
 # --- one user --------------------------------------------------------------------------------
 
@@ -52,11 +55,6 @@ def test_a_missing_user_is_not_found(read_side: ReadSide) -> None:
     read_side.project()
 
     assert read_side.ask("users.get", user_id="5") == UserNotFound(5)
-
-
-@pytest.mark.parametrize("wrong", [{}, {"user_id": "x"}, {"user_id": 0}, {"user_id": None}, {"user_id": [1]}])
-def test_a_wrong_id_is_refused(read_side: ReadSide, wrong: dict[str, object]) -> None:
-    assert isinstance(read_side.ask("users.get", **wrong), InvalidInput)
 
 
 def test_a_history_has_every_opened_event_with_command_and_actor(read_side: ReadSide) -> None:
@@ -148,11 +146,6 @@ def test_a_position_after_the_head_is_refused(read_side: ReadSide) -> None:
 
     assert isinstance(read_side.ask("users.list", after_position=99), InvalidInput)
     assert isinstance(read_side.ask("users.list", after_position=1), dict)
-
-
-@pytest.mark.parametrize("wrong", [-1, "1", 1.5, True, 1 << 63, [1]])
-def test_a_wrong_position_is_refused(read_side: ReadSide, wrong: object) -> None:
-    assert isinstance(read_side.ask("users.list", after_position=wrong), InvalidInput)
 
 
 # --- find ------------------------------------------------------------------------------------
@@ -250,14 +243,6 @@ def test_a_list_can_be_limited_to_a_status(read_side: ReadSide, ten: list[str]) 
     assert listed(read_side, status="active", after=ten[2], limit=2) == ten[4:6]
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"status": "unknown"}, {"status": 5}, {"after": "x"}, {"limit": -1}, {"limit": "all"}]
-)
-def test_a_wrong_list_is_refused(read_side: ReadSide, ten: list[str], wrong: dict[str, object]) -> None:
-    assert isinstance(read_side.ask("users.list", **wrong), InvalidInput)
-    assert len(ten) == 10
-
-
 def test_a_list_has_at_most_a_thousand_users(read_side: ReadSide) -> None:
     for start in range(0, LIST_LIMIT + 50, 50):
         read_side.handle(*(create(f"user{number}@example.com") for number in range(start, start + 50)))
@@ -265,3 +250,98 @@ def test_a_list_has_at_most_a_thousand_users(read_side: ReadSide) -> None:
 
     assert len(listed(read_side, limit=10 * LIST_LIMIT)) == LIST_LIMIT
     assert len(listed(read_side)) == 100
+
+
+# --- as of a version or a time ---------------------------------------------------------------
+
+
+@pytest.fixture
+def life(read_side: ReadSide) -> int:
+    """A user: registered on day 0, renamed on day 1, with a new address from day 2, deleted on day 3."""
+    read_side.now_us = 0
+    user_id = read_side.a_user(ADA)
+    for command in (rename(user_id, "Countess"), change(user_id, GRACE), delete(user_id)):
+        read_side.now_us += DAY_US
+        read_side.done(command)
+    return user_id
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "email", "status"),
+    [
+        (0, "Some Body", ADA, "active"),
+        (1, "Countess", ADA, "active"),
+        (2, "Countess", GRACE, "active"),
+        (3, "Countess", GRACE, "deleted"),
+    ],
+)
+def test_a_user_is_shown_as_of_a_version(
+    read_side: ReadSide, life: int, version: int, name: str, email: str, status: str
+) -> None:
+    shown = read_side.answer("users.get", user_id=str(life), version=version)
+
+    fields = (shown["name"], shown["email"], shown["status"], shown["version"])
+    assert fields == (name, email, status, version)
+    assert shown["registered_at"] == "1970-01-01T00:00:00.000000Z"
+    assert shown["updated_at"] == f"1970-01-0{version + 1}T00:00:00.000000Z"
+
+
+@pytest.mark.parametrize(("days", "version"), [(0.0, 0), (0.5, 0), (1.0, 1), (2.9, 2), (3.0, 3), (99.0, 3)])
+def test_a_user_is_shown_as_of_a_time(read_side: ReadSide, life: int, days: float, version: int) -> None:
+    shown = read_side.answer("users.get", user_id=str(life), at_us=int(days * DAY_US))
+
+    assert shown["version"] == version
+
+
+def test_the_earlier_of_version_and_time_is_shown(read_side: ReadSide, life: int) -> None:
+    for version, expected in ((3, 1), (0, 0)):
+        shown = read_side.answer("users.get", user_id=str(life), version=version, at_us=DAY_US)
+        assert shown["version"] == expected
+
+
+def test_a_version_after_the_last_is_refused_with_the_last(read_side: ReadSide, life: int) -> None:
+    assert read_side.ask("users.get", user_id=str(life), version=99) == NotYetThen(life, 3)
+    assert read_side.ask("users.get", user_id=str(life), version=4) == NotYetThen(life, 3)
+
+
+def test_a_user_does_not_exist_before_the_registration(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+
+    assert read_side.ask("users.get", user_id=str(user_id), at_us=5) == NotYetThen(user_id, 0)
+    assert read_side.ask("users.get", user_id="5", version=0) == UserNotFound(5)
+
+
+def test_the_past_of_an_erased_user_is_blank(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.done(erase(user_id))
+
+    # Before the key is destroyed and after it: `user-erased` is enough.
+    for _ in range(2):
+        shown = read_side.answer("users.get", user_id=str(user_id), version=0)
+        assert (shown["email"], shown["name"], shown["status"]) == (None, None, "active")
+        history = read_side.answer("users.history", user_id=str(user_id))["events"]
+        assert history[0]["data"] == {"email": None, "name": None}
+        read_side.vault.destroy_key(user_id, process="erasures", position=2)
+
+
+# --- wrong input -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        *(("users.get", body) for body in ({}, *({"user_id": id_} for id_ in ("x", 0, None, [1])))),
+        *(("users.list", {"after_position": value}) for value in (-1, "1", 1.5, True, 1 << 63, [1])),
+        *(("users.list", {"status": value}) for value in ("unknown", 5)),
+        *(("users.list", {"limit": value}) for value in (-1, "all")),
+        ("users.list", {"after": "x"}),
+        *(("users.get", {"user_id": "1000", "version": value}) for value in ("0", -1, 1.5, True, [0])),
+        *(("users.get", {"user_id": "1000", "at_us": value}) for value in ("0", -1, 1.5, True, [0])),
+    ],
+    ids=str,
+)
+def test_a_query_with_a_wrong_field_is_refused(read_side: ReadSide, kind: str, body: Body) -> None:
+    assert read_side.a_user(ADA) == 1000
+    read_side.project()
+
+    assert isinstance(read_side.ask(kind, **body), InvalidInput)
