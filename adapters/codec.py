@@ -1,7 +1,7 @@
-"""Domain events to JSON bytes and back.
+"""Encode domain events as JSON and decode them.
 
-Promise: the wire name and the JSON of a released event never change (`tests/golden`). Refusal: a
-personal field never leaves here readable, and an event that this version doesn't know is never guessed.
+Promise: the wire name and the JSON of a released event never change (`tests/golden`). Refusal: it writes no personal
+field unsealed, and raises `UnknownEventType` for an event that this version does not know.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from domain.kernel.ports.codec import Opener, Sealer
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What the codec knows of an event class, read from its annotations once."""
+    """The field names of an event class, read from its annotations once."""
 
     event_class: type[Event]
     personal: tuple[str, ...]
@@ -36,13 +36,13 @@ def _shape(event_class: type[Event]) -> _Shape:
 
 
 class JsonCodec:
-    """Codec over a closed set of event classes. Plain fields hold JSON values: text, whole numbers, booleans."""
+    """A codec for a fixed set of event classes. Plain fields hold JSON values: text, whole numbers, booleans."""
 
     def __init__(
         self, event_classes: Sequence[type[Event]], upcasters: Mapping[str, Upcaster] | None = None
     ) -> None:
         self._shapes = {event_class.type: _shape(event_class) for event_class in event_classes}
-        self._upcasters = dict(upcasters or {})
+        self._upcasters = upcasters or {}
 
     def encode(
         self, event: Event, *, event_id: UUID, subject: int | None, metadata: Metadata, sealer: Sealer | None
@@ -53,8 +53,8 @@ class JsonCodec:
             value = getattr(event, name)
             if not isinstance(value, Personal) or sealer is None or subject is None:
                 raise TypeError(
-                    f"{event.type}.{name} can't be sealed"
-                )  # a bug, and it must not reach the disk
+                    f"{event.type}.{name} cannot be sealed"
+                )  # otherwise it would be stored readable
             data[name] = sealer.seal(value, subject=subject, field=name, event_id=event_id).text
         return EventData(event_id, event.type, to_json(data).encode(), _metadata_bytes(metadata))
 
@@ -122,4 +122,4 @@ def _object(recorded: Recorded, raw: bytes) -> dict[str, Any]:
 
 
 def _damaged(recorded: Recorded) -> Damaged:
-    return Damaged("event store", f"event {recorded.version} of {recorded.stream} is not readable")
+    return Damaged("event store", f"event {recorded.version} of {recorded.stream} cannot be decoded")

@@ -1,6 +1,6 @@
-"""The one module that sees all adapters and picks them by URL.
+"""Open the parts that the settings choose. No other module but `versions` imports every adapter.
 
-Imports are inside the functions: a short-lived command must not pay for parts it doesn't use.
+Imports are inside the functions: an `es` command must not pay for parts that it does not use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def prepare_home(settings: Settings) -> None:
-    """Make the home and its folders, for its owner alone. Raises PartUnavailable when it can't be used."""
+    """Create the home and its folders, accessible to their owner only. Raises PartUnavailable if that fails."""
     try:
         for folder in (settings.home, settings.run, settings.log):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -38,12 +38,12 @@ def prepare_home(settings: Settings) -> None:
         raise PartUnavailable(
             "the home",
             f"{settings.home}: {error.strerror}",
-            "Make it a folder that this user can write to, or choose another with --home or ES_HOME.",
+            "Make it a folder that this user can write to, or choose another one with `--home` or ES_HOME.",
         ) from error
 
 
 def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:
-    """The asking end of the transport. `on_absent` is for the local one: called when no worker is there."""
+    """A caller of the workers. Sockets only: `on_absent` is called if no worker listens."""
     if settings.is_local:
         return open_local_caller(settings, on_absent=on_absent)
     from adapters.rabbitmq.caller import RabbitCaller
@@ -52,7 +52,7 @@ def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = No
 
 
 def open_local_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:
-    """Asks on the sockets of the home, whatever the broker is: the supervisor is always there."""
+    """A caller over the sockets of the home. The supervisor listens there, also in a profile with a broker."""
     from adapters.local.caller import LocalCaller
 
     return LocalCaller(settings.run, on_absent=on_absent)
@@ -68,10 +68,10 @@ def open_server(
     on_away: Callable[[EsError], None],
     describe: Callable[[], Body],
 ) -> Server:
-    """The answering end of the transport, for one role. `listen_fd` is the supervisor's socket, if there is one.
+    """The server of a role. `listen_fd` is the socket that the supervisor opened, or None in the foreground.
 
-    Once it is received from, `on_serving` and `on_away` are told whether requests can come; a socket is always there.
-    `describe` is what a roll call over a broker answers; on this machine the supervisor knows.
+    Broker only: `on_serving` and `on_away` are called when requests can be received and no longer can; `describe`
+    returns the reply to a roll call. Over sockets the supervisor reports the state of its workers.
     """
     if not settings.is_local:
         from adapters.rabbitmq.server import RabbitServer
@@ -91,13 +91,13 @@ def open_server(
         raise PartUnavailable(
             f"the {role} worker",
             f"another one serves {settings.home}",
-            "Stop it first (`es down`), or use another --home.",
+            "Stop it first (`es down`), or use another `--home`.",
         )
     return LocalServer(listen(path))
 
 
 def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:
-    """Where the relay publishes. Raises InvalidSetting when the transport is no broker."""
+    """The relay's publisher. Raises InvalidSetting without a broker."""
     _need_broker(settings, "the relay publishes events")
     from adapters.rabbitmq.publisher import RabbitPublisher
 
@@ -105,7 +105,7 @@ def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:
 
 
 def open_dead_letters(settings: Settings, roles: Sequence[str]) -> DeadLetters:
-    """The dead-letter queues. Raises InvalidSetting when the transport is no broker."""
+    """The dead-letter queues of these roles. Raises InvalidSetting without a broker."""
     _need_broker(settings, "dead letters are kept")
     from adapters.rabbitmq.dead_letters import DeadLetters
 
@@ -113,7 +113,7 @@ def open_dead_letters(settings: Settings, roles: Sequence[str]) -> DeadLetters:
 
 
 def workers_everywhere(settings: Settings, *, expected: int, wait_s: float) -> list[Body]:
-    """What the workers behind the broker say of themselves, see `rabbitmq_roll_call`."""
+    """The states of `expected` workers on all machines, see `adapters.rabbitmq.roll_call`."""
     from adapters.rabbitmq.roll_call import roll_call
 
     return roll_call(settings.broker, expected=expected, wait_s=wait_s)
@@ -122,12 +122,12 @@ def workers_everywhere(settings: Settings, *, expected: int, wait_s: float) -> l
 def _need_broker(settings: Settings, what: str) -> None:
     if settings.is_local:
         raise InvalidSetting(
-            "broker", f"is local:, and {what} in RabbitMQ only; set ES_BROKER to an amqp:// URL"
+            "broker", f"is `local:`, but {what} in RabbitMQ only; set ES_BROKER to an amqp:// URL"
         )
 
 
 def open_codec(outside: tuple[str, ...] = ()) -> Codec:
-    """The codec of every event of the built-in features and of those that `outside` names (`Settings.features`)."""
+    """The codec for the events of the built-in features and of the modules `outside` (`Settings.features`)."""
     from adapters.codec import JsonCodec
 
     known = registry(outside)
@@ -152,11 +152,14 @@ def open_store(url: str) -> EventStore:
 
 
 def open_vault(settings: Settings) -> Vault:
-    """The vault. Its key-encryption key is made here only together with a new vault in the home."""
+    """The vault. A key-encryption key is created only together with a new vault in the home.
+
+    Raises KeyUnavailable if the vault is missing or empty, but the event store contains users.
+    """
     from adapters.crypto.kek import load_kek, make_kek
 
     def may_be_new() -> bool:
-        return not _knows_people(settings)
+        return not _contains_users(settings)
 
     if settings.vault.startswith("postgres"):
         from adapters.postgres.vault import PostgresVault
@@ -167,14 +170,14 @@ def open_vault(settings: Settings) -> Vault:
     path = _path(settings.vault)
     if not path.exists():
         if not may_be_new():
-            raise KeyUnavailable(f"the vault {path} is missing, but the event store knows people")
+            raise KeyUnavailable(f"the vault {path} is missing, but the event store contains users")
         if settings.kek_is_ours:
             make_kek(settings.kek_file)
     return SqliteVault(path, kek=load_kek(settings.kek_file), may_be_new=may_be_new)
 
 
-def _knows_people(settings: Settings) -> bool:
-    """Then a new vault would start without their keys and claims: addresses could be given away twice."""
+def _contains_users(settings: Settings) -> bool:
+    """Whether a new vault would lack the keys and claims of users: their addresses could be registered again."""
     from domain.kernel.events import BEGINNING
     from domain.users.account import USER
 
@@ -198,13 +201,13 @@ def open_read_model(settings: Settings) -> ReadModel:
 
 
 def usual_roles(settings: Settings) -> list[Role]:
-    """The roles that run unless the operator names others: without a broker, not those that need one."""
+    """The roles that run unless the operator chooses others. Without a broker, roles that need one do not run."""
     roles = registry(settings.features).roles
     return [role for role in roles if not (role.needs_broker and settings.is_local)]
 
 
 def keyring_of(vault: Vault) -> Callable[[Sequence[int]], Keyring]:
-    """A function that fetches the keys of some people, once, into something that opens and seals."""
+    """A function that loads the data keys of subjects into a keyring, which opens and seals their values."""
     from adapters.crypto.sealing import Keyring
 
     return lambda subjects: Keyring(vault.data_keys(subjects))

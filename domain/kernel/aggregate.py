@@ -1,9 +1,10 @@
-"""An aggregate: one kind of stream, with its events, its commands, and the two pure verbs on its state."""
+"""An aggregate: a kind of stream, its events and commands, and the pure functions `evolve` and `decide`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from domain.kernel.commands import Command
@@ -15,15 +16,18 @@ S = TypeVar("S")
 C = TypeVar("C")
 
 Upcaster = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
-"""From the data of an older version of an event to (newer wire name, newer data)."""
+"""Turns the data of an older event version into the next version: (its wire name, its data).
+
+A personal field keeps its name, because its value is sealed for that name.
+"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Aggregate(Generic[S, C]):
-    """What there is to know of an aggregate. Its instances are the streams `<name>-<id>`.
+    """Everything about one aggregate. Its instances are the streams `<name>-<id>`.
 
-    `evolve` is total: an event that does not concern the state leaves it as it is. `decide` answers with events,
-    with none when the state is as the command wants it, or with an error.
+    `evolve` returns the next state and accepts every event. `decide` returns the events of a command, none if
+    nothing has to change, or the error that refuses it.
     """
 
     name: str
@@ -33,16 +37,16 @@ class Aggregate(Generic[S, C]):
     events: tuple[type[Event], ...] = ()
     commands: tuple[type[Command], ...] = ()
     upcasters: Mapping[str, Upcaster] = field(default_factory=dict)
-    """By the wire name of the older version."""
+    """Upcasters by the wire name of the older version."""
 
-    @property
+    @cached_property
     def prefix(self) -> str:
-        """What the names of its streams start with."""
+        """The prefix of its stream names."""
         return f"{self.name}-"
 
-    @property
+    @cached_property
     def id_field(self) -> str:
-        """The name of its id in commands, rows and answers."""
+        """The name of its id in commands, rows and replies."""
         return f"{self.name}_id"
 
     def stream_of(self, id_: int) -> str:

@@ -1,8 +1,8 @@
-"""Carry out commands: load, decide, append at the exact version; on a conflict load and decide anew.
+"""Handle commands: load the stream, decide, append at the exact version. After a version conflict start again.
 
-Promise: a command has one effect, however often it is sent. The stream holds its outcome, and a stream that holds the
-command id answers with the first result. Refusal: nothing is appended without an expected version, and nothing is
-decided on a state that was not just loaded.
+Promise: a command takes effect once, however often it is sent, because its outcome is in the stream: a stream that
+holds the command id returns the first result. Refusal: it appends nothing without an expected version, and decides
+on no state that it did not just load.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import Append, Appended, EventStore
 
 ATTEMPTS = 12
-"""How often a decision is repeated after a conflict before its caller is asked to repeat the command."""
+"""The maximum number of decisions for one command. Then the caller gets the conflict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order(Generic[C]):
-    """One command on its way to one stream. `subject` is the person whose key seals its personal fields.
+    """A command for a stream. `subject` is the user whose data key seals its personal fields.
 
-    `is_new` says that the stream cannot exist yet, which saves the first load.
+    `is_new` says that the stream does not exist yet. It is then not loaded before the first append.
     """
 
     command: C
@@ -39,23 +39,23 @@ class Order(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Version and position of the command's last event, or of the stream's end if nothing had to happen.
+    """Version and position of the command's last event, or of the stream's last event if nothing had to change.
 
-    `is_repeat` says that the command was carried out before and this is its first result.
+    `is_repeat` says that the command took effect before. Version and position are those of its first result.
     """
 
     version: int
     position: Position
-    is_repeat: bool = field(default=False, compare=False)  # the answer is the same
+    is_repeat: bool = field(default=False, compare=False)
 
 
 Outcome = Done | EsError
 
 
 def until_no_conflict(pause: Callable[[float], None]) -> Retrying:
-    """Repeat a call while it returns something true: what met a conflict. `pause` waits that many seconds.
+    """Repeat a call while it returns a true value, which stands for a version conflict: at most `ATTEMPTS` calls.
 
-    Bounded and jittered: a hot stream must not keep a worker for ever, nor let rivals collide in step.
+    `pause` waits the given number of seconds. The waits are jittered, so that competing workers do not collide again.
     """
     return Retrying(
         stop=stop_after_attempt(ATTEMPTS),
@@ -67,7 +67,7 @@ def until_no_conflict(pause: Callable[[float], None]) -> Retrying:
 
 
 class CommandHandler(Generic[S, C]):
-    """Handles a batch of commands of one aggregate with one durable append per round."""
+    """Handles batches of commands of one aggregate, with one durable append for each attempt."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class CommandHandler(Generic[S, C]):
         keyring: Callable[[Sequence[int]], Keyring],
         pause: Callable[[float], None],
     ) -> None:
-        """`keyring` fetches the keys of people; `pause` waits that many seconds between conflicts."""
+        """`keyring` loads the data keys of subjects. `pause` waits the given number of seconds after a conflict."""
         self._aggregate = aggregate
         self._store = store
         self._codec = codec
@@ -86,26 +86,26 @@ class CommandHandler(Generic[S, C]):
         self._until_no_conflict = until_no_conflict(pause)
 
     def handle(self, orders: Sequence[Order[C]]) -> list[Outcome]:
-        """One outcome per order, in order. Raises `PartUnavailable` when a part is unavailable: then repeat."""
+        """Return one outcome for each order, in order. Raises `PartUnavailable`; a retry is safe then."""
         outcomes: dict[int, Outcome] = {}
         for wave in _waves(orders):
-            self._settle(wave, outcomes)
+            self._handle_wave(wave, outcomes)
         return [outcomes[index] for index in range(len(orders))]
 
-    def _settle(self, wave: Mapping[int, Order[C]], outcomes: dict[int, Outcome]) -> None:
-        """Repeat what loses a race; at the end its outcome is the last conflict."""
+    def _handle_wave(self, wave: Mapping[int, Order[C]], outcomes: dict[int, Outcome]) -> None:
+        """Fill in the outcomes of a wave. After the last attempt a conflict is the outcome."""
         pending = wave
 
         def attempt() -> bool:
             nonlocal pending
-            lost = self._attempt(pending, outcomes)
-            pending = {index: replace(pending[index], is_new=False) for index in lost}
+            conflicts = self._attempt(pending, outcomes)
+            pending = {index: replace(pending[index], is_new=False) for index in conflicts}
             return bool(pending)
 
         self._until_no_conflict(attempt)
 
     def _attempt(self, pending: Mapping[int, Order[C]], outcomes: dict[int, Outcome]) -> list[int]:
-        """Decide and append each once; return those that met a conflict."""
+        """Decide and append each order once, fill in the outcomes, and return the indexes that met a conflict."""
         keyring = self._keyring([order.subject for order in pending.values()])
         appends: dict[int, Append] = {}
         for index, order in pending.items():
@@ -115,7 +115,7 @@ class CommandHandler(Generic[S, C]):
             else:
                 outcomes[index] = planned
         results = self._store.append([*appends.values()]) if appends else []
-        lost: list[int] = []
+        conflicts: list[int] = []
         for index, result in zip(appends, results, strict=True):
             match result:
                 case Appended(version=version, position=position):
@@ -125,11 +125,11 @@ class CommandHandler(Generic[S, C]):
                 case _:
                     outcomes[index] = result
                     if isinstance(result, VersionConflict):
-                        lost.append(index)
-        return lost
+                        conflicts.append(index)
+        return conflicts
 
     def _plan(self, order: Order[C], keyring: Keyring) -> Append | Outcome:
-        """What to append for an order, or what became of it."""
+        """The events to append for an order, or its outcome."""
         try:
             history = [] if order.is_new else list(self._store.read_stream(order.stream))
             first_result = self._first_result(order, history)
@@ -157,7 +157,7 @@ class CommandHandler(Generic[S, C]):
                 for index, event in enumerate(decided)
             ]
             return Append(order.stream, version, events)
-        except EsError as error:  # of this stream alone: the other orders go on
+        except EsError as error:  # of this stream only: the other orders continue
             return error
 
     def _first_result(self, order: Order[C], history: Sequence[Recorded]) -> Outcome | None:
@@ -171,7 +171,7 @@ class CommandHandler(Generic[S, C]):
 
 
 def _waves(orders: Sequence[Order[C]]) -> Iterator[dict[int, Order[C]]]:
-    """The orders, by index, in runs that hold a stream at most once: a later command sees the earlier ones."""
+    """Divide orders, by index, so that no wave holds a stream twice: a later command sees the earlier ones."""
     waiting = dict(enumerate(orders))
     while waiting:
         wave: dict[int, Order[C]] = {}

@@ -1,4 +1,4 @@
-"""Commands and their input: the annotations of a command class are its parser, its bulk format and its CLI options.
+"""Commands. The annotations of a command class define its parser, its bulk format and its options of `es`.
 
     @dataclass(frozen=True, slots=True)
     class RenameUser(Command):
@@ -7,7 +7,7 @@
         wire: ClassVar[str] = "rename-user"
         request: ClassVar[str] = "users.rename"
 
-A field without an `Input` is no input: the worker fills it.
+The worker fills in a field without an `Input`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from domain.kernel.personal import Personal
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """How a field is read from a caller. `parse` takes a JSON value and raises InvalidInput; `help` and `metavar` show it."""
+    """A field that the caller gives. `parse` takes its JSON value and raises InvalidInput."""
 
     parse: Callable[[object], Any]
     help: str
@@ -36,56 +36,59 @@ class Command:
     __slots__ = ()
 
     wire: ClassVar[str]
-    """The name in the metadata of events. It never changes."""
+    """The command's name in the metadata of events. It never changes."""
     request: ClassVar[str] = ""
-    """The kind of the request, `<feature>.<verb>`; the verb is the name on the command line. Empty: no caller asks for it."""
+    """The kind of its request, `<feature>.<verb>`. `es <feature> <verb>` sends it. Empty: no caller can send it."""
     creates: ClassVar[bool] = False
-    """Whether the command begins a stream. The command line then takes its fields as options, else as arguments."""
+    """Whether it begins a stream. `es` then takes its fields as options, otherwise as arguments."""
     in_group: ClassVar[bool] = True
-    """Whether the command line offers the command in its feature's group; false when another command sends it."""
+    """Whether its feature's group of `es` offers it. False if a command of another group sends it."""
 
 
 C = TypeVar("C", bound=Command)
 
 
-_inputs: dict[type[Command], dict[str, Input]] = {}  # reading annotations is too slow for every request
+_inputs: dict[type[Command], Mapping[str, Input]] = {}
 
 
 def inputs_of(command: type[Command]) -> Mapping[str, Input]:
-    """The fields that a caller gives, in the order in which the class declares them."""
+    """The fields that the caller gives, in the order of the class."""
     found = _inputs.get(command)
-    if found is not None:
-        return found
-    found = _inputs[command] = {}
-    for name, hint in get_type_hints(command, include_extras=True).items():
-        for note in get_args(hint)[1:]:
-            if isinstance(note, Input):
-                found[name] = note
+    if found is None:  # once for each class: reading annotations is too slow for every request
+        hints = get_type_hints(command, include_extras=True)
+        found = _inputs[command] = {
+            name: note
+            for name, hint in hints.items()
+            for note in get_args(hint)[1:]
+            if isinstance(note, Input)
+        }
     return found
 
 
 def personal_inputs(command: type[Command]) -> frozenset[str]:
-    """The inputs that are personal data: a person may give them on standard input instead of in the process list."""
+    """The inputs that are personal data. `es` can read them from standard input: the process list shows arguments."""
     hints = get_type_hints(command)
     return frozenset(name for name in inputs_of(command) if hints[name] is Personal)
 
 
 def parse_command(command: type[C], given: object, **filled: object) -> C:
-    """A command from a caller's JSON object, and from what the worker fills in. Raises InvalidInput naming the field."""
+    """Make a command of the caller's JSON object and the fields that the worker fills in.
+
+    Raises InvalidInput with the name of the wrong, missing or unknown field.
+    """
     inputs = inputs_of(command)
     if not isinstance(given, dict):
         raise InvalidInput("input", "must be a JSON object")
-    for name in sorted(inputs.keys() - given.keys()):
-        raise InvalidInput(name, "is missing")
-    if given.keys() - inputs.keys():
-        known = ", ".join(sorted(inputs))
-        raise InvalidInput("input", f"has a field that is not known; known are {known}")
+    if given.keys() != inputs.keys():
+        for name in sorted(inputs.keys() - given.keys()):
+            raise InvalidInput(name, "is missing")
+        raise InvalidInput("input", f"has an unknown field; the fields are {', '.join(sorted(inputs))}")
     return command(**{name: field.parse(given[name]) for name, field in inputs.items()}, **filled)
 
 
 def parse_command_id(value: object, *, field: str = "command_id") -> UUID:
-    """The idempotency key of a command. Raises InvalidInput unless it is the text of a UUID."""
+    """The command id in a request. Raises InvalidInput unless it is the text of a UUID."""
     try:
-        return UUID(value)  # type: ignore[arg-type]  # what is no text raises
+        return UUID(value)  # type: ignore[arg-type]  # a value of another type raises
     except (ValueError, TypeError, AttributeError) as error:
         raise InvalidInput(field, "is not a UUID") from error

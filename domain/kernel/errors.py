@@ -1,7 +1,7 @@
-"""Every error this system can answer with: a name, its fields, and what to do next.
+"""The errors of this system: what happened, in fields, and a hint that says what to do next.
 
-An error is a value first (`decide` *returns* a refusal) and an exception where a call can't go on.
-Messages never contain personal data: they travel into logs and dead letters.
+Promise: an error is a value (`decide` returns a refusal) and can be raised; its code and kind never change.
+Refusal: no text of an error contains personal data, because logs and dead letters keep it.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from typing import Any, ClassVar, dataclass_transform
 
 
 class Kind(StrEnum):
-    """What an error means to whoever asked; each kind has one exit code."""
+    """What an error means to the caller. Each kind has one exit code."""
 
-    REFUSED = "refused"  # a rule says no; repeating changes nothing
-    INVALID = "invalid"  # the request itself is wrong
-    NOT_FOUND = "not-found"  # no such thing
-    UNAVAILABLE = "unavailable"  # a part is down or the outcome is unknown; repeat with the same command id
-    DAMAGED = "damaged"  # stored data is not what was written
+    REFUSED = "refused"  # a rule does not allow the command; a retry changes nothing
+    INVALID = "invalid"  # the request is wrong
+    NOT_FOUND = "not-found"  # the requested user, row or projection does not exist
+    UNAVAILABLE = "unavailable"  # a part is unavailable or the outcome is unknown; a retry is safe
+    DAMAGED = "damaged"  # stored data is not what this program wrote
 
 
 EXIT_CODES = {Kind.REFUSED: 1, Kind.INVALID: 2, Kind.NOT_FOUND: 3, Kind.UNAVAILABLE: 4, Kind.DAMAGED: 5}
-"""What a process ends with that ends by an error."""
+"""The exit code of a process that fails with an error of each kind."""
 
 
 @dataclass_transform()
 class EsError(Exception):
-    """Base of all designed errors. The annotated fields of a subclass tell what happened.
+    """Base of all errors of this program. The annotated fields of a subclass say what happened.
 
-    Fields work as in a dataclass. They are not made by `dataclasses`, whose generated code costs a third
-    of a millisecond per class, and every short-lived command loads all of these.
+    Fields work as in a dataclass. `dataclasses` would take 0.3 ms to generate each class, and every `es` command
+    loads all of them.
     """
 
     code = "internal"
     kind = Kind.UNAVAILABLE
-    hint = "Look at `es logs`; it is safe to repeat the command with the same command id."
+    hint = "See `es logs`. Retrying with the same `--command-id` is safe."
 
     command_id: str | None = None
-    """The command that met the error, where a caller can repeat it; no field, so it takes no part in equality."""
+    """The id of the failed command, if a caller may retry it. It is not a field: equality ignores it."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
 
@@ -49,7 +49,7 @@ class EsError(Exception):
 
     def __init__(self, *values: Any, **named: Any) -> None:
         given = dict(zip(self._fields, values, strict=False)) | named
-        # A field that the class has a value for, such as `hint`, may be left out.
+        # A field with a value in the class, such as `hint`, is optional.
         missing = [name for name in self._fields if name not in given and not hasattr(type(self), name)]
         if missing or len(values) > len(self._fields) or set(named) - set(self._fields):
             raise TypeError(f"{type(self).__name__} takes the fields {self._fields}")
@@ -70,15 +70,15 @@ class EsError(Exception):
         return f"{type(self).__name__}({shown})"
 
     def __str__(self) -> str:
-        return "something went wrong inside a worker"
+        return "a worker failed unexpectedly"
 
     def to_wire(self) -> dict[str, str]:
-        """The error as it crosses a transport: `{"code", "kind", "message", "hint"}`."""
+        """The error as JSON for a transport: `{"code", "kind", "message", "hint"}`."""
         return {"code": self.code, "kind": self.kind.value, "message": str(self), "hint": self.hint}
 
 
 class AnsweredError(EsError):
-    """An error that a worker answered with, as it came over a transport."""
+    """An error that a worker replied with, as the caller received it."""
 
     code: str
     kind: Kind
@@ -87,7 +87,7 @@ class AnsweredError(EsError):
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, str]) -> AnsweredError:
-        """The inverse of `to_wire`. Raises KeyError or ValueError on anything else."""
+        """The inverse of `to_wire`. Raises KeyError for a missing entry and ValueError for an unknown kind."""
         return cls(wire["code"], Kind(wire["kind"]), wire["message"], wire["hint"])
 
     def __str__(self) -> str:
@@ -95,17 +95,17 @@ class AnsweredError(EsError):
 
 
 class Refusal(EsError):
-    """A rule of the domain said no."""
+    """A rule of the domain does not allow a command."""
 
     kind = Kind.REFUSED
 
 
 class InvalidInput(EsError):
-    """A field of a request is not what it has to be. `reason` never repeats the value."""
+    """A field of a request is wrong. `reason` completes a sentence that begins with the field, without the value."""
 
     field: str
     reason: str
-    hint: str = "Correct the input and send it again."
+    hint: str = "Correct the input and send the request again."
     code = "invalid-input"
     kind = Kind.INVALID
 
@@ -114,63 +114,63 @@ class InvalidInput(EsError):
 
 
 class InvalidSetting(InvalidInput):
-    """A setting is not what it has to be; `field` names it, `reason` never repeats a URL."""
+    """A setting is wrong. `field` names it; `reason` never contains a URL, which may hold a password."""
 
     code = "invalid-setting"
-    hint: str = "Correct the setting: it is a flag, an ES_… variable, or a line of es.toml in the home."
+    hint: str = "Correct the setting in its flag, its ES_… variable or es.toml (`es config show`)."
 
 
 class UnknownRequest(EsError):
-    """A worker was asked for something it doesn't do."""
+    """A worker received a kind of request that it does not handle."""
 
     request: str
     code = "unknown-request"
     kind = Kind.INVALID
-    hint = "The command line and the workers may be of different versions: `es down`, then `es up`."
+    hint = "The `es` command and the workers may have different versions: run `es down`, then `es up`."
 
     def __str__(self) -> str:
         return f"no worker knows the request {self.request!r}"
 
 
 class MessageTooLarge(EsError):
-    """`what` (the request, or its answer) is larger than transports carry."""
+    """A message is larger than transports carry. `what` is the request or its reply."""
 
     what: str
     limit_bytes: int
     code = "request-too-large"
     kind = Kind.INVALID
-    hint = "Ask for less at once, or send less in one request."
+    hint = "Ask for fewer items with `--limit`, or send less in one request."
 
     def __str__(self) -> str:
         return f"{self.what} is larger than {self.limit_bytes} bytes"
 
 
 class CommandIdReused(Refusal):
-    """Rule: a command id names one command, for ever."""
+    """Rule: a command id belongs to one command, for ever."""
 
     command_id: str
     code = "command-id-reused"
-    hint = "Use a new command id for a new command; leave --command-id out to have one made."
+    hint = "Omit `--command-id` to get a new one, or give another one."
 
     def __str__(self) -> str:
         return f"command id {self.command_id} was already used for another command"
 
 
 class VersionConflict(EsError):
-    """The stream is not at the version that the append expected. `actual` is -1 for no stream."""
+    """The stream is not at the expected version. `actual` is -1 if it does not exist."""
 
     stream: str
     expected: int
     actual: int
     code = "version-conflict"
-    hint = "Somebody else changed it at the same time; repeat the command with the same command id."
+    hint = "Another command changed the stream at the same time. Retry with the same `--command-id`."
 
     def __str__(self) -> str:
         return f"{self.stream} is at version {self.actual}, not {self.expected}"
 
 
 class DuplicateEventId(EsError):
-    """An event id of the append is already in the store, on another stream or at another version."""
+    """The store holds an event id of the append already, in another stream or at another version."""
 
     stream: str
     code = "duplicate-event-id"
@@ -178,15 +178,15 @@ class DuplicateEventId(EsError):
     hint = "Use a new command id for a new command."
 
     def __str__(self) -> str:
-        return f"an event id of the append to {self.stream} is already in use elsewhere"
+        return f"another event has an event id of the append to {self.stream} already"
 
 
 class PartUnavailable(EsError):
-    """A part (store, vault, read model, transport, a role's workers) can't be reached or used."""
+    """A part cannot be reached or used: event store, vault, read models, broker, or the workers of a role."""
 
     part: str
     reason: str
-    hint: str = "Start the part or mend its URL; workers reconnect by themselves. Repeating is safe."
+    hint: str = "Start it, or correct its URL (`es config show`). Workers reconnect, and retrying is safe."
     code = "unavailable"
 
     def __str__(self) -> str:
@@ -195,20 +195,20 @@ class PartUnavailable(EsError):
 
 
 def residue_left() -> PartUnavailable:
-    """A key is destroyed, and its old bytes are still in a file because somebody is reading."""
+    """A key is destroyed, but a reader of the vault keeps its old bytes in a file."""
     return PartUnavailable(
         "vault",
-        "a reader keeps the remains of a destroyed key from being removed",
-        "It is tried again by itself; end long-running readers of the vault.",
+        "a reader prevents the removal of the bytes of a destroyed key",
+        "`erasures` retries. End long-running readers of the vault.",
     )
 
 
 class Damaged(EsError):
-    """Stored data is not what this system wrote, or not whole."""
+    """Stored data is not what this program wrote, or is incomplete."""
 
     part: str
     reason: str
-    hint: str = "Do not go on writing. Restore the part from a backup and look for the cause."
+    hint: str = "Stop the workers (`es down`), find the cause, and restore the part from a backup."
     code = "damaged"
     kind = Kind.DAMAGED
 
@@ -217,19 +217,21 @@ class Damaged(EsError):
 
 
 class StoreBehind(EsError):
-    """The event store ends before a position that was read from it: an older copy of it was restored."""
+    """The event store ends before a position that was read from it, because an older copy was restored."""
 
     head: int
     seen: int
     code = "store-behind"
     kind = Kind.DAMAGED
     hint = (
-        "Lift the ids first (`es ids fence`), then build the read models anew (`es projections rebuild NAME`); "
+        "Run `es ids fence` first, then `es projections rebuild NAME` for each projection; "
         'see "Restoring" in docs/operations.md.'
     )
 
     def __str__(self) -> str:
-        return f"the event store ends at position {self.head}, but {self.seen} was seen: it went back in time"
+        return (
+            f"the event store ends at position {self.head}, but position {self.seen} was read from it before"
+        )
 
 
 class UnknownEventType(EsError):
@@ -238,17 +240,17 @@ class UnknownEventType(EsError):
     event_type: str
     code = "unknown-event-type"
     kind = Kind.DAMAGED
-    hint = "A newer version wrote it: upgrade every worker, then repeat."
+    hint = "A newer version of the program wrote it: upgrade every worker, then retry."
 
     def __str__(self) -> str:
         return f"unknown event type {self.event_type!r}"
 
 
 class KeyUnavailable(EsError):
-    """A personal value can't be opened *now*. Never the same as erased: nothing may be blanked by it."""
+    """A personal value cannot be opened now. This is an outage, never an erasure: no value may be blanked."""
 
     reason: str
-    hint: str = "Bring the vault and its key-encryption key back; nothing was changed."
+    hint: str = "Restore the vault and its key-encryption key (`es config show` names both), then retry."
     code = "key-unavailable"
 
     def __str__(self) -> str:
@@ -256,18 +258,18 @@ class KeyUnavailable(EsError):
 
 
 def vault_emptied() -> KeyUnavailable:
-    """A vault holds nothing, and there are people whose keys and claims it held."""
-    return KeyUnavailable("the vault is empty, but the event store knows people")
+    """The vault is empty, although the event store contains users whose keys and claims it must hold."""
+    return KeyUnavailable("the vault is empty, but the event store contains users")
 
 
 class Tampered(EsError):
-    """A sealed value was altered, or it sits in another event, field or person than it was sealed for."""
+    """A sealed value was altered, or moved to another subject, field or event."""
 
     subject: int
     field: str
     code = "tampered"
     kind = Kind.DAMAGED
-    hint = "Compare the event store with a backup; the value was not shown."
+    hint = "Compare the event store and the read models with a backup. The value was not shown."
 
     def __str__(self) -> str:
         return f"the sealed {self.field} of user {self.subject} was altered or moved"

@@ -1,7 +1,7 @@
-"""The envelope: what is stored with every event, whatever the event says.
+"""Events and their envelope: ids, metadata and place in the store.
 
-Domain events are frozen dataclasses with an explicit wire name that never changes:
-`type: ClassVar[str] = "user-registered.v1"`. A new shape gets a new version and an upcaster.
+An event is a frozen dataclass with a wire name that never changes: `type: ClassVar[str] = "user-registered.v1"`.
+A new shape gets a new version and an upcaster.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from uuid import UUID, uuid5
 from domain.kernel.personal import Erased, Personal, PersonalText, Sealed, readable
 
 NO_STREAM = -1
-"""Expected version of a stream that must not exist yet; the first event has version 0."""
+"""The expected version of a stream that must not exist. The first event of a stream has version 0."""
 
 Position = int
-"""Place of an event in the store's single commit order. 0 is before the first event; opaque otherwise."""
+"""The place of an event in the store's single commit order. 0 is before the first event; the order has gaps."""
 
 BEGINNING: Position = 0
 
@@ -29,13 +29,13 @@ class Event:
 
 
 def personal_fields(event_class: type[Event]) -> tuple[str, ...]:
-    """The fields that hold personal data: those declared as `PersonalText`."""
+    """The names of the fields that hold personal data: those declared as `PersonalText`."""
     hints = get_type_hints(event_class)
     return tuple(field.name for field in fields(event_class) if hints[field.name] == PersonalText)
 
 
 def shown_fields(event: Event) -> dict[str, Any]:
-    """An event's fields for showing: personal ones readable, or None once erased. None may be sealed."""
+    """The fields of an opened event as JSON values; erased ones are None. Raises TypeError for a sealed field."""
     values = {field.name: getattr(event, field.name) for field in fields(event)}
     return {
         name: readable(value) if isinstance(value, Personal | Sealed | Erased) else value
@@ -45,11 +45,11 @@ def shown_fields(event: Event) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """Why an event exists. `command_id` makes repeats safe: the outcome of a command is in the stream.
+    """The cause of an event.
 
-    `correlation_id` is shared by everything that one request set in motion; `causation_id` is the
-    command or event that directly caused this one. `actor` names who asked, without personal data
-    (`uid:1000`, `process:erasures`). `command` is the wire name of the command.
+    `command_id` and `command` are the id and the wire name of its command. `correlation_id` is the same for all
+    commands and events that follow from one request. `causation_id` is the command or event that directly caused
+    this one. `actor` names the sender without personal data: `uid:1000`, `process:erasures`.
     """
 
     command_id: UUID
@@ -61,7 +61,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class EventData:
-    """An event ready to be stored: JSON bytes whose personal fields are sealed."""
+    """An event to be stored: JSON bytes, with sealed personal fields."""
 
     event_id: UUID
     type: str
@@ -84,5 +84,5 @@ class Recorded:
 
 
 def event_id(command_id: UUID, index: int) -> UUID:
-    """The id of the `index`-th event of a command: the same on every retry, so a store can recognise it."""
+    """The id of a command's event number `index`, from 0. A retry has the same ids, so a store recognises them."""
     return uuid5(command_id, str(index))

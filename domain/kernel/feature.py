@@ -1,7 +1,6 @@
-"""A feature: what one part of the system consists of. Everything that has to know of it derives from here.
+"""A feature: the aggregates, projections, queries, roles and `es` commands of one service.
 
-The texts that name modules are imported when they are first used: a short-lived command must not pay for the parts of
-other commands.
+Modules are named by text and imported on first use: an `es` command must not pay for the modules of other commands.
 """
 
 from __future__ import annotations
@@ -9,40 +8,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 COMMANDS = "workers.runtime.commands"
-"""The service of a role that carries out the commands of its feature's aggregates, and nothing besides."""
+"""The module of a service that handles the commands of its feature's aggregates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One kind of worker. `service` names the module whose `open_service(worker)` makes its service."""
+    """A kind of worker. `service` names the module whose `open_service(worker)` opens its service."""
 
     name: str
     service: str = COMMANDS
     needs: tuple[str, ...] = ()
-    """Roles that this one asks while it drains: they stop after it."""
+    """Roles that it sends requests to while it drains. They start before it and stop after it."""
     needs_broker: bool = False
-    """Whether it has nothing to do in a profile without a broker."""
+    """Whether it works over a broker only. Without one it is not started."""
     follows: bool = False
-    """Whether it follows the store on its own and answers `<role>.progress`, which `es status` shows."""
+    """Whether it follows the store. It then answers `<role>.progress`, which `es status` shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """Aggregates, projections, queries, roles and a group of the command line, under one name.
+    """Aggregates, projections, queries, roles and a group of `es` commands, under one name.
 
-    A feature of an outside package is an object `FEATURE` in the module that `ES_FEATURES` names.
+    `ES_FEATURES` names the modules of other features. Each has its feature as `FEATURE`.
     """
 
     name: str
     help: str = ""
-    """Of the group `es <name>`, in one sentence; empty when there is no such group."""
+    """One sentence about the group `es <name>`. A feature without it has no group."""
     model: str = ""
-    """The module that has any of `AGGREGATES`, `EVENTS` (of streams that are no aggregate's) and `PROJECTIONS`."""
+    """The module with `AGGREGATES`, `PROJECTIONS`, and `EVENTS` of streams without an aggregate; each is optional."""
     roles: tuple[Role, ...] = ()
     queries: tuple[str, ...] = ()
-    """Modules whose `queries(sources)` gives the queries that the `projections` role answers, by kind of request.
+    """Modules whose `queries(sources)` returns queries by kind of request. The `projections` role answers them.
 
-    Without any, the rows of the feature's projections are answered as `<feature>.get` and `<feature>.list`.
+    Without any module, the rows of the feature's projections can be queried; see `workers.projections.row_queries`.
     """
     cli: str = ""
-    """The module whose `app` is the group; empty: the group is made from the commands and projections."""
+    """The module whose `app` is the group. Without it the group is derived from the commands and projections."""

@@ -1,10 +1,10 @@
-"""Personal values and the three forms they take.
+"""Personal values and their three forms.
 
-An event that carries a person's data declares the field as `PersonalText`. In memory such a field is
+A field of an event that holds personal data is declared as `PersonalText`. Its value is one of
 
-- `Personal`  the readable value; its `repr` hides it, so that logs and tracebacks can't leak it,
-- `Sealed`    the encrypted text, as stored in events and read models; projections copy it unopened,
-- `ERASED`    what is left once the person's key is destroyed.
+- `Personal`  the readable value; `repr` and `str` hide it from logs and tracebacks,
+- `Sealed`    the encrypted text, as events and read models store it; projections copy it unopened,
+- `ERASED`    the placeholder after the data key was destroyed.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Personal:
-    """A readable personal value. Ask for `.value` only where it is used, never to log it."""
+    """A readable personal value. Read `.value` only where it is needed, never to log it."""
 
     value: str
 
     def __repr__(self) -> str:
         return "Personal(…)"
 
-    def __str__(self) -> str:  # an f-string must not leak it either
+    def __str__(self) -> str:
         return "Personal(…)"
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """An encrypted personal value: carries its key id and event id, safe to copy, opened by its key alone."""
+    """An encrypted personal value with its subject and event id. It is safe to copy; only the data key opens it."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """The typed placeholder for a value whose key was destroyed on purpose."""
+    """The placeholder for a value whose data key was destroyed by an erasure."""
 
 
 ERASED = Erased()
@@ -43,7 +43,7 @@ PersonalText = Personal | Sealed | Erased
 
 
 def readable(value: PersonalText) -> str | None:
-    """A personal value for showing; None once it is erased. Raises TypeError while it is sealed."""
+    """The text of a personal value, or None if it is erased. Raises TypeError if it is sealed."""
     match value:
         case Personal(value=text):
             return text

@@ -1,7 +1,7 @@
-"""User accounts: register, rename, change the e-mail address, delete, erase.
+"""The aggregate of user accounts: register, rename, change the e-mail address, delete, erase.
 
-Promise: an account's whole life is the fold of its stream `user-<id>`. Personal data of a person is
-only ever in that stream. Refusal: nothing here reads a clock, draws a number or knows a key.
+Promise: the state of an account is the fold of its stream `user-<id>`. Refusal: it reads no clock, draws no random
+number and knows no key.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class UserEmailChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class UserDeleted(Event):
-    """The account is closed. Its data is kept until an erasure."""
+    """The account is closed. Its data stays until an erasure."""
 
     type: ClassVar[str] = "user-deleted.v1"
 
 
 @dataclass(frozen=True, slots=True)
 class UserErased(Event):
-    """The fence of an erasure: every concurrent or later command on this stream conflicts and is refused."""
+    """An erasure is decided. It fences the stream: concurrent appends conflict, later commands are refused."""
 
     basis: str
     type: ClassVar[str] = "user-erased.v1"
@@ -68,14 +68,14 @@ class UserErased(Event):
 
 @dataclass(frozen=True, slots=True)
 class ErasureCompleted(Event):
-    """The key is destroyed and the claims are released."""
+    """The data key is destroyed and the claims are released."""
 
     type: ClassVar[str] = "erasure-completed.v1"
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrationAbandoned(Event):
-    """The fence before an expired registration's e-mail is freed: its late append must conflict."""
+    """A fence: a late append of an expired registration conflicts. Its e-mail address is released afterwards."""
 
     reservation_id: str
     type: ClassVar[str] = "registration-abandoned.v1"
@@ -83,7 +83,7 @@ class RegistrationAbandoned(Event):
 
 @dataclass(frozen=True, slots=True)
 class EmailChangeAbandoned(Event):
-    """The fence before an expired change's e-mail is freed: its late append must conflict."""
+    """A fence: a late append of an expired change conflicts. Its e-mail address is released afterwards."""
 
     reservation_id: str
     type: ClassVar[str] = "email-change-abandoned.v1"
@@ -105,9 +105,9 @@ EVENTS: tuple[type[Event], ...] = (
 
 
 class Status(StrEnum):
-    """What an account can be; the last three are also what a read model shows."""
+    """The status of an account. Read models show the last three."""
 
-    UNKNOWN = "unknown"  # no event yet, or a registration that was abandoned
+    UNKNOWN = "unknown"  # without events, or with an abandoned registration
     ACTIVE = "active"
     DELETED = "deleted"
     ERASED = "erased"
@@ -115,7 +115,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The state that decisions need, and no more."""
+    """The state that decisions need."""
 
     status: Status = Status.UNKNOWN
     email: PersonalText = ERASED
@@ -128,7 +128,7 @@ INITIAL = User()
 
 
 def evolve(user: User, event: Event) -> User:
-    """The next state. Total: an event that doesn't concern the state leaves it as it is."""
+    """Return the state after an event. An event that does not concern the state leaves it as it is."""
     match event:
         case UserRegistered(email=email, name=name):
             return replace(user, status=Status.ACTIVE, email=email, name=name)
@@ -142,8 +142,8 @@ def evolve(user: User, event: Event) -> User:
             return replace(user, status=Status.ERASED, email=ERASED, name=ERASED)
         case ErasureCompleted():
             return replace(user, erasure_completed=True)
-        case RegistrationAbandoned(reservation_id=lost) | EmailChangeAbandoned(reservation_id=lost):
-            return replace(user, abandoned=user.abandoned | {lost})
+        case RegistrationAbandoned(reservation_id=abandoned) | EmailChangeAbandoned(reservation_id=abandoned):
+            return replace(user, abandoned=user.abandoned | {abandoned})
     return user
 
 
@@ -151,7 +151,7 @@ def evolve(user: User, event: Event) -> User:
 
 
 def decide(user: User, command: UserCommand) -> Sequence[Event] | Refusal | UserNotFound:
-    """What happens, or which rule forbids it. No event means: it is so already."""
+    """Return the events of a command, none if nothing has to change, or the error that refuses it."""
     match command:
         case RegisterUser():
             return _register(user, command)
@@ -163,9 +163,9 @@ def decide(user: User, command: UserCommand) -> Sequence[Event] | Refusal | User
         case EraseUser(basis=basis):
             return [] if user.status is Status.ERASED else [UserErased(basis)]
         case CompleteErasure():
-            # Only what was begun is completed: a completion without its fence would hide a later erasure.
-            begun = user.status is Status.ERASED
-            return [ErasureCompleted()] if begun and not user.erasure_completed else []
+            # Never before `UserErased`: the erasure that follows would count as completed already.
+            is_decided = user.status is Status.ERASED
+            return [ErasureCompleted()] if is_decided and not user.erasure_completed else []
     if user.status is Status.ERASED:
         return UserIsErased(command.user_id)
     match command:
@@ -181,8 +181,8 @@ def decide(user: User, command: UserCommand) -> Sequence[Event] | Refusal | User
 
 
 def _register(user: User, command: RegisterUser) -> Sequence[Event] | Refusal:
-    # The stream is new by construction. It can hold something only after an abandoned reservation,
-    # or when this very command ran before, and that is recognised by its id before anything is decided.
+    # The id is new, so the stream has events only after an abandoned reservation. (A retry of this command is
+    # recognised by its id before the decision.)
     if user != INITIAL or command.reservation_id is None:
         return ReservationLost()
     return [UserRegistered(command.email, command.name)]
@@ -200,7 +200,7 @@ def _abandon(user: User, reservation: str) -> Sequence[Event]:
     if reservation in user.abandoned:
         return []
     if user.status in (Status.DELETED, Status.ERASED):
-        return []  # the end of the account is fence enough: a late append conflicts or is refused
+        return []  # the end of the account is a fence: a late append conflicts and is then refused
     if user.status is Status.UNKNOWN:
         return [RegistrationAbandoned(reservation)]
     return [EmailChangeAbandoned(reservation)]
@@ -214,10 +214,10 @@ USER: Aggregate[User, UserCommand] = Aggregate(
 
 
 def email_command(history: Sequence[tuple[Event, UUID]]) -> UUID | None:
-    """The command that gave the account its present address; None when it has none any more.
+    """The id of the command that set the account's current e-mail address; None if it has no address.
 
-    `history` is the stream, each event with the id of its command; sealed fields may stay sealed.
-    The claim of that command is the one to keep, every other claim of the person is to be released.
+    `history` is the stream, each event with the id of its command. Its fields may be sealed. The claim of that
+    command is the user's only valid one.
     """
     current: UUID | None = None
     for event, command_id in history:

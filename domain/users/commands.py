@@ -1,7 +1,7 @@
-"""The commands of user accounts, and how their input is read.
+"""The commands of user accounts, and the parsers of their input.
 
-Promise: an e-mail address has one form in which it is stored and compared. Refusal: input that is not text that a
-person can read is refused, naming the field and never repeating the value.
+Promise: an e-mail address is stored and compared in one form. Refusal: unprintable or invisible input is refused
+with the name of the field, without the value.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _BIDI_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2
 
 
 def _text(field: str, value: object, limit: int) -> str:
-    """One line of printable text in NFC, 1 to `limit` characters after trimming."""
+    """Trim and normalise (NFC) one line of printable text of 1 to `limit` characters."""
     if not isinstance(value, str):
         raise InvalidInput(field, "must be text")
-    if len(value) > 8 * limit:  # don't normalise megabytes only to refuse them
+    if len(value) > 8 * limit:  # before normalising, which takes long for megabytes
         raise InvalidInput(field, f"is longer than {limit} characters")
-    if not value.isprintable():  # most text is; what isn't may still be allowed, such as a joiner in a name
+    if not value.isprintable():  # some unprintable characters are allowed, such as a joiner in a name
         _refuse_unprintable(field, value)
     text = unicodedata.normalize("NFC", value).strip()
     if not text:
@@ -60,14 +60,14 @@ def parse_name(value: object) -> Personal:
 
 
 def parse_email(value: object) -> Personal:
-    """An address in the one form in which it is stored and compared: NFC, trimmed, lower case."""
-    # Lower case can undo the NFC form and grow: "J\u030c" becomes what NFC writes as one letter.
+    """Parse an e-mail address into the form in which it is stored and compared: trimmed, lower case, NFC."""
+    # NFC again after lower(), which can undo it: NFC writes a lower-case "J\u030c" as one letter.
     text = unicodedata.normalize("NFC", _text("email", value, EMAIL_MAX_CHARACTERS).lower())
     if len(text) > EMAIL_MAX_CHARACTERS:
         raise InvalidInput("email", f"is longer than {EMAIL_MAX_CHARACTERS} characters")
     if not _EMAIL.fullmatch(text) or ".." in text or text.startswith(".") or ".@" in text:
         raise InvalidInput("email", "is not an e-mail address like ada@example.com")
-    if not text.isprintable():  # or two addresses would look like one
+    if not text.isprintable():  # otherwise two addresses could look the same
         raise InvalidInput("email", "contains an invisible character")
     if len(text.partition("@")[0]) > EMAIL_LOCAL_MAX_CHARACTERS:
         raise InvalidInput("email", f"has more than {EMAIL_LOCAL_MAX_CHARACTERS} characters before the @")
@@ -143,7 +143,7 @@ class EraseUser(Command):
 
 @dataclass(frozen=True, slots=True)
 class CompleteErasure(Command):
-    """Issued by the erasure process once the key is destroyed."""
+    """Sent by `erasures` after the data key was destroyed."""
 
     user_id: int
     wire: ClassVar[str] = "complete-erasure"
@@ -151,7 +151,7 @@ class CompleteErasure(Command):
 
 @dataclass(frozen=True, slots=True)
 class AbandonReservation(Command):
-    """Issued by the janitor for an expired reservation."""
+    """Sent by the janitor for an expired reservation."""
 
     user_id: int
     reservation_id: UUID

@@ -1,8 +1,4 @@
-"""Every error this system can answer with: a name, its fields, and what to do next.
-
-An error is a value first (`decide` *returns* a refusal) and an exception where a call can't go on.
-Messages never contain personal data: they travel into logs and dead letters.
-"""
+"""The errors of user accounts."""
 
 from __future__ import annotations
 
@@ -10,10 +6,10 @@ from domain.kernel.errors import EsError, Kind, Refusal
 
 
 class EmailReserved(Refusal):
-    """Rule: an address waits for the command that reserved it, which may be under way or may have broken off."""
+    """Rule: a reserved e-mail address waits for the command that reserved it, 60 s at most."""
 
     code = "email-reserved"
-    hint = "If it was yours, repeat it with its command id; or repeat this one in a minute."
+    hint = "If it was your command, retry it with its command id; otherwise retry in a minute."
 
     def __str__(self) -> str:
         return "the e-mail address is reserved by a command that has not finished"
@@ -33,38 +29,38 @@ class UserNotFound(EsError):
     user_id: int
     code = "user-not-found"
     kind = Kind.NOT_FOUND
-    hint = "Look the id up with `es users list` or `es users find --email -`."
+    hint = "Find the id with `es users list` or `es users find --email -`."
 
     def __str__(self) -> str:
         return f"there is no user {self.user_id}"
 
 
 class NotYetThen(EsError):
-    """Somebody asked for an account as it was before or after all that its stream tells of it."""
+    """A query asks for a user at a time before the registration, or at a version after the last one."""
 
     user_id: int
     last_version: int
     code = "not-yet-then"
     kind = Kind.NOT_FOUND
-    hint = "`es users history` lists its versions with their times."
+    hint = "`es users history` lists the versions with their times."
 
     def __str__(self) -> str:
-        return f"user {self.user_id} is not known as of then: its versions are 0 to {self.last_version}"
+        return f"user {self.user_id} did not exist at that time or version: its versions are 0 to {self.last_version}"
 
 
 class NoUserWithEmail(EsError):
-    """Nobody who is not deleted has the address that was asked for; the address is not repeated."""
+    """No user that is not deleted has the e-mail address. The error does not repeat it."""
 
     code = "user-not-found"
     kind = Kind.NOT_FOUND
-    hint = "Check the address; deleted and erased users cannot be found by it."
+    hint = "Check the address. Deleted and erased users cannot be found by it."
 
     def __str__(self) -> str:
         return "no user has that e-mail address"
 
 
 class UserIsDeleted(Refusal):
-    """Rule: a deleted account doesn't change any more (it can still be erased)."""
+    """Rule: a deleted account changes no more, but it can be erased."""
 
     user_id: int
     code = "user-deleted"
@@ -75,7 +71,7 @@ class UserIsDeleted(Refusal):
 
 
 class UserIsErased(Refusal):
-    """Rule: nothing happens to a person after the erasure."""
+    """Rule: an erased account changes no more."""
 
     user_id: int
     code = "user-erased"
@@ -86,14 +82,14 @@ class UserIsErased(Refusal):
 
 
 class ReservationLost(Refusal):
-    """The e-mail reservation behind a command is gone: reserve again, then decide again.
+    """The reservation of a command was released before its event was stored: reserve and decide again.
 
-    Internal to the handling of a command; a caller sees it only when several tries in a row failed.
+    The `users` worker does so itself. A caller gets this error only after several attempts.
     """
 
     code = "reservation-lost"
     kind = Kind.UNAVAILABLE
-    hint = "Repeat the command with the same command id."
+    hint = "Retry with the same `--command-id`."
 
     def __str__(self) -> str:
         return "the e-mail reservation of this command expired before it was used"

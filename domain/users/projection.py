@@ -1,8 +1,4 @@
-"""Projections: from events to rows, purely. Personal fields pass through sealed; nothing is opened here.
-
-`apply(recorded, event)` says what changes; who stores rows, checkpoints and generations is somebody
-else's business, so rebuilding is the same code as living.
-"""
+"""The `users` projection: a row for each account. Personal fields stay sealed."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from domain.users.account import (
 
 
 class Users(Projection):
-    """One row per account, as `es users get` and `list` show it."""
+    """A row for each account, as `es users get` and `es users list` show it."""
 
     name: ClassVar[str] = "users"
     prefixes: ClassVar[Sequence[str]] = (USER.prefix,)
@@ -40,39 +36,29 @@ class Users(Projection):
 
     def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
         user_id = USER.id_of(recorded.stream)
-        touched: dict[str, Value] = {"version": recorded.version, "updated_at_us": recorded.recorded_at_us}
+        always: dict[str, Value] = {"version": recorded.version, "updated_at_us": recorded.recorded_at_us}
         match event:
             case UserRegistered(email=email, name=name):
-                return [
-                    Put(
-                        user_id,
-                        {
-                            "email": sealed_text(email),
-                            "name": sealed_text(name),
-                            "status": Status.ACTIVE.value,
-                            "registered_at_us": recorded.recorded_at_us,
-                            **touched,
-                        },
-                    )
-                ]
+                personal: Row = {"email": _sealed_text(email), "name": _sealed_text(name)}
+                fixed: Row = {"status": Status.ACTIVE.value, "registered_at_us": recorded.recorded_at_us}
+                return [Put(user_id, {**personal, **fixed, **always})]
             case UserRenamed(name=name):
-                return [Change(user_id, {"name": sealed_text(name), **touched})]
+                return [Change(user_id, {"name": _sealed_text(name), **always})]
             case UserEmailChanged(email=email):
-                return [Change(user_id, {"email": sealed_text(email), **touched})]
+                return [Change(user_id, {"email": _sealed_text(email), **always})]
             case UserDeleted():
-                return [Change(user_id, {"status": Status.DELETED.value, **touched})]
+                return [Change(user_id, {"status": Status.DELETED.value, **always})]
             case UserErased():
-                return [
-                    Change(user_id, {"status": Status.ERASED.value, "email": None, "name": None, **touched})
-                ]
-        return [Change(user_id, touched)]
+                changed: Row = {"status": Status.ERASED.value, "email": None, "name": None}
+                return [Change(user_id, {**changed, **always})]
+        return [Change(user_id, always)]
 
 
 USERS = Users()
 
 
-def sealed_text(value: PersonalText) -> str:
+def _sealed_text(value: PersonalText) -> str:
     if not isinstance(value, Sealed):
-        raise TypeError("a projection takes sealed values only")  # a bug: it would store readable data
-    value.text.encode()  # a lone surrogate raises ValueError here: no database takes it
+        raise TypeError("a projection takes sealed values only")  # otherwise it would store readable data
+    value.text.encode()  # raises ValueError for a lone surrogate, which no database stores
     return value.text

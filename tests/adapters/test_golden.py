@@ -1,9 +1,7 @@
-"""Golden files: the bytes of every event version that was ever released decode for ever.
+"""Golden files: the stored bytes of every released event version, and the event that they decode to.
 
-A file holds what a store holds, the key that opens it, and what has to come out. It is written once,
-when its event type is new, and never changed: `python -m tests.adapters.test_golden` writes the missing ones.
-When an event gets a new version, the old file stays as it is but for `becomes`, which then says what the
-upcasters make of it.
+`python -m tests.adapters.test_golden` writes a missing file. A file is never changed, apart from `becomes` when its
+event gets a new version: it is then the result of the upcasters.
 """
 
 from __future__ import annotations
@@ -54,16 +52,16 @@ def _opened(golden: dict[str, Any]) -> Event:
 
 @pytest.mark.parametrize("event_class", event_classes(), ids=lambda event_class: event_class.type)
 def test_every_event_type_has_a_golden_file(event_class: type[Event]) -> None:
-    assert (FOLDER / f"{event_class.type}.json").exists(), "write it: python -m tests.adapters.test_golden"
+    assert (FOLDER / f"{event_class.type}.json").exists(), "run python -m tests.adapters.test_golden"
 
 
 @_each_file
-def test_a_golden_file_is_named_after_the_type_that_it_holds(path: Path) -> None:
+def test_a_golden_file_is_named_after_its_event_type(path: Path) -> None:
     assert _load(path)["type"] == path.stem
 
 
 @_each_file
-def test_released_bytes_decode_to_the_event_that_they_mean(path: Path) -> None:
+def test_released_bytes_decode_to_the_expected_event(path: Path) -> None:
     golden = _load(path)
 
     event = _opened(golden)
@@ -92,11 +90,11 @@ def test_released_metadata_decodes(path: Path) -> None:
 
 
 @_each_file
-def test_the_same_event_is_written_today_as_it_was_released(path: Path) -> None:
+def test_an_event_is_encoded_as_when_it_was_released(path: Path) -> None:
     golden = _load(path)
     event = _opened(golden)
     if event.type != golden["type"]:
-        pytest.skip(f"nobody writes {golden['type']} any more")
+        pytest.skip(f"{golden['type']} is an older version, which is not written")
 
     written = _write(event)
 
@@ -104,7 +102,7 @@ def test_the_same_event_is_written_today_as_it_was_released(path: Path) -> None:
     now, then = (json.loads(data) for data in (written.data, golden["data"]))
     assert list(now) == list(then), "names and order of the fields"
     for name in now:
-        if name in personal_fields(type(event)):  # a fresh nonce each time, but the same head and length
+        if name in personal_fields(type(event)):  # a new nonce each time, but the same prefix and length
             assert now[name].rpartition(":")[0] == then[name].rpartition(":")[0]
             assert len(now[name]) == len(then[name])
         else:

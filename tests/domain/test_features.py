@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
@@ -15,6 +16,7 @@ import pytest
 
 from domain.features import BUILT_IN, Registry, registry
 from domain.kernel.aggregate import Aggregate
+from domain.kernel.commands import Command
 from domain.kernel.errors import InvalidSetting
 from domain.kernel.events import Event
 from domain.kernel.feature import Feature, Role
@@ -71,6 +73,10 @@ class UserRegistered(Event):
     type: ClassVar[str] = "user-registered.v1"
 
 
+class OtherCommand(Command):
+    request: ClassVar[str] = "users.create"
+
+
 def aggregate(name: str, *events: type[Event]) -> Aggregate[None, None]:
     return Aggregate(
         name=name, initial=None, evolve=lambda state, _: state, decide=lambda _, __: [], events=events
@@ -88,12 +94,29 @@ def aggregate(name: str, *events: type[Event]) -> Aggregate[None, None]:
         ),
         ({"EVENTS": (UserRegistered,)}, lambda known: known.events, "two of the event 'user-registered.v1'"),
         (
+            {
+                "AGGREGATES": (
+                    replace(
+                        aggregate("account"),
+                        upcasters={"user-registered.v1": lambda data: ("other.v2", data)},
+                    ),
+                )
+            },
+            lambda known: known.events,
+            "two of the event 'user-registered.v1'",
+        ),
+        (
+            {"AGGREGATES": (replace(aggregate("account"), commands=(OtherCommand,)),)},
+            lambda known: known.aggregates,
+            "two of the command 'users.create'",
+        ),
+        (
             {"PROJECTIONS": (SimpleNamespace(name="users"),)},
             lambda known: known.projections,
             "two of the projection 'users'",
         ),
     ],
-    ids=["aggregate", "event of an aggregate", "event", "projection"],
+    ids=["aggregate", "event of an aggregate", "event", "upcaster", "command", "projection"],
 )
 def test_a_second_part_of_a_name_is_refused_by_name(
     outside: Outside, model: dict[str, object], load: Callable[[Registry], object], said: str
@@ -101,6 +124,14 @@ def test_a_second_part_of_a_name_is_refused_by_name(
     module = outside(FEATURE=Feature(name="others", model=outside(**model)))
 
     assert said in refused(lambda: load(registry((module,))))
+
+
+def test_projections_have_unique_names_and_read_streams() -> None:
+    projections = registry().projections
+
+    assert len({projection.name for projection in projections}) == len(projections)
+    assert all(projection.prefixes for projection in projections)
+    assert all(projection.name.isidentifier() for projection in projections), "it is part of a table's name"
 
 
 # --- outside modules -------------------------------------------------------------------------
@@ -145,6 +176,7 @@ def test_an_outside_feature_is_registered_with_all_its_parts() -> None:
     assert set(registry().events) == set(known.events) - set(SHELF.events)
     assert {projection.name for projection in known.projections} == {"users", "shelves", "labels"}
     assert known.aggregates_of(FEATURE) == (SHELF,)
+    assert known.upcasters == SHELF.upcasters
 
 
 def test_an_unknown_name_has_no_feature_and_no_role() -> None:
@@ -163,6 +195,21 @@ def test_roles_that_others_need_come_first(outside: Outside) -> None:
     assert registry().role_names[0] == "ids"
     assert registry((module,)).role_names[:2] == ("ids", "last")
     assert set(registry((module,)).role_names) == {*registry().role_names, "first", "other", "last"}
+
+
+def test_a_role_stops_before_the_roles_that_it_needs() -> None:
+    roles = (Role("shop", needs=("users",)), Role("users", needs=("ids",)), Role("relay"), Role("ids"))
+    known = Registry((Feature(name="some", roles=roles),))
+
+    stopped = [[role.name for role in group] for group in known.stop_order]
+    assert stopped == [["shop", "relay"], ["users"], ["ids"]]
+    assert known.role_names == ("ids", "users", "shop", "relay")
+
+
+def test_roles_that_need_each_other_are_refused() -> None:
+    roles = (Role("one", needs=("two",)), Role("two", needs=("one",)), Role("other"))
+
+    assert "need each other: one, two" in refused(lambda: Registry((Feature(name="x", roles=roles),)).roles)
 
 
 # --- imports ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from domain.kernel.aggregate import Aggregate
 from domain.kernel.commands import Command, Input
@@ -37,7 +37,12 @@ class BookPut(Event):
 @dataclass(frozen=True, slots=True)
 class ShelfClosed(Event):
     label: str
-    type: ClassVar[str] = "shelf-closed.v1"
+    type: ClassVar[str] = "shelf-closed.v2"
+
+
+def shelf_closed_v1(data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The first version had the label as `name`."""
+    return "shelf-closed.v2", {"label": data["name"]}
 
 
 # --- state -----------------------------------------------------------------------------------
@@ -155,6 +160,7 @@ SHELF: Aggregate[Shelf, OpenShelf | PutBook | CloseShelf] = Aggregate(
     decide=decide,
     events=(ShelfOpened, BookPut, ShelfClosed),
     commands=(OpenShelf, PutBook, CloseShelf),
+    upcasters={"shelf-closed.v1": shelf_closed_v1},
 )
 
 # --- projections -----------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""The `erasures` role: the process that carries an erasure through."""
+"""The `erasures` role: the process manager of erasures and the janitor of e-mail claims."""

@@ -1,11 +1,11 @@
-"""The process that carries an erasure through and settles e-mail claims.
+"""The process manager of erasures. It also settles e-mail claims.
 
-It follows the streams of users. For `user-erased` it removes the person's requests from the dead letters, destroys the
-key and the claims, with its checkpoint in the same vault transaction, then appends `erasure-completed`. For a changed
-address or a deletion it settles the person's claims.
+It follows the streams of users. After `user-erased` it removes the user's requests from the dead letters, destroys
+the data key and the claims, with its checkpoint in the same vault transaction, then appends `erasure-completed`.
+After a change of the address or a deletion it settles the user's claims.
 
-Promise: every step may be repeated, so running again after a crash anywhere finishes the erasure. Refusal: nothing is
-called complete before the key is destroyed.
+Promise: every step is idempotent, so a run after a crash completes the erasure. Refusal: it completes no erasure
+before the data key is destroyed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from workers.users.claims import Claims
 
 ACTOR = "process:erasures"
 DESTROYING = "erasures"
-"""Name of the vault checkpoint that moves with the destruction of a key."""
+"""The name of the vault checkpoint that moves in the transaction that destroys a key."""
 COMPLETING = "erasures-completed"
-"""Name of the vault checkpoint behind which everything is finished; the process starts from it."""
+"""The name of the vault checkpoint up to which every reaction is complete. The process starts from it."""
 JANITOR_INTERVAL_S = 5.0
 
 PurgeDeadLetters = Callable[[int, Callable[[Body], bool]], int]
-"""Removes what names a user id, or what the function says is theirs, and answers how much; see `DeadLetters`."""
+"""Removes dead letters that contain a user id or that the function selects, and returns their number."""
 
 
 class ErasureProcess:
@@ -55,7 +55,7 @@ class ErasureProcess:
         purge_dead_letters: PurgeDeadLetters | None,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`purge_dead_letters` is None for a transport that keeps none."""
+        """`purge_dead_letters` is None for a transport without dead letters."""
         self._store = store
         self._codec = codec
         self._vault = vault
@@ -75,15 +75,15 @@ class ErasureProcess:
             prefixes=[USER.prefix],
         )
         self.waits_for: EsError | None = None
-        """What failed last, until a step succeeds."""
+        """The last error, until a step succeeds."""
 
     @property
     def reached(self) -> Position:
-        """Every event up to here was reacted to."""
+        """The position up to which every reaction is complete."""
         return self._following.reached
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
+        """Follow until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
         self._swept_at_s = 0.0
         try:
             self._following.run(self._react_unless_damaged, stopped, after_each=self._after_each)
@@ -107,7 +107,7 @@ class ErasureProcess:
             self._log.info("claims-settled", count=count)
 
     def _unless_damaged(self, step: Callable[[], None], **fields: object) -> None:
-        """A damaged stream is logged and passed over: it must not hold up the erasures of other people."""
+        """Run a step. Log a damaged stream and skip it: it must not block the erasure of other users."""
         try:
             step()
         except EsError as error:
@@ -116,7 +116,7 @@ class ErasureProcess:
             self._log.error("person-passed-over", error, **fields)
 
     def react(self, recorded: Recorded) -> None:
-        """One event. Idempotent."""
+        """React to one event. Idempotent."""
         if recorded.type == UserErased.type:
             self._erase(recorded)
         elif recorded.type in (UserDeleted.type, UserEmailChanged.type):
@@ -124,8 +124,8 @@ class ErasureProcess:
 
     def _erase(self, recorded: Recorded) -> None:
         subject = USER.id_of(recorded.stream)
-        # In this order. The dead letters while the addresses can be read: no new one can come, as the fence is in the
-        # stream already. The key before the completion: what is called complete is complete.
+        # Purge first, while the key opens the addresses; the fence in the stream prevents new requests.
+        # Destroy the key before the completion: otherwise a crash leaves a completed erasure with a key.
         if self._purge_dead_letters is not None:
             self._unless_damaged(partial(self._purge, subject, self._purge_dead_letters))
         self._vault.destroy_key(subject, process=DESTROYING, position=recorded.position)
@@ -144,17 +144,17 @@ class ErasureProcess:
         self._log.info("erased", position=recorded.position)
 
     def _purge(self, subject: int, purge_dead_letters: PurgeDeadLetters) -> None:
-        """Remove the person's requests from the dead letters: by user id, command id, or any address they had."""
+        """Remove the user's requests from the dead letters: by user id, command id, or any address the user had."""
         commands, addresses = set(), set()
         keyring = self._keyring([subject])
         for event in self._store.read_stream(USER.stream_of(subject)):
             commands.add(str(self._codec.metadata(event).command_id))
-            with suppress(KeyUnavailable):  # without a key in the vault the addresses stay unknown
+            with suppress(KeyUnavailable):  # without a data key the addresses are unknown
                 email = getattr(self._codec.decode(event, subject=subject, opener=keyring), "email", None)
                 addresses.add(email.value if isinstance(email, Personal) else None)
 
         def is_theirs(request: Body) -> bool:
-            # A registration names no id: it is recognised by its command or by its address.
+            # A registration contains no user id, only its command id and its address.
             body = request.get("body")
             if not isinstance(body, dict):
                 return str(subject) in str(request)

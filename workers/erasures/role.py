@@ -1,4 +1,4 @@
-"""Opens the service of the `erasures` role."""
+"""Open the service of the `erasures` role."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def open_service(worker: Worker) -> ErasuresService:
         store=store, codec=worker.codec, vault=vault, now_us=now_us, new_id=uuid4, pause=time.sleep
     )
     handler = CommandHandler(USER, store=store, codec=worker.codec, keyring=keyring, pause=time.sleep)
-    purge = None  # the local transport keeps no dead letters
+    purge = None  # the local transport has no dead letters
     if not worker.settings.is_local:
         purge = open_dead_letters(worker.settings, worker.registry.role_names).purge_person
     process = ErasureProcess(

@@ -1,4 +1,4 @@
-"""The `erasures` worker answers how far it is, `erasures.progress`, and how far one erasure is, `erasures.status`."""
+"""Queries of the `erasures` role: `erasures.progress`, and `erasures.status` about the erasure of one user."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from workers.runtime.followers import progress
 
 
 class ErasuresService:
-    """Answers how far the process is, and how far the erasure of a person."""
-
     def __init__(self, *, store: EventStore, codec: Codec, process: ErasureProcess) -> None:
         self._store = store
         self._codec = codec

@@ -1,8 +1,8 @@
-"""Filling a generation of a projection, be it the live one or a new one: from events to stored rows.
+"""Fill a generation of a projection, the current one or a new one: from events to stored rows.
 
-Promise: a run of events and its checkpoint are applied in one transaction, so no event is applied twice or skipped. An
-event that cannot be applied is parked, and so is what comes behind it in its stream. Refusal: nothing is decided,
-published or opened by projecting.
+Promise: a batch of events and its checkpoint are applied in one transaction, so no event is applied twice or skipped.
+An event that cannot be applied is parked, and so are later events of its stream. Refusal: it decides, publishes and
+opens nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, InvalidInput, UnknownEventType
@@ -17,15 +18,17 @@ from domain.kernel.events import Event, Position, Recorded
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import Generation, Parked, ReadModel
-from domain.kernel.projection import Key, Operation, Projection, Row, Value, applied
+from domain.kernel.projection import Delete, Key, Operation, Projection, Row, applied
 
-_CANNOT_APPLY = (UnknownEventType, Damaged, InvalidInput, ValueError, TypeError, KeyError)
-"""What an event raises that a projection cannot apply."""
+_NOT_APPLICABLE = (UnknownEventType, Damaged, InvalidInput, ValueError, TypeError, KeyError)
+"""Errors of codec and projection about one event."""
+_NOT_STORABLE = (ValueError, TypeError, OverflowError)
+"""Errors of a read model about the value of one event, such as a sum or a number beyond 64 bits."""
 
 
 @dataclass(frozen=True)
 class Filling:
-    """The parts that filling a generation needs."""
+    """The parts that fill a generation."""
 
     projection: Projection
     store: EventStore
@@ -36,7 +39,7 @@ class Filling:
 
 
 class Applier:
-    """Turns runs of events into operations on rows, and parks what cannot be applied with what comes behind it."""
+    """Translates events into row operations. Parks events that it cannot apply, and later events of their streams."""
 
     def __init__(
         self,
@@ -46,14 +49,14 @@ class Applier:
         *,
         rows_of: Callable[[Sequence[Key]], Mapping[Key, Row]] = lambda _: {},
     ) -> None:
-        """`parked` is what is parked already. `rows_of` reads rows for a projection that sees them."""
+        """`parked` are the events that are parked already. `rows_of` reads rows for a projection that sees them."""
         self._projection = projection
         self._codec = codec
         self._parked_streams = {item.stream for item in parked}
         self._rows_of = rows_of
 
     def translate(self, events: Sequence[Recorded]) -> tuple[list[Operation], list[Parked]]:
-        rows = self._rows_before(events) if self._projection.sees_rows else {}
+        rows = self._rows_before(events) if self._projection.sees_rows else None
         operations: list[Operation] = []
         parked: list[Parked] = []
         for recorded in events:
@@ -61,20 +64,25 @@ class Applier:
                 parked.append(Parked(recorded.position, recorded.stream, "behind a parked event"))
                 continue
             try:
-                operations += self._apply(recorded, self._codec.decode(recorded), rows)
-            except _CANNOT_APPLY as error:
-                # Of an error that is not ours only the name: its message may quote the event.
+                event = self._codec.decode(recorded)
+                if rows is None:
+                    operations += self._projection.apply(recorded, event, None)
+                else:
+                    operations += self._apply_to(rows, recorded, event)
+            except _NOT_APPLICABLE as error:
+                # The text of an error of another program may quote the event: its type only.
                 reason = str(error) if isinstance(error, EsError) else type(error).__name__
-                parked.append(Parked(recorded.position, recorded.stream, reason))
-                self._parked_streams.add(recorded.stream)
+                parked.append(self.park(recorded, reason))
         return operations, parked
 
-    def _apply(self, recorded: Recorded, event: Event, rows: dict[Key, Row | None]) -> Sequence[Operation]:
-        if not self._projection.sees_rows:
-            return self._projection.apply(recorded, event, None)
+    def park(self, recorded: Recorded, reason: str) -> Parked:
+        self._parked_streams.add(recorded.stream)
+        return Parked(recorded.position, recorded.stream, reason)
+
+    def _apply_to(self, rows: dict[Key, Row | None], recorded: Recorded, event: Event) -> Sequence[Operation]:
         key = self._projection.key_of(recorded, event)
         operations = self._projection.apply(recorded, event, None if key is None else rows.get(key))
-        # The rows change only when all operations fit: an event that is parked has no effect.
+        # After all operations of the event: a parked event has no effect.
         changed: dict[Key, Row | None] = {}
         for operation in operations:
             if operation.key in rows:
@@ -84,17 +92,21 @@ class Applier:
         return operations
 
     def _rows_before(self, events: Sequence[Recorded]) -> dict[Key, Row | None]:
-        """The rows that a run of events is about, as they are before it; None for a row that there is not."""
-        keys: set[Key] = set()
+        """The rows that these events need, as stored. None stands for a missing row."""
+        rows: dict[Key, Row | None] = {}
         for recorded in events:
-            with suppress(*_CANNOT_APPLY):  # parked when its turn comes
+            with suppress(*_NOT_APPLICABLE):  # such an event is parked when it is translated
                 key = self._projection.key_of(recorded, self._codec.decode(recorded))
-                keys |= set() if key is None else {key}
-        return dict.fromkeys(keys, None) | dict(self._rows_of(sorted(keys, key=str)))
+                if key is not None:
+                    rows[Delete(key).key] = (
+                        None  # an operation checks its key: no read model could look it up
+                    )
+        rows.update(self._rows_of([*rows]))
+        return rows
 
 
 class Filler:
-    """Fills one generation. `generation` is how far it is."""
+    """Fills one generation. `generation` is its latest state."""
 
     def __init__(self, parts: Filling, generation: Generation) -> None:
         self.generation = generation
@@ -102,33 +114,28 @@ class Filler:
         self._applier = self._new_applier()
 
     def fill(self, events: Sequence[Recorded], reached: Position) -> bool:
-        """Apply events and move the checkpoint to `reached`; False, and nothing applied, when another filler was faster."""
+        """Apply events and move the checkpoint to `reached`.
+
+        Returns False if another filler moved the checkpoint first. The remaining events are not applied then.
+        """
         operations, parked = self._applier.translate(events)
         try:
             return self._apply(operations, parked, len(events), reached)
-        except ValueError:  # the rows refuse an operation, such as a sum beyond 64 bits; nothing was applied
+        except _NOT_STORABLE as error:
+            if not events:
+                raise
+            # Nothing was applied. Forget the streams that the translation parked.
             self._applier = self._new_applier()
-            return self._fill_one_by_one(events, reached)
-
-    def _fill_one_by_one(self, events: Sequence[Recorded], reached: Position) -> bool:
-        """Park the events whose operations the rows refuse."""
-        for recorded in events:
-            operations, parked = self._applier.translate([recorded])
-            try:
-                is_applied = self._apply(operations, parked, 1, recorded.position)
-            except ValueError as error:
-                parked = [Parked(recorded.position, recorded.stream, str(error))]
-                is_applied = self._apply([], parked, 1, recorded.position)
-                self._applier = self._new_applier()
-            if not is_applied:
-                return False
-        return self._apply([], [], 0, reached)
+            if len(events) == 1:
+                reason = str(error) if type(error) is ValueError else type(error).__name__
+                return self._apply([], [self._applier.park(events[0], reason)], 1, reached)
+        # Halve the batch until the event that cannot be stored is alone.
+        half = len(events) // 2
+        return self.fill(events[:half], events[half - 1].position) and self.fill(events[half:], reached)
 
     def _apply(
         self, operations: Sequence[Operation], parked: Sequence[Parked], events: int, reached: Position
     ) -> bool:
-        for item in parked:
-            self._parts.log.warning("event-parked", position=item.position, reason=item.error)
         moved = self._parts.read_model.apply(
             self._parts.projection,
             self.generation,
@@ -137,21 +144,19 @@ class Filler:
             events=events,
             parked=parked,
         )
-        if moved is not None:
-            self.generation = moved
-        return moved is not None
+        if moved is None:
+            return False
+        for item in parked:
+            self._parts.log.warning("event-parked", position=item.position, reason=item.error)
+        self.generation = moved
+        return True
 
     def _new_applier(self) -> Applier:
         parked = self._parts.read_model.parked(self._parts.projection, self.generation)
         return Applier(self._parts.projection, self._parts.codec, parked, rows_of=self._rows_of)
 
     def _rows_of(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
-        # Outside of the transaction that applies: only one filler gets past the checkpoint, so the rows stay as read.
+        # Before the transaction that applies: it fails if another filler has changed the rows since.
         projection = self._parts.projection
         rows = self._parts.read_model.rows(projection, keys=keys, generation=self.generation) if keys else []
-        return {_key(row[projection.key]): row for row in rows}
-
-
-def _key(value: Value) -> Key:
-    assert value is not None
-    return value
+        return {cast(Key, row.pop(projection.key)): row for row in rows}

@@ -1,6 +1,6 @@
-"""The projector: follows the store and keeps the current generation of one projection up to date.
+"""The projector: a follower that keeps the current generation of one projection up to date.
 
-Promise: `reached` is never ahead of the rows. Refusal: it does not build generations; see `rebuild.py`.
+Promise: `reached` is never ahead of the rows. Refusal: it builds no generation; see `rebuild.py`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from workers.projections.filling import Filler, Filling
 
 LIVE_BATCH = 512
 _IDLE_SAVE_S = 1.0
-"""How often the checkpoint is stored while only other streams grow: not a durable write per idle moment."""
+"""The minimum interval between two saves of the checkpoint while only other streams grow: a save is a transaction."""
 
 
 class Projector:
     def __init__(self, parts: Filling) -> None:
         self._parts = parts
         self.reached: Position = 0
-        """Everything up to here is in the rows. Ahead of the stored checkpoint while only other streams grow."""
+        """The rows include every event up to here. It is ahead of the checkpoint while only other streams grow."""
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Project until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
+        """Project until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
         while not stopped():
             generation = self._current()
             self._parts.log.info(
@@ -40,7 +40,7 @@ class Projector:
         return self._parts.read_model.prepare(self._parts.projection, now_us=self._parts.now_us())
 
     def _follow(self, filler: Filler, stopped: Callable[[], bool]) -> None:
-        """Until the generation is replaced or another projector was faster."""
+        """Fill the generation until it is replaced or another projector moves its checkpoint."""
         self.reached = filler.generation.checkpoint
         prefixes = self._parts.projection.prefixes
         live = self._parts.store.follow(self.reached, stopped=stopped, prefixes=prefixes)
@@ -57,7 +57,7 @@ class Projector:
             self.reached = reached
 
     def _is_replaced(self, generation: Generation) -> bool:
-        """While idle: whether a rebuild promoted another generation, or the rows lost their last commits."""
+        """Whether a rebuild promoted another generation, or the read model lost its last commits in a crash."""
         stored = self._current()
         return stored.number != generation.number or stored.checkpoint < generation.checkpoint
 
@@ -65,7 +65,7 @@ class Projector:
 def _batches(
     live: Iterator[Recorded | CaughtUp], size: int
 ) -> Iterator[tuple[list[Recorded], CaughtUp | None]]:
-    """Events in runs of at most `size`, a run ending also where the follower has caught up."""
+    """Divide events into batches of at most `size`. A batch also ends where the follower has caught up."""
     events: list[Recorded] = []
     for item in live:
         if isinstance(item, CaughtUp):

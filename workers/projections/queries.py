@@ -1,4 +1,4 @@
-"""Queries of projections themselves: `projections.status`, and `projections.rebuild`, which starts one."""
+"""Queries about projections: `projections.status`, and `projections.rebuild`, which starts a rebuild."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.runtime.queries import Queries, Sources
 class NoSuchProjection(EsError):
     code = "projection-not-found"
     kind = Kind.NOT_FOUND
-    hint = "`es projections list` names them."
+    hint = "List the names with `es projections list`."
 
     def __str__(self) -> str:
         return "there is no such projection"
@@ -29,7 +29,7 @@ class ProjectionQueries:
         self._sources = sources
 
     def status(self, request: Request) -> Reply:
-        """Every generation of one projection, or of all."""
+        """The state of every generation of one projection, or of all projections."""
         name = request.body.get("name")
         chosen = self._sources.projections if name is None else (self._named(name),)
         return {"projections": [state for projection in chosen for state in self._states(projection)]}

@@ -1,7 +1,6 @@
-"""Rebuilds: fill a new generation beside the live one from the first event on, then promote it.
+"""Rebuilds: fill a new generation from position 0 while the current one serves queries, then promote it.
 
-Promise: a rebuild that was killed goes on where it was, and readers see one whole generation. Refusal: a rebuild never
-touches the generation that readers see.
+Promise: a killed rebuild resumes from its checkpoint. Refusal: a rebuild does not change the current generation.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from workers.projections.filling import Filler, Filling
 
 REBUILD_BATCH = 5000
 _REBUILD_PAUSE_S = 1.0
-"""How long a rebuild waits for an unavailable part before it tries again."""
+"""The wait before a rebuild resumes after an outage of a part."""
 
 
 class Rebuild:
@@ -26,7 +25,7 @@ class Rebuild:
         self._parts = parts
 
     def run(self, stopped: Callable[[], bool]) -> Generation | None:
-        """Build and promote; the promoted generation, or None when stopped or overtaken by another worker."""
+        """Fill and promote a generation, and return it. Returns None if stopped, or if another worker is faster."""
         parts = self._parts
         generation = parts.read_model.begin_rebuild(parts.projection, now_us=parts.now_us())
         parts.log.info("rebuilding", projection=generation.projection, generation=generation.number)
@@ -38,7 +37,7 @@ class Rebuild:
                     filler.generation.checkpoint, REBUILD_BATCH, prefixes=parts.projection.prefixes
                 )
             )
-            # Fewer than asked for: everything up to the head that was read before them is in.
+            # Fewer events than the limit: they are all up to the head, which was read before them.
             drained = len(events) < REBUILD_BATCH
             last = events[-1].position if events else head
             if not filler.fill(events, max(head, last) if drained else last):
@@ -52,7 +51,7 @@ class Rebuild:
 
 
 class Rebuilds:
-    """The rebuilds running in this worker, one thread each."""
+    """The running rebuilds of this worker, each in its own thread."""
 
     def __init__(self, start: Callable[[Projection], Rebuild], stopped: Callable[[], bool], log: Log) -> None:
         self._start = start
@@ -61,7 +60,7 @@ class Rebuilds:
         self._running: dict[str, threading.Thread] = {}
 
     def ensure(self, projection: Projection) -> None:
-        """Start a rebuild of the projection unless this worker already runs one."""
+        """Start a rebuild of the projection, unless this worker runs one already."""
         running = self._running.get(projection.name)
         if running is None or not running.is_alive():
             thread = threading.Thread(target=self._run, args=(projection,), name=f"rebuild-{projection.name}")
@@ -73,10 +72,10 @@ class Rebuilds:
             try:
                 self._start(projection).run(self._stopped)
                 return
-            except EsError as error:  # a part is unavailable; what is filled stays
+            except EsError as error:  # a part is unavailable: resume later
                 self._log.error("rebuild-waits", error, projection=projection.name)
                 self._pause()
-            except Exception as error:  # a bug; the next request for the rebuild starts it again
+            except Exception as error:  # a bug: the next request for the rebuild resumes it
                 self._log.error("rebuild-crashed", error, projection=projection.name)
                 return
 
@@ -91,7 +90,7 @@ class Rebuilds:
 
 
 def unfinished(read_model: ReadModel, projections: Sequence[Projection]) -> list[Projection]:
-    """Projections whose rebuild was cut off."""
+    """The projections with a rebuild that was interrupted."""
     return [
         projection
         for projection in projections

@@ -1,4 +1,4 @@
-"""Opens the service of the `projections` role: projectors, rebuilds, and the queries of every feature."""
+"""Open the service of the `projections` role: projectors, rebuilds, and the queries of every feature."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The queries of a feature that brings none of its own: the rows of its projections, as they are stored.
+"""Queries of stored rows, for the projections of a feature without queries of its own.
 
-`<feature>.get` with `key` gives one row, `<feature>.list` rows in order of key. The second projection and any after it
-are asked by their names: `<feature>.<projection>.get`.
+`<feature>.get` with `key` returns a row, and `<feature>.list` returns rows in order of key. For a projection with
+another name than its feature they are `<feature>.<projection>.get` and `<feature>.<projection>.list`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class NoSuchRow(EsError):
     projection: str
     code = "not-found"
     kind = Kind.NOT_FOUND
-    hint = "Check the key."
+    hint = "Check the key, or list the rows."
 
     def __str__(self) -> str:
         return f"{self.projection} has no row with this key"
@@ -43,7 +43,7 @@ class RowQueries:
         rows = self._sources.read_model.rows(self._projection, keys=[key])
         if rows:
             return self._shown(rows[0])
-        # Missing, or not there yet: it is missing only if it is missing in all that is stored by now.
+        # The row is missing or not projected yet. Wait for all events that are stored now before saying so.
         if not request.memo.get("missed"):
             request.memo.update(missed=True, position=self._sources.store.head())
             return self.get(request)
@@ -68,5 +68,5 @@ class RowQueries:
         return value
 
     def _shown(self, row: Mapping[str, Value]) -> Body:
-        """A row as JSON; a whole-number key is an id, which JSON carries as text."""
+        """A row as JSON. A whole-number key becomes text, as every id in JSON."""
         return {**row, self._projection.key: str(row[self._projection.key])}

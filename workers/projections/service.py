@@ -1,7 +1,6 @@
-"""The `projections` worker answers the queries of every feature.
+"""The `projections` worker: answers the queries of every feature in the registry.
 
-Promise: the queries come from the registry; one that cannot be answered fails alone. Refusal: no row and no stream is
-known here.
+Promise: a query that fails does not fail the others of its batch. Refusal: it knows no projection and no stream.
 """
 
 from __future__ import annotations
@@ -10,21 +9,24 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from domain.features import Registry
-from domain.kernel.errors import EsError, PartUnavailable, UnknownRequest
+from domain.kernel.errors import EsError, InvalidSetting, PartUnavailable, UnknownRequest
 from domain.kernel.messages import Reply, Request
 from workers.projections.row_queries import row_queries
 from workers.runtime.queries import ProjectionBehind, Queries, Query, Sources
 
 
 def queries_of(registry: Registry, sources: Sources) -> Queries:
-    """Every query of every feature, by kind of request."""
+    """Every query of every feature, by kind of request. Raises InvalidSetting if two have the same kind."""
     found: dict[str, Query] = {}
     for feature in registry.features:
-        for module in feature.queries:
-            found.update(import_module(module).queries(sources))
-        if not feature.queries:
-            for projection in registry.projections_of(feature):
-                found.update(row_queries(feature.name, projection, sources))
+        made: list[Queries] = [import_module(module).queries(sources) for module in feature.queries]
+        if not made:
+            projections = registry.projections_of(feature)
+            made = [row_queries(feature.name, projection, sources) for projection in projections]
+        for queries in made:
+            if twice := found.keys() & queries.keys():
+                raise InvalidSetting("features", f"have two of the query {min(twice)!r}")
+            found.update(queries)
     return found
 
 
@@ -36,7 +38,7 @@ class QueriesService:
         replies: list[Reply] = []
         outage: PartUnavailable | None = None
         for request in batch:
-            # It takes seconds to learn that a part is unavailable: once for a batch, not for each request.
+            # Detecting an outage takes seconds. Do it once per batch, or the callers time out.
             reply = outage or self._answer(request)
             if isinstance(reply, PartUnavailable) and not isinstance(reply, ProjectionBehind):
                 outage = reply

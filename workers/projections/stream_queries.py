@@ -1,4 +1,4 @@
-"""Queries of streams and events: `streams.list`, `streams.read`, `events.read`. Personal fields stay sealed."""
+"""Queries about streams and events: `streams.list`, `streams.read`, `events.read`. Personal fields stay sealed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StreamQueries:
         return {"events": [self._sources.shown(recorded) for recorded in events]}
 
     def read_events(self, request: Request) -> Reply:
-        """Events after a position. With `wait`, not before there is one or two seconds have passed."""
+        """Events after a position. With `wait` the reply comes with the first event, or empty after 2 s."""
         after = whole(request, "after_position", BEGINNING)
         if request.body.get("from_end") is True:
             return {"events": [], "position": self._store.head()}
@@ -49,7 +49,7 @@ class StreamQueries:
         waited_s = self._sources.monotonic_s() - since_s
         if not events and request.body.get("wait") is True and waited_s < PATIENCE_S / 3:
             return LATER
-        # Events may have been stored since the head was read, so the last one may lie behind it.
+        # Events may have been stored since the head was read, so the last one may be after it.
         last = events[-1].position if events else after
         reached = last if len(events) == limit else max(head, last)
         type_ = text(request, "type")

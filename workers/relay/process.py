@@ -1,8 +1,7 @@
-"""The relay: publishes stored events to RabbitMQ, in commit order, at least once. It never decides anything.
+"""The relay: publishes stored events to RabbitMQ, at least once and in commit order. It never decides anything.
 
 Promise: the checkpoint moves after the broker's confirmation. The message id is the event id, by which a consumer
-recognises an event that it received before. Refusal: personal fields stay sealed; a consumer that may open them asks a
-worker.
+recognises a duplicate. Refusal: personal fields stay sealed.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from workers.runtime.event_bodies import event_body
 from workers.runtime.followers import CheckpointedFollowing, Checkpoints
 
 PROCESS = "relay"
-"""Name of the checkpoint."""
+"""The name of its checkpoint."""
 BATCH_LIMIT = 256
 
 
 class Publisher(Protocol):
     def publish(self, batch: Sequence[Outgoing]) -> None:
-        """Publish in order; return when all is confirmed, raise `PartUnavailable` when that is not certain."""
+        """Publish in order and wait for every confirmation. Raises `PartUnavailable` if one is missing."""
         ...
 
 
@@ -58,11 +57,11 @@ class RelayProcess:
 
     @property
     def reached(self) -> Position:
-        """Everything up to here is published and confirmed, by this relay or by the one that it is a standby for."""
+        """The position up to which every event is published and confirmed, by this relay or by the active one."""
         return max(self._following.reached, self._checkpoints.checkpoint(PROCESS))
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Follow until `stopped()`. Raises when a part fails; running again continues from the checkpoint."""
+        """Follow until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
         self._following.run(self._publish, stopped)
 
     def _publish(self, batch: Sequence[Recorded]) -> None:
@@ -70,7 +69,7 @@ class RelayProcess:
             self._publisher.publish(messages)
 
     def _message(self, recorded: Recorded) -> Outgoing | None:
-        """None for an event of another program or a damaged one: it must not hold up all that follow it."""
+        """The message of an event; None if it is damaged or of another program, so that it does not block later events."""
         try:
             metadata = self._codec.metadata(recorded)
             stored = self._codec.stored(recorded)

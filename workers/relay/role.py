@@ -1,4 +1,4 @@
-"""Opens the service of the `relay` role. Its checkpoint is in the vault, which is as durable as the store."""
+"""Open the service of the `relay` role. Its checkpoint is in the vault, which is as durable as the store."""
 
 from __future__ import annotations
 

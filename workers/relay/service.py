@@ -1,4 +1,4 @@
-"""The `relay` worker answers how far the relay is: `relay.progress`."""
+"""The query of the `relay` role: `relay.progress`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from workers.runtime.followers import progress
 
 
 class RelayService:
-    """Answers how far the relay is."""
-
     def __init__(self, *, store: EventStore, process: RelayProcess) -> None:
         self._store = store
         self._process = process

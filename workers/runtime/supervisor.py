@@ -128,10 +128,9 @@ class Supervisor:
         self._log.info("stopped")
 
     def _stop_order(self) -> list[set[str]]:
-        """The roles that stop together. Roles that others need while they drain stop last."""
-        roles = registry(self._settings.features).roles
-        needed = {name for role in roles for name in role.needs}
-        return [{role.name for role in roles} - needed, needed]
+        """Groups of roles that stop together: a role stops after all that send it requests while they drain."""
+        groups = registry(self._settings.features).stop_order
+        return [{role.name for role in group} for group in groups]
 
     def _end(self, children: list[Child]) -> None:
         for child in children:

@@ -1,9 +1,9 @@
-"""Settle e-mail claims by what the person's stream says.
+"""Settle e-mail claims: confirm or release them according to the user's stream.
 
-A claim is reserved, then an event is appended, then the claim is confirmed. Whatever crashes in between,
-the stream decides: the claim of the command that gave the account its present address is confirmed, any
-other is released. Before an unused, expired reservation is released, a fence is appended to the stream at
-its exact version, so that the late append of a paused worker conflicts instead of using a freed address.
+A command reserves a claim, appends its event, then confirms the claim. After a crash in between the stream decides:
+the claim of the command that set the account's current address is confirmed, all others are released. Before an
+expired reservation without an event is released, a fence is appended to the stream at its exact version: otherwise a
+paused worker could append its event after another user has reserved the address.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Claims:
         self._vault = vault
         self._now_us = now_us
         self._new_id = new_id
-        # When the conflicts do not end, the claim stays as it is until the janitor's next round.
+        # After the last conflict the claim stays as it is until the janitor's next round.
         self._until_no_conflict = until_no_conflict(pause)
 
     def settle(self, subject: int) -> None:
-        """Confirm or release every claim of a person that isn't in use by a command under way."""
+        """Confirm or release every claim of a user, except reservations that a command may still use."""
         self._until_no_conflict(self._settle_once, subject)
 
     def settle_expired(self, limit: int = 200) -> int:
-        """The janitor's round: settle the owners of expired reservations; how many reservations there were.
+        """Settle the owners of at most `limit` expired reservations, and return the number of reservations.
 
-        A damaged stream keeps only its own claims; its error is raised when the others are done.
+        The claims of a damaged stream stay as they are. Its error is raised after the others were settled.
         """
         claims = self._vault.expired_claims(now_us=self._now_us(), limit=limit)
         damaged: EsError | None = None
@@ -65,7 +65,7 @@ class Claims:
         return len(claims)
 
     def _settle_once(self, subject: int) -> VersionConflict | None:
-        # The claims before the stream: a claim seen as confirmed then has its event in the history.
+        # Read the claims before the stream: then the event of a confirmed claim is in the history.
         claims = self._vault.claims_of(subject, now_us=self._now_us())
         history: list[tuple[Event, UUID]] = []
         user, version = INITIAL, NO_STREAM
@@ -75,10 +75,10 @@ class Claims:
             user, version = evolve(user, event), recorded.version
         kept = email_command(history)
         used = {command_id for _, command_id in history}
-        # A repeat of the command with another address may have left a second claim in its name.
-        is_held = any(c.command_id == kept and c.state is ClaimState.CONFIRMED for c in claims)
+        # A retry of the command with another address may have left a second claim with its id.
+        is_confirmed = any(c.command_id == kept and c.state is ClaimState.CONFIRMED for c in claims)
         for claim in claims:
-            if claim.command_id == kept and (claim.state is ClaimState.CONFIRMED or not is_held):
+            if claim.command_id == kept and (claim.state is ClaimState.CONFIRMED or not is_confirmed):
                 self._vault.confirm([claim.reservation_id])
             elif claim.state is ClaimState.CONFIRMED or claim.command_id in used:
                 self._vault.release([claim.reservation_id])
@@ -87,11 +87,11 @@ class Claims:
                 if isinstance(fenced, VersionConflict):
                     return fenced
                 version = fenced
-                self._free(claim, user)
+                self._release(claim, user)
         return None
 
     def _fence(self, claim: Claim, user: User, version: int) -> int | VersionConflict:
-        """Append the fence if one is needed; the version of the stream after it."""
+        """Append a fence if one is needed, and return the version of the stream after it."""
         command = AbandonReservation(claim.subject, claim.reservation_id)
         decided = decide(user, command)
         assert not isinstance(decided, Exception)
@@ -112,7 +112,7 @@ class Claims:
             raise result
         return result.version
 
-    def _free(self, claim: Claim, user: User) -> None:
+    def _release(self, claim: Claim, user: User) -> None:
         if user.status is Status.UNKNOWN:
             self._vault.abandon_registration(claim.subject, claim.reservation_id)
         else:

@@ -1,4 +1,4 @@
-"""Queries of accounts: `users.get`, `users.list`, `users.find`, `users.history`. Personal values are opened here."""
+"""Queries about users: `users.get`, `users.list`, `users.find`, `users.history`. They open personal values."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class UserQueries:
         rows = self._sources.read_model.rows(USERS, keys=[user_id])
         if rows:
             return self._opened(rows)[0]
-        # Missing, or not there yet: it is missing only if it is missing in all that is stored by now.
+        # The row is missing or not projected yet. Wait for all events that are stored now before saying so.
         if not request.memo.get("missed"):
             request.memo.update(missed=True, position=self._sources.store.head())
             return self.get(request)
         raise UserNotFound(user_id)
 
     def _as_of(self, request: Request, user_id: int) -> Reply:
-        """The account as its stream had it at a time or a version: folded from the stream itself."""
+        """The user at a time or at a version, folded from the stream without the read model."""
         until_us = whole(request, "at_us", MAX_WHOLE)
         version = whole(request, "version", MAX_WHOLE)
         events, keyring = self._stream_of(user_id)
@@ -89,17 +89,16 @@ class UserQueries:
         email = parse_email(request.body.get("email")).value
         if "user_id" not in request.memo:
             request.memo["user_id"] = self._sources.vault.holder(email)
-            # A claim is confirmed after its event: the row must include all that is stored by now.
+            # A claim is confirmed after its event: the row must include all events that are stored now.
             request.memo["position"] = self._sources.store.head()
         user_id = request.memo["user_id"]
         if user_id is None:
             raise NoUserWithEmail()
         if later := self._sources.wait_for(USERS, request, self._sources.target(request)):
             return later
-        # The claim may be reserved for a command that is still to come, or wait for its release: only the user who
-        # has the address now is found by it.
-        shown = self._opened(self._sources.read_model.rows(USERS, keys=[user_id]))
-        found = [user for user in shown if user["status"] == Status.ACTIVE.value and user["email"] == email]
+        # The claim may belong to a command without an event yet, or wait for its release. Compare with the row.
+        opened = self._opened(self._sources.read_model.rows(USERS, keys=[user_id]))
+        found = [user for user in opened if user["status"] == Status.ACTIVE.value and user["email"] == email]
         if not found:
             raise NoUserWithEmail()
         return found[0]
@@ -119,10 +118,10 @@ class UserQueries:
         return {"events": shown}
 
     def _stream_of(self, user_id: int) -> tuple[list[Recorded], Keyring]:
-        """A person's events and what opens them.
+        """The events of a user and the keyring that opens them.
 
-        Once the erasure is decided nothing is opened: an older copy of the vault may have been restored, whose keys
-        are not destroyed again yet.
+        After `user-erased` the keyring opens nothing, whether or not the vault has a key: it may be a restored older
+        copy, in which `erasures` has not destroyed the key again yet.
         """
         events = list(self._sources.store.read_stream(USER.stream_of(user_id)))
         is_erased = any(recorded.type == UserErased.type for recorded in events)

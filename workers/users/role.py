@@ -1,4 +1,4 @@
-"""Opens the service of the `users` role."""
+"""Open the service of the `users` role."""
 
 from __future__ import annotations
 

@@ -1,54 +1,54 @@
-"""The `users` worker: carries out account commands.
+"""The `users` worker: handles account commands.
 
-For a batch: reserve addresses (one vault transaction), append (one store transaction), confirm (one vault
-transaction). Reserve → append → confirm is this system's two-phase commit; `workers/users/claims.py` finishes what a
-crash leaves between the steps.
+For a batch: reserve the e-mail addresses (one vault transaction), append (one store transaction), confirm (one vault
+transaction). Reserve → append → confirm is a two-phase commit; `workers/users/claims.py` finishes what a crash leaves
+between the steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import UUID
 
-from domain.kernel.command_handler import CommandHandler, Done, Order, Outcome
+from domain.kernel.command_handler import CommandHandler, Done, Order
 from domain.kernel.errors import EsError, KeyUnavailable, Kind, UnknownRequest
 from domain.kernel.messages import Reply, Request
+from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
-from domain.kernel.ports.vault import AlreadyHeld, ClaimAnswer, ClaimRequest, HeldByOther, Reserved, Vault
+from domain.kernel.ports.vault import AlreadyHeld, ClaimRequest, HeldByOther, Reserved, Vault
 from domain.users.account import USER
 from domain.users.commands import ChangeEmail, RegisterUser, UserCommand
 from domain.users.errors import EmailReserved, EmailTaken, ReservationLost
 from workers.runtime.commands import answer, order_of, requested
 from workers.users.claims import Claims
 
-_TRIES = 4
-"""How often one command reserves an address: its reservation may get lost, or its holder may be about to leave it."""
+_ATTEMPTS = 4
+"""The maximum number of reservations for one command: one may be lost, or the holder of the address may release it."""
 
-_UNDER_WAY_S = 0.02
-"""How long a command that has reserved the address is given to finish, before the next try."""
+_RESERVED_WAIT_S = 0.02
+"""The wait before another attempt to reserve an address whose reservation is in use: its command may finish."""
 
-_DEFINITE = (Kind.REFUSED, Kind.INVALID, Kind.NOT_FOUND)
-"""Errors after which a command certainly had no effect."""
+_NO_EFFECT = (Kind.REFUSED, Kind.INVALID, Kind.NOT_FOUND)
+"""Kinds of error after which a command certainly had no effect."""
+
+_NO_ID = 0
+"""The user id of a registration until it has reserved its address."""
 
 _COMMANDS = requested(USER)
 
 
 @dataclass(slots=True)
 class _Ticket:
-    """An order on its way through the batch, and the address that it holds meanwhile."""
+    """A command of a batch, from its request to its reply."""
 
     index: int
     order: Order[UserCommand]
-    reservation_id: UUID | None = None  # to be confirmed or released
-    other_holder: int | None = None  # the user that seemed to have the address
-    error: EsError | None = None  # why it has to be tried again
-
-    @property
-    def command(self) -> UserCommand:
-        return self.order.command
+    reservation_id: UUID | None = None
+    """Its reservation, which is confirmed after the append and released after a refusal."""
+    error: EsError | None = None
+    """The reason for another attempt."""
 
     @property
     def registers(self) -> bool:
@@ -68,7 +68,7 @@ class UsersService:
         new_id: Callable[[], UUID],
         pause: Callable[[float], None],
     ) -> None:
-        """`take_ids(n)` draws n fresh user ids, or raises `PartUnavailable`."""
+        """`take_ids(n)` draws n new user ids, or raises `PartUnavailable`."""
         self._vault = vault
         self._take_ids = take_ids
         self._now_us = now_us
@@ -87,11 +87,11 @@ class UsersService:
                 tickets.append(_Ticket(index, _order(request)))
             except EsError as error:
                 replies[index] = error
-        for _ in range(_TRIES):
+        for _ in range(_ATTEMPTS):
             if not tickets:
                 break
             if any(isinstance(ticket.error, EmailReserved) for ticket in tickets):
-                self._pause(_UNDER_WAY_S)
+                self._pause(_RESERVED_WAIT_S)
             tickets = self._attempt(tickets, replies)
         for ticket in tickets:
             replies[ticket.index] = ticket.error or ReservationLost()
@@ -101,31 +101,33 @@ class UsersService:
         """Nothing is held between batches."""
 
     def _attempt(self, tickets: list[_Ticket], replies: dict[int, Reply]) -> list[_Ticket]:
-        """Reserve, append, confirm once; return the tickets whose address has to be reserved anew."""
-        ready, again = self._reserve(tickets, replies)
+        """Reserve, append and confirm once. Return the tickets whose address must be reserved again."""
+        ready, held = self._reserve(tickets, replies)
         outcomes = self._handler.handle([ticket.order for ticket in ready])
+        again = [ticket for ticket, _ in held]
+        unsettled = {holder for _, holder in held}
         confirmed: list[UUID] = []
-        unsettled: set[int] = set()
         for ticket, outcome in zip(ready, outcomes, strict=True):
-            if _lost_its_reservation(ticket, outcome):
-                assert isinstance(outcome, EsError)
+            if isinstance(outcome, Done):
+                replies[ticket.index] = answer(USER, ticket.order, outcome)
+                if ticket.reservation_id is None:
+                    continue
+                if outcome.is_repeat:
+                    # The command took effect before. The user may have changed the address since, so settle the
+                    # claims according to the stream instead of confirming this one.
+                    unsettled.add(ticket.order.subject)
+                else:
+                    confirmed.append(ticket.reservation_id)
+            elif _lost_reservation(ticket, outcome):
                 ticket.error = outcome
                 again.append(ticket)
-            elif isinstance(outcome, Done):
-                replies[ticket.index] = answer(USER, ticket.order, outcome)
-                if ticket.reservation_id is not None and outcome.is_repeat:
-                    # The command was carried out before, perhaps by another worker that is still confirming, and the
-                    # user may have left the address since: the stream decides whose claim holds.
-                    unsettled.add(ticket.command.user_id)
-                elif ticket.reservation_id is not None:
-                    confirmed.append(ticket.reservation_id)
+                unsettled.add(ticket.order.subject)
             else:
                 replies[ticket.index] = outcome
-                self._give_back(ticket, outcome)
+                self._release(ticket, outcome)
         if confirmed:
             self._vault.confirm(confirmed)
-        # After the batch, so that a deletion in it has freed its address.
-        unsettled |= {ticket.other_holder or ticket.command.user_id for ticket in again}
+        # Settle after the batch: a deletion in it has released its address by then.
         for subject in unsettled:
             self._settle(subject)
         return again
@@ -134,63 +136,69 @@ class UsersService:
         try:
             self._claims.settle(subject)
         except EsError as error:
-            # A damaged stream says nothing about its address: it stays taken, and the others' commands go on.
+            # The claims of a user with a damaged stream stay as they are; the other commands continue.
             if error.kind is not Kind.DAMAGED:
                 raise
 
     def _reserve(
         self, tickets: list[_Ticket], replies: dict[int, Reply]
-    ) -> tuple[list[_Ticket], list[_Ticket]]:
-        """Split into tickets ready to be decided and tickets whose address another user seems to have."""
-        ready = [ticket for ticket in tickets if not isinstance(ticket.command, RegisterUser | ChangeEmail)]
-        claiming = self._with_ids([ticket for ticket in tickets if ticket not in ready], replies)
-        again: list[_Ticket] = []
-        requests = [self._claim(ticket) for ticket in claiming]
+    ) -> tuple[list[_Ticket], list[tuple[_Ticket, int]]]:
+        """Reserve addresses. Return the tickets to decide, and those whose address a user holds, with that user."""
+        claiming = self._claim_requests(tickets, replies)
+        requests = [request for _, request in claiming]
         answers = self._vault.reserve(requests, now_us=self._now_us()) if requests else []
-        for ticket, found in zip(claiming, answers, strict=True):
+        ready = [
+            ticket for ticket in tickets if not isinstance(ticket.order.command, RegisterUser | ChangeEmail)
+        ]
+        held: list[tuple[_Ticket, int]] = []
+        for (ticket, _), found in zip(claiming, answers, strict=True):
             if not isinstance(found, HeldByOther):
                 _take(ticket, found)
                 ready.append(ticket)
             elif found.confirmed and isinstance(ticket.error, EmailTaken | EmailReserved):
                 replies[ticket.index] = EmailTaken()
             else:
-                # The holder may just have been deleted, or its reservation may be under way or expired:
-                # settle its claims, then ask once more.
+                # The holder may be deleted, or its reservation may be in use or expired: settle its claims first.
                 ticket.error = EmailTaken() if found.confirmed else EmailReserved()
-                ticket.other_holder = found.subject
-                again.append(ticket)
+                held.append((ticket, found.subject))
         ready.sort(key=lambda ticket: ticket.index)
-        return ready, again
+        return ready, held
 
-    def _with_ids(self, tickets: list[_Ticket], replies: dict[int, Reply]) -> list[_Ticket]:
-        """Give every registration a fresh user id; without ids only the registrations fail."""
+    def _claim_requests(
+        self, tickets: list[_Ticket], replies: dict[int, Reply]
+    ) -> list[tuple[_Ticket, ClaimRequest]]:
+        """A request for each e-mail address that a command needs. Without new ids, registrations fail alone."""
         new = [ticket for ticket in tickets if ticket.registers]
+        ids: dict[int, int] = {}
         try:
-            ids = self._take_ids(len(new)) if new else []
+            drawn = self._take_ids(len(new)) if new else []
+            ids = {ticket.index: id_ for ticket, id_ in zip(new, drawn, strict=True)}
         except EsError as error:
             replies.update({ticket.index: error for ticket in new})
-            return [ticket for ticket in tickets if not ticket.registers]
-        for ticket, user_id in zip(new, ids, strict=True):
-            ticket.order = _of_user(ticket.order, user_id)
-        return tickets
+        found: list[tuple[_Ticket, ClaimRequest]] = []
+        for ticket in tickets:
+            match ticket.order.command:
+                case RegisterUser(email=email) if ticket.index in ids:
+                    found.append((ticket, self._claim_request(ticket, email, ids[ticket.index])))
+                case ChangeEmail(email=email, user_id=user_id):
+                    found.append((ticket, self._claim_request(ticket, email, user_id)))
+        return found
 
-    def _claim(self, ticket: _Ticket) -> ClaimRequest:
-        command = ticket.command
-        assert isinstance(command, RegisterUser | ChangeEmail)
+    def _claim_request(self, ticket: _Ticket, email: Personal, subject: int) -> ClaimRequest:
         return ClaimRequest(
-            email=command.email.value,
-            subject=command.user_id,
+            email=email.value,
+            subject=subject,
             command_id=ticket.order.metadata.command_id,
             reservation_id=self._new_id(),
             registers=ticket.registers,
         )
 
-    def _give_back(self, ticket: _Ticket, outcome: EsError) -> None:
-        """Free what a definitely refused command had reserved. After an unknown outcome the janitor decides."""
-        if ticket.reservation_id is None or outcome.kind not in _DEFINITE:
+    def _release(self, ticket: _Ticket, outcome: EsError) -> None:
+        """Release the reservation of a command without effect. If the outcome is unknown, the janitor settles it."""
+        if ticket.reservation_id is None or outcome.kind not in _NO_EFFECT:
             return
         if ticket.registers:
-            self._vault.abandon_registration(ticket.command.user_id, ticket.reservation_id)
+            self._vault.abandon_registration(ticket.order.subject, ticket.reservation_id)
         else:
             self._vault.release([ticket.reservation_id])
 
@@ -199,28 +207,26 @@ def _order(request: Request) -> Order[UserCommand]:
     command = _COMMANDS.get(request.kind)
     if command is None:
         raise UnknownRequest(request.kind)
-    filled = {"user_id": 0} if command is RegisterUser else {}  # until an id is drawn
+    filled = {"user_id": _NO_ID} if command is RegisterUser else {}
     return order_of(request, USER, command, **filled)
 
 
-def _of_user(order: Order[UserCommand], user_id: int, **changed: Any) -> Order[UserCommand]:
-    """The order for another user, with other fields of its command."""
-    command = replace(order.command, user_id=user_id, **changed)
-    return replace(order, command=command, stream=USER.stream_of(user_id), subject=user_id)
-
-
-def _take(ticket: _Ticket, found: ClaimAnswer) -> None:
-    """Go on with the reservation, or without one when the vault knows that the command needs none."""
-    assert isinstance(found, Reserved | AlreadyHeld)
-    is_new = isinstance(found, Reserved) and ticket.registers and not found.repeated
+def _take(ticket: _Ticket, found: Reserved | AlreadyHeld) -> None:
+    """Order the command with its reservation, or without one if the vault says that it needs none."""
+    command = ticket.order.command
+    assert isinstance(command, RegisterUser | ChangeEmail)
     ticket.reservation_id = found.reservation_id if isinstance(found, Reserved) else None
-    ticket.other_holder = None
-    order = _of_user(ticket.order, found.subject, reservation_id=ticket.reservation_id)
-    ticket.order = replace(order, is_new=is_new)
+    ticket.order = Order(
+        replace(command, user_id=found.subject, reservation_id=ticket.reservation_id),
+        USER.stream_of(found.subject),
+        found.subject,
+        ticket.order.metadata,
+        is_new=ticket.registers and isinstance(found, Reserved) and not found.repeated,
+    )
 
 
-def _lost_its_reservation(ticket: _Ticket, outcome: Outcome) -> bool:
-    """Whether the janitor took the reservation meanwhile: of a registration it also destroyed the new key."""
+def _lost_reservation(ticket: _Ticket, outcome: EsError) -> bool:
+    """Whether the janitor released the reservation. For a registration it also destroyed the new data key."""
     if isinstance(outcome, KeyUnavailable):
         return ticket.registers and ticket.reservation_id is not None
     return isinstance(outcome, ReservationLost)

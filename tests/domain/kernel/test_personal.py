@@ -1,4 +1,4 @@
-"""Personal values show themselves to nobody who doesn't ask for `.value`."""
+"""Personal values are shown only by `.value`: not in logs, tracebacks or representations."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _WAYS_TO_SHOW = {
     "str": str,
     "f-string": lambda value: f"{value}",
     "f-string with !r": lambda value: f"{value!r}",
-    "format": lambda value: "{}".format(value),  # noqa: UP032 - each way of its own
-    "percent": lambda value: "%s %r" % (value, value),  # noqa: UP031 - each way of its own
+    "format": lambda value: "{}".format(value),  # noqa: UP032 - a way of its own
+    "percent": lambda value: "%s %r" % (value, value),  # noqa: UP031 - a way of its own
     "in a list": lambda value: str([value, {"key": value}]),
     "pprint": pprint.pformat,
     "json with default": lambda value: json.dumps([value], default=str),
@@ -81,14 +81,14 @@ def test_a_traceback_with_locals_does_not_show_personal_values() -> None:
 
 
 @pytest.mark.parametrize("event_class", event_classes(), ids=lambda event_class: event_class.type)
-def test_no_event_shows_its_personal_fields(event_class: type[Any]) -> None:
+def test_an_event_does_not_show_its_personal_fields(event_class: type[Any]) -> None:
     shown = repr(a_sample(event_class))
 
     assert "Ada" not in shown
     assert "ada@" not in shown
 
 
-def test_every_command_wraps_names_and_addresses() -> None:
+def test_every_name_and_address_of_a_command_is_personal() -> None:
     personal = {"name", "email"}
     for command in (commands.RegisterUser, commands.RenameUser, commands.ChangeEmail):
         hints = get_type_hints(command)
@@ -98,19 +98,19 @@ def test_every_command_wraps_names_and_addresses() -> None:
 
 
 @given(st.text(), st.text())
-def test_personal_values_are_equal_when_their_texts_are(one: str, other: str) -> None:
+def test_personal_values_are_equal_if_their_texts_are(one: str, other: str) -> None:
     assert (Personal(one) == Personal(other)) == (one == other)
     assert hash(Personal(one)) == hash(Personal(one))
 
 
-def test_the_three_forms_are_never_equal() -> None:
-    assert Personal("x") != Sealed("x")
-    assert Sealed("") != ERASED
-    assert Personal("") != ERASED
+def test_values_of_different_forms_are_never_equal() -> None:
+    forms: list[Any] = [Personal(""), Sealed(""), ERASED]
+
+    assert all((one == other) == (one is other) for one in forms for other in forms)
     assert Erased() == ERASED
 
 
 @pytest.mark.parametrize(("value", "field"), [(Personal("x"), "value"), (Sealed("x"), "text")])
-def test_a_value_does_not_change(value: object, field: str) -> None:
+def test_a_value_cannot_be_changed(value: object, field: str) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(value, field, "y")

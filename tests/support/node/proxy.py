@@ -1,4 +1,4 @@
-"""A TCP proxy that loses connections in the two ways of a network: by a reset, or by silence."""
+"""A TCP proxy that loses connections in the ways of a network: by a reset, or by silence of one side or both."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ HOST = "127.0.0.1"
 class Proxy:
     """Forwards a port of its own to another. `freeze` makes its connections half-open, `cut` resets them."""
 
-    def __init__(self, to_port: int) -> None:
-        self._to_port = to_port
+    def __init__(self, to_port: int, to_host: str = HOST) -> None:
+        self._to = to_host, to_port
+        self._drops_replies = False
         self.port = 0
         self._flowing = threading.Event()
         self._flowing.set()
@@ -40,14 +41,19 @@ class Proxy:
         """Forward nothing from now on. Neither side is notified."""
         self._flowing.clear()
 
+    def drop_replies(self) -> None:
+        """Drop what the server sends until `cut`. What the client sends is forwarded."""
+        self._drops_replies = True
+
     def cut(self) -> None:
-        """Reset all connections. New ones are accepted."""
+        """Reset all connections. New ones are accepted, and everything is forwarded on them."""
         for pair in list(self._pairs):
             for end in pair:
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
+        self._drops_replies = False
 
     def close(self) -> None:
         """Reset all connections and refuse new ones."""
@@ -61,16 +67,17 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = listener.accept()
-                far = socket.create_connection((HOST, self._to_port))
+                far = socket.create_connection(self._to)
                 self._pairs.append((near, far))
-                for source, target in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+                for ends in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._pump, args=ends, daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, is_reply: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self._flowing.wait()
-                target.sendall(data)
+                if not (is_reply and self._drops_replies):
+                    target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -1,27 +1,28 @@
-"""Filling a generation: what cannot be applied is parked alone, and a projection that sees rows sees them as they are."""
+"""Filling a generation: events that cannot be applied are parked alone, and a projection sees the latest rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from adapters.codec import JsonCodec
-from adapters.log import open_log
+from adapters.log import Log
 from adapters.memory.event_store import MemoryStore
 from adapters.sqlite.read_model import SqliteReadModel
 from domain.kernel.events import Event, Recorded
-from domain.kernel.projection import Add, Change, Operation, Projection, Put, Row
+from domain.kernel.ports.read_model import Parked
+from domain.kernel.projection import Add, Change, Key, Operation, Projection, Put, Row
 from domain.users.account import EVENTS
 from domain.users.projection import USERS
-from tests.support.builders import metadata
+from tests.support.builders import metadata, recorded
+from tests.support.parts import replaced
 from tests.support.shelves import SHELF, BookPut, Labels, ShelfClosed, ShelfOpened, Shelves
 from workers.projections.filling import Applier, Filler, Filling
 
-# --- what cannot be applied ------------------------------------------------------------------
+# --- parked events ---------------------------------------------------------------------------
 
 _SOUND = b'{"email":"es1:a","name":"es1:b"}'
 
@@ -30,10 +31,11 @@ def _stored(type_: str, data: bytes, *, stream: str = "user-7", position: int = 
     return Recorded(stream, position, position, 0, uuid4(), type_, data, b"{}")
 
 
-def _translated(*events: Recorded) -> tuple[Sequence[Operation], list[tuple[int, str]]]:
-    applier = Applier(USERS, JsonCodec(EVENTS), [])
-    operations, parked = applier.translate(events)
-    return operations, [(item.position, item.error) for item in parked]
+def _translated(
+    *events: Recorded, parked: Sequence[Parked] = ()
+) -> tuple[Sequence[Operation], list[tuple[int, str]]]:
+    operations, now_parked = Applier(USERS, JsonCodec(EVENTS), parked).translate(events)
+    return operations, [(item.position, item.error) for item in now_parked]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def _translated(*events: Recorded) -> tuple[Sequence[Operation], list[tuple[int,
     ],
     ids=range(14),
 )
-def test_what_cannot_be_applied_is_parked_alone_and_never_reaches_a_database(poison: Recorded) -> None:
+def test_an_event_that_cannot_be_applied_is_parked_alone(poison: Recorded) -> None:
     sound = _stored("user-registered.v1", _SOUND, stream="user-8", position=2)
 
     operations, parked = _translated(poison, sound)
@@ -65,7 +67,7 @@ def test_what_cannot_be_applied_is_parked_alone_and_never_reaches_a_database(poi
     assert [position for position, _ in parked] == [1]
 
 
-def test_what_comes_behind_a_parked_event_is_parked_and_other_streams_go_on() -> None:
+def test_later_events_of_a_parked_stream_are_parked_and_others_applied() -> None:
     operations, parked = _translated(
         _stored("user-registered.v1", _SOUND, position=1),
         _stored("user-exploded.v9", b"{}", position=2),
@@ -82,25 +84,23 @@ def test_what_comes_behind_a_parked_event_is_parked_and_other_streams_go_on() ->
     ]
 
 
-def test_what_was_parked_before_is_remembered() -> None:
-    _, first = Applier(USERS, JsonCodec(EVENTS), []).translate([_stored("user-exploded.v9", b"{}")])
-
-    operations, parked = Applier(USERS, JsonCodec(EVENTS), first).translate(
-        [_stored("user-deleted.v1", b"{}", position=2)]
+def test_streams_that_were_parked_before_stay_parked() -> None:
+    operations, parked = _translated(
+        _stored("user-deleted.v1", b"{}", position=2), parked=[Parked(1, "user-7", "unknown event type")]
     )
 
     assert operations == []
-    assert [item.position for item in parked] == [2]
+    assert parked == [(2, "behind a parked event")]
 
 
-def test_the_reason_of_parking_does_not_quote_the_event() -> None:
+def test_the_reason_for_parking_does_not_quote_the_event() -> None:
     canary = b"canary-5f1d"
     for data in (canary, b'{"email":"' + canary, b'{"' + canary + b'":1,"email":"a","name":"b"}'):
         _, ((_, reason),) = _translated(_stored("user-registered.v1", data))
         assert "canary" not in reason
 
 
-def test_a_change_of_a_user_that_is_not_there_is_harmless() -> None:
+def test_a_change_of_a_missing_user_is_not_parked() -> None:
     operations, parked = _translated(_stored("user-deleted.v1", b"{}"))
 
     assert parked == []
@@ -109,48 +109,40 @@ def test_a_change_of_a_user_that_is_not_there_is_harmless() -> None:
 
 # --- rows ------------------------------------------------------------------------------------
 
+Fill = Callable[[Projection], Filler]
+
 
 @pytest.fixture
-def read_model(tmp_path: Path) -> Iterator[SqliteReadModel]:
-    with closing(SqliteReadModel(tmp_path / "read.db")) as opened:
-        yield opened
+def filler_of(read_model: SqliteReadModel, log: Log) -> Fill:
+    def made(projection: Projection, **parts: Any) -> Filler:
+        codec = JsonCodec(SHELF.events)
+        own: dict[str, Any] = {"store": MemoryStore(), "codec": codec, "read_model": read_model}
+        filling = Filling(projection, **{**own, **parts}, now_us=lambda: 0, log=log)
+        return Filler(filling, read_model.prepare(projection, now_us=0))
 
-
-def a_filler(read_model: SqliteReadModel, projection: Projection, tmp_path: Path) -> Filler:
-    parts = Filling(
-        projection,
-        store=MemoryStore(),
-        codec=JsonCodec(SHELF.events),
-        read_model=read_model,
-        now_us=lambda: 0,
-        log=open_log("filling", tmp_path / "filling.log"),
-    )
-    return Filler(parts, read_model.prepare(projection, now_us=0))
+    return made
 
 
 class Happening:
-    """Events of shelves, each at the next position."""
+    """Makes events of shelves, each at the next position."""
 
     def __init__(self) -> None:
         self._position = 0
 
     def __call__(self, shelf: int, event: Event) -> Recorded:
-        self._position += 1
         data = JsonCodec(SHELF.events).encode(
             event, event_id=uuid4(), subject=None, metadata=metadata(), sealer=None
         )
-        return Recorded(
-            *(SHELF.stream_of(shelf), self._position, self._position, 0),
-            *(data.event_id, data.type, data.data, data.metadata),
-        )
+        self._position += 1
+        return recorded(data, stream=SHELF.stream_of(shelf), version=self._position - 1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_a_projection_sees_each_row_as_the_events_before_left_it(
-    read_model: SqliteReadModel, tmp_path: Path, size: int
+def test_a_projection_sees_each_row_as_earlier_events_left_it(
+    read_model: SqliteReadModel, filler_of: Fill, size: int
 ) -> None:
     happened, labels = Happening(), Labels()
-    filler = a_filler(read_model, labels, tmp_path)
+    filler = filler_of(labels)
     events = [
         happened(1, ShelfOpened("maps")),
         happened(2, ShelfOpened("maps")),
@@ -168,9 +160,26 @@ def test_a_projection_sees_each_row_as_the_events_before_left_it(
     assert read_model.rows(labels) == [{"label": "poems", "shelves": 1}]
 
 
-def test_rows_are_counted_over_batches(read_model: SqliteReadModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_projection_sees_a_row_without_its_key(filler_of: Fill, size: int) -> None:
+    happened, seen = Happening(), list[Row | None]()
+
+    class Watching(Labels):
+        def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
+            seen.append(row)
+            return super().apply(recorded, event, row)
+
+    filler = filler_of(Watching())
+    events = [happened(shelf, ShelfOpened("maps")) for shelf in (1, 2)]
+    for batch in (events[:size], events[size:]):
+        assert filler.fill(batch, 2 if not batch else batch[-1].position)
+
+    assert seen == [None, {"shelves": 1}]
+
+
+def test_rows_are_counted_over_batches(read_model: SqliteReadModel, filler_of: Fill) -> None:
     happened, shelves = Happening(), Shelves()
-    filler = a_filler(read_model, shelves, tmp_path)
+    filler = filler_of(shelves)
 
     for batch in (
         [happened(1, ShelfOpened("maps")), happened(1, BookPut("A"))],
@@ -179,6 +188,9 @@ def test_rows_are_counted_over_batches(read_model: SqliteReadModel, tmp_path: Pa
         assert filler.fill(batch, batch[-1].position)
 
     assert [row["books"] for row in read_model.rows(shelves)] == [3]
+
+
+# --- values that cannot be stored ------------------------------------------------------------
 
 
 class Overflowing(Shelves):
@@ -199,10 +211,10 @@ class OverflowingSeen(Overflowing):
 
 @pytest.mark.parametrize("projection", [Overflowing(), OverflowingSeen()], ids=["unseen", "seen"])
 def test_a_sum_beyond_64_bits_parks_its_event_alone(
-    read_model: SqliteReadModel, tmp_path: Path, projection: Shelves
+    read_model: SqliteReadModel, filler_of: Fill, projection: Shelves
 ) -> None:
     happened = Happening()
-    filler = a_filler(read_model, projection, tmp_path)
+    filler = filler_of(projection)
     opening = [happened(shelf, ShelfOpened("maps")) for shelf in (1, 2)]
     assert filler.fill([*opening, happened(1, BookPut("A"))], 3)
 
@@ -211,3 +223,84 @@ def test_a_sum_beyond_64_bits_parks_its_event_alone(
     assert [row["books"] for row in read_model.rows(projection)] == [1 << 62, 1 << 62]
     assert [parked.position for parked in read_model.parked(projection, filler.generation)] == [4]
     assert (filler.generation.checkpoint, filler.generation.events) == (9, 5)
+
+
+class Numbered(Shelves):
+    """Stores the title of a book as a number of the shelf."""
+
+    values = {"huge": 1 << 70, "negative": -(1 << 70), "list": ["A"], "text": "A", "surrogate": "\ud800"}  # noqa: RUF012
+
+    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
+        if isinstance(event, BookPut):
+            value: Any = self.values.get(event.title, len(event.title))
+            return [Change(SHELF.id_of(recorded.stream), {"books": value})]
+        return super().apply(recorded, event, row)
+
+
+@pytest.mark.parametrize("title", Numbered.values)
+def test_a_value_that_cannot_be_stored_parks_its_stream_alone(
+    read_model: SqliteReadModel, filler_of: Fill, title: str
+) -> None:
+    happened, projection = Happening(), Numbered()
+    filler = filler_of(projection)
+    events = [happened(shelf, ShelfOpened("maps")) for shelf in range(1, 8)]
+    events += [happened(shelf, BookPut(title if shelf == 3 else "four")) for shelf in range(1, 8)]
+    events += [happened(3, ShelfClosed("maps"))]
+
+    assert filler.fill(events, 20)
+
+    rows = read_model.rows(projection)
+    assert [(row["books"], row["state"]) for row in rows] == [
+        (0 if n == 3 else 4, "open") for n in range(1, 8)
+    ]
+    parked = read_model.parked(projection, filler.generation)
+    assert [item.position for item in parked] == [10, 15]
+    assert (filler.generation.checkpoint, filler.generation.events) == (20, 15)
+
+
+class Named(Labels):
+    """Needs the row of the shelf's label, which it takes as it is."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+
+    def key_of(self, recorded: Recorded, event: Event) -> Key | None:
+        return self._key if SHELF.id_of(recorded.stream) == 1 else super().key_of(recorded, event)
+
+    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
+        return [Put(self.key_of(recorded, event) or "", {"shelves": 1})]
+
+
+@pytest.mark.parametrize("key", ["\ud800", "x" * 2000, 1 << 70], ids=["surrogate", "too long", "huge"])
+def test_a_key_that_cannot_be_looked_up_parks_its_event_alone(
+    read_model: SqliteReadModel, filler_of: Fill, key: Key
+) -> None:
+    happened, projection = Happening(), Named(key)
+    filler = filler_of(projection)
+
+    assert filler.fill([happened(1, ShelfOpened("maps")), happened(2, ShelfOpened("poems"))], 2)
+
+    assert [row["label"] for row in read_model.rows(projection)] == ["poems"]
+    assert [item.position for item in read_model.parked(projection, filler.generation)] == [1]
+
+
+def test_another_filler_that_moved_the_checkpoint_ends_the_filling(
+    read_model: SqliteReadModel, filler_of: Fill
+) -> None:
+    happened, shelves = Happening(), Shelves()
+    late, first = filler_of(shelves), filler_of(shelves)
+    batch = [happened(1, ShelfOpened("maps"))]
+
+    assert first.fill(batch, 1)
+
+    assert not late.fill(batch, 1)
+    assert late.generation.checkpoint == 0
+    assert first.generation.events == 1
+
+
+def test_an_error_without_an_event_is_raised(read_model: SqliteReadModel, filler_of: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        filler_of(Shelves(), read_model=replaced(read_model, apply=fail)).fill([], 5)

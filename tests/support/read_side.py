@@ -1,0 +1,141 @@
+"""The read side of user accounts for tests: projector, rebuilds and queries, run by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters import wiring
+from adapters.log import Log
+from adapters.sqlite.read_model import SqliteReadModel
+from domain.features import registry
+from domain.kernel.events import NO_STREAM
+from domain.kernel.messages import Body, Later, Reply, Request
+from domain.kernel.ports.read_model import Generation, GenerationState, Parked
+from domain.kernel.projection import Value
+from domain.users.projection import USERS
+from tests.support.accounts import ADA, ALAN, GRACE, Accounts, change, delete, erase, rename
+from tests.support.builders import a_stream, append, some_events
+from workers.projections.filling import Filling
+from workers.projections.projector import Projector
+from workers.projections.rebuild import Rebuild, Rebuilds
+from workers.projections.service import QueriesService, queries_of
+from workers.runtime.queries import Sources
+
+
+class ReadSide(Accounts):
+    """Accounts over a durable store, with the `users` projection and its queries."""
+
+    def __init__(self, folder: Path, read_model: SqliteReadModel, log: Log) -> None:
+        super().__init__(folder, durable=True)
+        self.read_model = read_model
+        self.log = log
+        self.now_s = 0.0
+        self.rebuilds = self.rebuilds_of(self.rebuild)
+        self._projector = self.projector()
+
+    def _filling(self, **parts: Any) -> Filling:
+        own: dict[str, Any] = {"store": self.store, "read_model": self.read_model}
+        return Filling(
+            USERS,
+            **{**own, **parts},
+            codec=self.codec,
+            now_us=lambda: self.now_us,
+            log=self.log,
+        )
+
+    # --- rows ----------------------------------------------------------------------------------
+
+    def projector(self, **parts: Any) -> Projector:
+        return Projector(self._filling(**parts))
+
+    def project(self) -> None:
+        """Run a new projector until its rows include every stored event."""
+        self._projector = self.projector()
+        head = self.store.head()
+        self._projector.run(lambda: self._projector.reached >= head)
+
+    def prepare(self) -> Generation:
+        return self.read_model.prepare(USERS, now_us=self.now_us)
+
+    def rebuild(self, **parts: Any) -> Rebuild:
+        return Rebuild(self._filling(**parts))
+
+    def rebuilt(self, **parts: Any) -> Generation:
+        """The generation of a rebuild that must succeed."""
+        generation = self.rebuild(**parts).run(lambda: False)
+        assert generation is not None
+        return generation
+
+    def rebuilds_of(self, start: Any) -> Rebuilds:
+        return Rebuilds(lambda _: start(), lambda: False, self.log)
+
+    def rows(self) -> dict[int, dict[str, Value]]:
+        return {int(row["user_id"] or 0): row for row in self.read_model.rows(USERS)}
+
+    def change_rows(self, statement: str, *values: Any) -> None:
+        """Change the rows of the first generation, as damage or a bug would."""
+        with self.read_model._database.writing() as connection:
+            connection.execute(statement, values)
+
+    def generations(self) -> Sequence[Generation]:
+        return self.read_model.generations(USERS)
+
+    def current(self) -> Generation:
+        (current,) = [each for each in self.generations() if each.state is GenerationState.CURRENT]
+        return current
+
+    def parked(self) -> Sequence[Parked]:
+        """The parked events of the current generation."""
+        return self.read_model.parked(USERS, self.current())
+
+    # --- queries -------------------------------------------------------------------------------
+
+    def queries(self, **parts: Any) -> QueriesService:
+        self.prepare()
+        own: dict[str, Any] = {
+            "store": self.store,
+            "codec": self.codec,
+            "vault": self.vault,
+            "keyring": lambda subjects: wiring.keyring_of(self.vault)(subjects),
+            "erased_keyring": wiring.erased_keyring(),
+            "read_model": self.read_model,
+            "projections": registry().projections,
+            "reached": lambda _: self._projector.reached,
+            "ensure_rebuild": self.rebuilds.ensure,
+            "now_us": lambda: self.now_us,
+            "monotonic_s": lambda: self.now_s,
+        }
+        return QueriesService(queries_of(registry(), Sources(**{**own, **parts})))
+
+    def reply_to(self, request: Request, **parts: Any) -> Reply:
+        (reply,) = self.queries(**parts).handle([request])
+        return reply
+
+    def ask(self, kind: str, /, **body: object) -> Reply:
+        return self.reply_to(Request(kind, dict(body)))
+
+    def answer(self, kind: str, /, **body: object) -> Body:
+        """The reply to a query that must succeed."""
+        reply = self.ask(kind, **body)
+        assert isinstance(reply, dict), reply
+        return reply
+
+    def waits(self, request: Request) -> bool:
+        return isinstance(self.reply_to(request), Later)
+
+
+def a_busy_history(accounts: Accounts) -> tuple[int, int, int]:
+    """Three users with eight events of most types, and other streams before and after."""
+    ada, grace, alan = (accounts.a_user(email) for email in (ADA, GRACE, ALAN))
+    append(accounts.store, a_stream(), NO_STREAM, some_events(3))
+    accounts.handle(
+        rename(ada, "Countess"),
+        change(grace, "new@example.com"),
+        delete(grace),
+        erase(alan),
+        rename(ada),
+    )
+    append(accounts.store, a_stream(), NO_STREAM, some_events(3))
+    return ada, grace, alan
