@@ -1,10 +1,10 @@
 #!/bin/sh
-# The main job, with real output, in a throw-away home. Wants `es` on the PATH.
+# Run the main commands with real output, in a temporary home. Needs `es` in PATH.
 set -eu
 
 ES_HOME=$(mktemp -d "${TMPDIR:-/tmp}/es-demo.XXXXXX")
 export ES_HOME
-unset ES_BROKER ES_STORE ES_DATABASE ES_VAULT ES_KEK_FILE ES_AUTOSTART  # nothing of yours is touched
+unset ES_BROKER ES_STORE ES_DATABASE ES_VAULT ES_KEK_FILE ES_AUTOSTART  # your own parts and data are not used
 trap 'es down >/dev/null 2>&1 || true; rm -rf "$ES_HOME"' EXIT
 trap 'exit 130' INT TERM
 trap 'exit 141' PIPE
@@ -21,7 +21,7 @@ run() {
   es "$@"
 }
 
-say 'Start the workers (in a throw-away home)'
+say 'Start the workers in a temporary home'
 run up
 
 say 'Ids: unique, numeric, sortable by time'
@@ -34,17 +34,17 @@ ID=$(es users create --email ada@example.com --name 'Ada Lovelace')
 printf '%s\n' "$ID"
 run users get "$ID"
 
-say 'A rename, and everything that ever happened'
+say 'A rename, and all events of the account'
 run users rename "$ID" 'Ada King'
 run users history "$ID"
 
-say 'What is stored: personal fields are sealed with a key of her own'
+say 'The stored events: personal fields are sealed with the data key of this user'
 run streams read "user-$ID"
 
-say 'Rebuild the read model by replaying the events, online'
+say 'Rebuild the read model from the events, without an interruption of queries'
 run projections rebuild users
 
-say 'Erase her: the key is destroyed, and with it every copy of her data'
+say 'Erase the person: without the data key, no copy of the data can be opened'
 run gdpr erase "$ID" --yes
 run users get "$ID"
 run users history "$ID"

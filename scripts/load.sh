@@ -1,6 +1,6 @@
 #!/bin/sh
-# Drive the command line with many processes and many users, and say how it went.
-# Needs `es` and POSIX tools only. Every request has a bound of its own, and so has the whole run.
+# Create many users with many `es` processes at once, and report errors, throughput and latency.
+# Needs `es` and POSIX tools only. Each command has a timeout of its own, and -t limits the whole run.
 set -u
 
 usage() {
@@ -14,11 +14,11 @@ Creates USERS users from PROCESSES processes at once, against the current ES_HOM
   -m MODE       single: one `es users create` per user (default)
                 bulk:   `es users create --from -` with LINES users each
   -b LINES      users per command in bulk mode, 1 to 100000 (default 500)
-  -t SECONDS    begin no new command after this time, 1 to 86400 (default 300)
+  -t SECONDS    start no new command after this time, 1 to 86400 (default 300)
   -h            show this
 
-Prints one "name value" per line; latency is that of a whole `es` command, start of its process included.
-Ends with 0 when every user was created, 1 when any was not, 2 for wrong usage, 130 when interrupted.
+Prints one "name value" per line. The latency is that of a whole `es` command with the start of its process.
+Exit code: 0 if every user was created, 1 if not, 2 for wrong usage, 130 if interrupted.
 TEXT
 }
 
@@ -28,7 +28,7 @@ wrong() {
     exit 2
 }
 
-# whole NAME VALUE MAX: leave unless VALUE is a whole number from 1 to MAX.
+# whole NAME VALUE MAX: exit unless VALUE is a whole number from 1 to MAX.
 whole() {
     case $2 in
         '' | *[!0-9]* | 0* | ?????????*) wrong "$1 must be a whole number from 1 to $3" ;;
@@ -50,7 +50,7 @@ while getopts ':p:n:m:b:t:h' flag; do
     esac
 done
 shift $((OPTIND - 1))
-[ $# -eq 0 ] || wrong "what is '$1' for?"
+[ $# -eq 0 ] || wrong "unexpected argument '$1'"
 whole -p "$processes" 256
 whole -n "$users" 10000000
 whole -b "$lines" 100000
@@ -58,10 +58,10 @@ whole -t "$seconds" 86400
 case $mode in single | bulk) ;; *) wrong "-m must be single or bulk" ;; esac
 command -v es >/dev/null || wrong "there is no \`es\` in PATH; activate its environment first"
 
-# Milliseconds since 1970 from GNU, busybox and recent BSD date; elsewhere whole seconds have to do.
+# Milliseconds since 1970 with GNU, busybox and recent BSD date; whole seconds with others.
 case $(date +%N) in
     '' | *[!0-9]*)
-        printf 'load.sh: this date(1) knows whole seconds only, and so do the latencies\n' >&2
+        printf 'load.sh: this date(1) has whole seconds only, so latencies are whole seconds\n' >&2
         now_ms() { printf '%s000\n' "$(date +%s)"; }
         ;;
     *)
@@ -76,9 +76,9 @@ work=${TMPDIR:-/tmp}/es-load.$$
 (umask 077 && mkdir "$work") || exit 1
 started_ms=$(now_ms)
 deadline_ms=$((started_ms + seconds * 1000))
-run=$started_ms-$$ # makes the addresses of every run its own
+run=$started_ms-$$ # part of every address, so that runs do not share addresses
 
-# single NAME FIRST LAST: create users one by one; a line "milliseconds succeeded codes…" for each command.
+# single NAME FIRST LAST: create users one by one and print a line "milliseconds succeeded codes…" for each command.
 single() {
     number=$2
     while [ "$number" -le "$3" ] && [ ! -e "$work/stop" ]; do
@@ -97,7 +97,7 @@ single() {
     done
 }
 
-# bulk NAME FIRST LAST: the same, with many users for each command.
+# bulk NAME FIRST LAST: the same with many users in each command.
 bulk() {
     number=$2
     while [ "$number" -le "$3" ] && [ ! -e "$work/stop" ]; do
@@ -117,13 +117,13 @@ bulk() {
         succeeded=$((answered - $(grep -c '"error":{' "$work/$1.out")))
         printf '%s %s' $((ended_ms - begun_ms)) "$succeeded"
         [ "$succeeded" -eq "$answered" ] || printf ' %s' "$(codes "$code" "$work/$1.out")"
-        # A command that broke off leaves users without an answer.
+        # A command that ended early leaves users without an answer.
         awk -v n=$((asked - answered)) -v code="$code" 'BEGIN { while (n-- > 0) printf " exit-%d", code; print "" }'
         number=$((last + 1))
     done
 }
 
-# codes EXIT FILE: the error codes in a file, or the exit code where there are none.
+# codes EXIT FILE: print the error codes in a file, or the exit code if there are none.
 codes() {
     awk -v code="$1" '
         match($0, /"code":"[^"]*"/) { printf "%s ", substr($0, RSTART + 8, RLENGTH - 9); found = 1 }
@@ -158,7 +158,7 @@ report() {
     ' "$work/all"
 }
 
-# The processes of this run read the file between two commands, so each finishes what it has begun.
+# Each process looks for this file between two commands, so that it finishes the command under way.
 interrupted=
 trap 'interrupted=yes; : >"$work/stop"' INT TERM HUP
 trap 'rm -rf "$work"' EXIT
@@ -170,7 +170,7 @@ while [ "$process" -lt "$processes" ]; do
     process=$((process + 1))
     "$mode" "$process" "$first" $((users * process / processes)) >"$work/$process.times" &
 done
-while ! wait; do :; done # a signal ends a wait before its time
+while ! wait; do :; done # a signal interrupts a wait
 wait
 report
 

@@ -63,25 +63,20 @@ def _restarted_alone(system: System, role: str, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGKILL, "killed by SIGKILL"), (signal.SIGTERM, "ended with status 0")]
+)
 @pytest.mark.slow
-def test_a_killed_worker_is_restarted_and_the_status_names_it(shared: System, role: str) -> None:
-    logged = len(shared.es("logs", "supervisor", "-n", "100000").ok().lines)
-    _restarted_alone(shared, role, signal.SIGKILL)
+def test_a_killed_or_terminated_worker_is_restarted_and_the_status_names_it(
+    shared: System, role: str, number: signal.Signals, said: str
+) -> None:
+    logged = len(shared.log("supervisor", "-n", "100000"))
+    _restarted_alone(shared, role, number)
 
-    assert shared.last_error(role) == "killed by SIGKILL"
-    lines = shared.es("logs", "supervisor", "-n", "100000").ok().lines
-    added = [json.loads(line) for line in lines[logged:]]
+    assert shared.last_error(role) == said
+    added = shared.log("supervisor", "-n", "100000")[logged:]
     assert [line["role"] for line in added if line["action"] == "worker-ended"] == [role]
-    shared.get(shared.create(f"killed-{role}@example.com"))
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.slow
-def test_a_terminated_worker_drains_and_is_started_again(shared: System, role: str) -> None:
-    _restarted_alone(shared, role, signal.SIGTERM)
-
-    assert shared.last_error(role) == "ended with status 0"
-    shared.get(shared.create(f"terminated-{role}@example.com"))
+    shared.get(shared.create(f"{number.name}-{role}@example.com"))
 
 
 def test_a_worker_that_crashes_repeatedly_is_restarted_with_back_off(running: System) -> None:
@@ -95,7 +90,7 @@ def test_a_worker_that_crashes_repeatedly_is_restarted_with_back_off(running: Sy
 
     waits_s: list[float] = []
     ended_at: datetime | None = None
-    for line in map(json.loads, running.es("logs", "supervisor").ok().lines):
+    for line in running.log("supervisor"):
         if line.get("role") == "ids":
             at = datetime.fromisoformat(line["time"])
             if line["action"] == "worker-ended":
@@ -114,8 +109,7 @@ def test_a_worker_with_a_bad_key_reports_it_and_starts_once_it_is_fixed(running:
     key = kek.read_text()
     kek.write_text("not a key\n")
 
-    refused = running.es("up").failed(4)
-    assert "key-encryption key" in refused.err
+    assert "key-encryption key" in running.es("up").failed(4).err
     assert "key-encryption key" in running.last_error("users")
 
     kek.write_text(key)

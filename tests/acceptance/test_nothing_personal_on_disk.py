@@ -165,11 +165,11 @@ def _be_refused(system: System) -> None:
     ):
         ran = system.es(*arguments).without_traceback()
         assert ran.code == code, ran
-    bad = ndjson(
-        [{"email": WRONG, "name": NAME}, {WRONG: NAME, "email": EMAIL}, {"email": [EMAIL], "name": {NAME: 1}}]
+    bad = ndjson([{"email": WRONG, "name": NAME}, {WRONG: NAME, "email": EMAIL}])
+    bad += ndjson(
+        [{"email": [EMAIL], "name": {NAME: 1}}, {"email": EMAIL, "name": NAME, "command_id": WRONG}]
     )
     bad += f'{{"email": "{EMAIL}", "name": "{NAME}" broken\n{NAME}\n'.encode()
-    bad += ndjson([{"email": EMAIL, "name": NAME, "command_id": WRONG}])
     assert system.es("users", "create", "--from", "-", stdin=bad).without_traceback().code == 2
 
 

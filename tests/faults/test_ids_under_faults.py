@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.ledger import Ledger
+from tests.support import effort
 from tests.support.processes import ROOT
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S, eventually
 
-SECONDS = float(os.environ.get("ES_TEST_IDS_SECONDS", "8"))
-SEED = int(os.environ.get("ES_TEST_SEED", random.randrange(1 << 32)))
+SECONDS = float(os.environ.get("ES_TEST_IDS_SECONDS", effort.IDS_S))
+SEED = effort.SEED
 WORKERS, CLIENTS = 4, 8
 KINDS = {"single", "block", "range", "after"}
 FAULTS = {"kill", "step"}

@@ -27,3 +27,4 @@ REBUILT_ROWS = sized(6000, 40_000)  # of a read model that is rebuilt while it i
 GETS = sized(300, 3000)  # right after their creates, by one program; over a broker a third of it
 SHELL_ROUNDS = sized(15, 200)  # the same by a shell loop
 ERASURE_KILLS = sized(1, 10)  # at each step of an erasure
+IDS_S = sized(8, 120)  # seconds in which clients draw ids while workers are killed

@@ -219,6 +219,9 @@ class System:
         """What the broker holds for each role."""
         return {queue["role"]: queue for queue in self.es("dead", "list", "--json").ok().objects}
 
+    def log(self, role: str, *options: str) -> list[dict[str, Any]]:
+        return self.es("logs", role, *options).ok().objects
+
     # --- workers -------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
