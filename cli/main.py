@@ -73,14 +73,9 @@ class RootGroup(LazyGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         # Built-in names first: only another name costs the import of the features in ES_FEATURES.
-        if cmd_name in COMMANDS:
-            return _named(
-                typer.main.get_command(import_module(f"cli.{cmd_name}").app), cmd_name, COMMANDS[cmd_name]
-            )
-        if cmd_name in TOOLS:
-            return _named(
-                typer.main.get_group(import_module(f"cli.{cmd_name}").app), cmd_name, TOOLS[cmd_name]
-            )
+        for helps, load in ((COMMANDS, typer.main.get_command), (TOOLS, typer.main.get_group)):
+            if cmd_name in helps:
+                return _named(load(import_module(f"cli.{cmd_name}").app), cmd_name, helps[cmd_name])
         known = registry()
         feature = known.feature(cmd_name)
         if feature is None:

@@ -19,7 +19,11 @@ from domain.kernel.messages import to_json
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one object, or one per line for a list.")]
 CommandId = Annotated[
     str | None,
-    typer.Option("--command-id", metavar="UUID", help="The idempotency key. Without it a new one is made."),
+    typer.Option(
+        "--command-id",
+        metavar="UUID",
+        help="The idempotency key: a retry with it is safe. Default: a new one.",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Wait until every stored event is included.")]

@@ -45,7 +45,7 @@ def get(
     ] = None,
     as_json: render.Json = False,
 ) -> None:
-    """Show a user. A user who was just created is found: the query waits for the projection."""
+    """Show a user. Right after `es users create` it waits for the projection."""
     body: dict[str, Any] = {"user_id": user_id, "after_position": after, "fresh": fresh, "version": version}
     if at is not None:
         body["at_us"] = parse_time_us(at, "--at")
