@@ -314,13 +314,15 @@ def test_a_path_that_cannot_be_a_file_is_unavailable(tmp_path: Path, place: str,
 
 _AS_NOBODY = """
 import os, sys
-from tests.support.builders import append, open_store, some_events
-if os.geteuid() == 0:
+from pathlib import Path
+from adapters.sqlite.event_store import SqliteStore
+from domain.kernel.errors import PartUnavailable
+from tests.support.builders import append, some_events
+if os.geteuid() == 0:  # after all imports: another user may not read where Python is installed
     os.setgid(65534)
     os.setuid(65534)
-from domain.kernel.errors import PartUnavailable
 try:
-    append(open_store("sqlite:" + sys.argv[1]), "user-1", -1, some_events(1))
+    append(SqliteStore(Path(sys.argv[1])), "user-1", -1, some_events(1))
 except PartUnavailable as error:
     print("unavailable:", error, "|", error.hint)
 """
