@@ -75,16 +75,15 @@ class Node:
         )
         streams_pb2_grpc.add_StreamsServicer_to_server(Streams(self), self._server)  # type: ignore[no-untyped-call]
         gossip_pb2_grpc.add_GossipServicer_to_server(_Gossip(self), self._server)  # type: ignore[no-untyped-call]
-        if tls is None:
-            self.port = int(self._server.add_insecure_port(f"{HOST}:0"))
-        else:
-            pair, ca = (
-                (tls.key.read_bytes(), tls.certificate.read_bytes()),
-                client_ca and client_ca.read_bytes(),
-            )
-            credentials = grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
-            self.port = int(self._server.add_secure_port(f"{HOST}:0", credentials))
+        self.port = self._listen(tls, client_ca)
         self._server.start()
+
+    def _listen(self, tls: Identity | None, client_ca: Path | None) -> int:
+        if tls is None:
+            return int(self._server.add_insecure_port(f"{HOST}:0"))
+        pair, ca = (tls.key.read_bytes(), tls.certificate.read_bytes()), client_ca and client_ca.read_bytes()
+        credentials = grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+        return int(self._server.add_secure_port(f"{HOST}:0", credentials))
 
     @property
     def url(self) -> str:
@@ -121,7 +120,7 @@ class Node:
 
 
 class Cluster:
-    """Nodes over one log, as if it were replicated. A test elects the leader."""
+    """Nodes over one log, as if it were replicated. A test sets the leader."""
 
     def __init__(self, size: int = 3) -> None:
         log = Log()
@@ -133,9 +132,6 @@ class Cluster:
     @property
     def url(self) -> str:
         return f"esdb://{','.join(f'{HOST}:{node.port}' for node in self.nodes)}?tls=false"
-
-    def elect(self, leader: Node) -> None:
-        self.leader = leader
 
     def close(self) -> None:
         for node in self.nodes:
