@@ -1,8 +1,7 @@
 """The client of EventStoreDB: esdbclient, corrected. The only module that uses names esdbclient does not document.
 
-Promise: every call has a deadline, a half-open connection is noticed, and a call is sent once. Refusal: esdbclient
-retries, reconnects and resumes by itself, which ends the reads of other threads without an error. None of its
-methods that do so is called here.
+Promise: a half-open connection is noticed, and a call is sent once. Refusal: no method of esdbclient is called that
+retries or reconnects by itself, because a reconnect ends the reads of other threads without an error.
 
 tests/adapters/eventstoredb/test_client.py holds the undocumented names and their signatures.
 """

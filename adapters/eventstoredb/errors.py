@@ -83,7 +83,7 @@ _TLS_HINT = (
 
 
 def too_large() -> InvalidInput:
-    return InvalidInput("events", "exceed together what EventStoreDB accepts in one append")
+    return InvalidInput("events", "are too large together for one append to EventStoreDB")
 
 
 def _can_retry(error: Exception, is_cluster: bool) -> bool:

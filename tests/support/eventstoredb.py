@@ -54,6 +54,12 @@ class Store(EventStoreDbStore):
     def live(self, *prefixes: str) -> Iterator[Recorded | CaughtUp]:
         return self.follow(BEGINNING, stopped=before(DEADLINE_S), prefixes=prefixes or None)
 
+    def caught_up(self, *prefixes: str) -> Iterator[Recorded | CaughtUp]:
+        """A follower that has caught up once."""
+        following = self.live(*prefixes)
+        until_caught_up(following)
+        return following
+
     def followed(self, *prefixes: str) -> list[str]:
         """Like `found`, over a subscription."""
         return [event.stream for event in until_caught_up(self.live(*prefixes))]

@@ -112,7 +112,7 @@ def test_a_connection_has_a_keepalive_that_the_url_can_change(
 def test_with_several_hosts_the_leader_is_followed(cluster: Cluster, open_store: OpenStore) -> None:
     store = open_store(cluster.url)
     for version in range(6):
-        cluster.elect(cluster.nodes[version % 3])
+        cluster.leader = cluster.nodes[version % 3]
         assert isinstance(store.write("thing-1", version - 1), Appended)
         assert len(store.stored("thing-1")) == version + 1
 
@@ -121,14 +121,14 @@ def test_with_several_hosts_one_may_be_unavailable(cluster: Cluster, open_store:
     store = open_store(cluster.url)
     store.write("thing-1")
     cluster.nodes[0].is_unavailable = True
-    cluster.elect(cluster.nodes[1])
+    cluster.leader = cluster.nodes[1]
 
     assert isinstance(store.write("thing-1", 0), Appended)
 
 
 def test_with_several_hosts_one_may_know_no_leader(cluster: Cluster, open_store: OpenStore) -> None:
     cluster.nodes[0].is_cut_off = True
-    cluster.elect(cluster.nodes[2])
+    cluster.leader = cluster.nodes[2]
 
     assert isinstance(open_store(cluster.url).write(), Appended)
     assert cluster.nodes[0].calls == {"Gossip": 1}
@@ -150,7 +150,7 @@ def test_silent_hosts_together_take_the_time_of_one_call(cluster: Cluster, open_
 
 
 def test_a_silent_host_leaves_time_for_the_others(cluster: Cluster, open_store: OpenStore) -> None:
-    cluster.elect(cluster.nodes[2])
+    cluster.leader = cluster.nodes[2]
     with closing(Proxy(cluster.nodes[0].port)) as proxy:
         proxy.freeze()
         url = cluster.url.replace(str(cluster.nodes[0].port), str(proxy.port))
@@ -159,7 +159,7 @@ def test_a_silent_host_leaves_time_for_the_others(cluster: Cluster, open_store: 
 
 
 def test_a_cluster_is_discovered_through_any_node(cluster: Cluster, open_store: OpenStore) -> None:
-    cluster.elect(cluster.nodes[2])
+    cluster.leader = cluster.nodes[2]
     store = open_store(cluster.nodes[1].url.replace("esdb:", "esdb+discover:"))
 
     assert isinstance(store.write(), Appended)

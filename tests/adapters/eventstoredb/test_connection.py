@@ -7,8 +7,10 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
+from esdbclient.exceptions import DeadlineExceeded
 
 from adapters.eventstoredb.connection import Connection
+from adapters.eventstoredb.deadline import Deadline
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.event_store import Append, Appended
 from tests.support.eventstoredb import SLACK_S, OpenStore, Store, an_item
@@ -60,6 +62,11 @@ def test_many_calls_to_a_silent_server_do_not_each_wait_in_full(open_store: Open
             store.stored(f"thing-{number}")
 
     assert time.monotonic() - started_s < 100 * 0.6 / 3
+
+
+def test_a_call_that_has_no_time_left_is_not_started() -> None:
+    with pytest.raises(DeadlineExceeded):
+        Deadline.after(0.0, call_timeout_s=1.0).left_s()
 
 
 @pytest.mark.parametrize("call", ["append", "read_stream", "head"])

@@ -27,8 +27,7 @@ from tests.support.waiting import DEADLINE_S, assert_within, before, eventually
 def test_the_end_of_a_subscription_is_a_failure(store: Store, node: Node, fault: Fault) -> None:
     # Trap: esdbclient ends it without an error, as if there were no more events.
     store.write()
-    following = store.live()
-    until_caught_up(following)
+    following = store.caught_up()
 
     node.plan = always(fault, Point.SUBSCRIBED)
     node.log.system_event("$stats", "$statsCollected")
@@ -41,8 +40,7 @@ def test_the_end_of_a_subscription_is_a_failure(store: Store, node: Node, fault:
 
 def test_a_subscription_survives_failing_appends(store: Store, node: Node) -> None:
     # Trap: over a shared client a failed append would end the subscription.
-    following = store.live("kind")
-    until_caught_up(following)
+    following = store.caught_up("kind")
     names = [f"kind-{number}" for number in range(5)]
     for name in names:
         node.plan = once(Point.BEFORE_COMMIT, Fault.UNAVAILABLE, Fault.BROKEN)
@@ -69,8 +67,7 @@ def test_a_half_open_subscription_is_noticed_by_its_keepalive(open_store: OpenSt
 
 def test_a_stalled_subscription_fails_and_reports_no_catch_up(open_store: OpenStore, node: Node) -> None:
     store = open_store(settle_s=GIVE_UP_S)
-    following = store.live()
-    until_caught_up(following)
+    following = store.caught_up()
     node.plan = always(Fault.BLACK_HOLE, Point.SUBSCRIBED)
     result = store.write()
 
@@ -155,8 +152,7 @@ def test_a_subscription_buffers_a_bounded_number_of_events(
 
 
 def test_closing_the_store_ends_its_followers(store: Store) -> None:
-    following = store.live()
-    until_caught_up(following)
+    following = store.caught_up()
 
     store.close()
 
@@ -168,8 +164,7 @@ def test_a_closed_follower_leaves_no_thread(store: Store) -> None:
     def is_running() -> bool:
         return any(thread.name == "eventstoredb-subscription" for thread in threading.enumerate())
 
-    following = store.live()
-    until_caught_up(following)
+    following = store.caught_up()
     assert is_running()
 
     following.close()  # type: ignore[attr-defined]

@@ -2,84 +2,53 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import BEGINNING
 from domain.kernel.ports.event_store import Appended
+from tests.support.certificates import Authority
 from tests.support.eventstoredb import OpenStore
-from tests.support.node import Node, Proxy, Tls
+from tests.support.node import Node, Proxy
 from tests.support.waiting import DEADLINE_S
 
-PEM = serialization.Encoding.PEM
 UrlOf = Callable[..., str]
-Identity = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, server.pem and client.pem with their keys, and other.pem, a CA that signed none of them."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the certificates of these tests are. other.pem is that of a CA that signed none of them."""
     folder = tmp_path_factory.mktemp("certificates")
-    ca = _identity("ca")
-    signed = {name: _identity(name, ca) for name in ("server", "client")}
-    for name, (key, certificate) in {**signed, "ca": ca, "other": _identity("other")}.items():
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(PEM))
-        private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        (folder / f"{name}.key").write_bytes(private)
+    Authority(folder, "other")
     return folder
 
 
-def _identity(name: str, ca: Identity | None = None) -> Identity:
-    """A key and its certificate, signed by `ca`, or a CA of its own without one."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(ca[1].subject if ca else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=ca is None, path_length=None), critical=True)
-        .sign(ca[0] if ca else key, hashes.SHA256())
-    )
-    return key, certificate
-
-
-def _node(folder: Path, user: str, client_ca: bytes | None = None) -> Node:
-    key, certificate = ((folder / name).read_bytes() for name in ("server.key", "server.pem"))
-    return Node(tls=Tls(key, certificate, client_ca), user=user)
+@pytest.fixture(scope="module")
+def ca(folder: Path) -> Authority:
+    return Authority(folder, "ca")
 
 
 @pytest.fixture
-def secure_node(certificates: Path) -> Iterator[Node]:
+def secure_node(ca: Authority) -> Iterator[Node]:
     """Requires TLS, a client certificate and a user."""
-    with closing(_node(certificates, "admin:s3cret", (certificates / "ca.pem").read_bytes())) as node:
+    server = ca.issue("server", "127.0.0.1")
+    with closing(Node(tls=server, client_ca=ca.file, user="admin:s3cret")) as node:
         yield node
 
 
 @pytest.fixture
-def url_of(secure_node: Node, certificates: Path) -> UrlOf:
-    def url_of(*, ca: str = "ca.pem", password: str = "s3cret") -> str:
-        files = f"userCertFile={certificates / 'client.pem'}&userKeyFile={certificates / 'client.key'}"
-        target = f"127.0.0.1:{secure_node.port}"
-        return f"esdb://admin:{password}@{target}?tlsCaFile={certificates / ca}&{files}"
+def url_of(secure_node: Node, ca: Authority, folder: Path) -> UrlOf:
+    client = ca.issue("client")
+
+    def url_of(trusted: str = "ca.pem", password: str = "s3cret") -> str:
+        files = f"tlsCaFile={folder / trusted}&userCertFile={client.certificate}&userKeyFile={client.key}"
+        return f"esdb://admin:{password}@127.0.0.1:{secure_node.port}?{files}"
 
     return url_of
 
@@ -91,10 +60,10 @@ def test_tls_with_a_client_certificate_and_a_user_works(url_of: UrlOf, open_stor
     assert len(store.followed()) == 1
 
 
-def test_a_user_and_password_may_contain_any_character(certificates: Path, open_store: OpenStore) -> None:
-    with closing(_node(certificates, "ad min:p@ss/w?rd#%")) as node:
+def test_a_user_and_password_may_contain_any_character(ca: Authority, open_store: OpenStore) -> None:
+    with closing(Node(tls=ca.issue("server", "127.0.0.1"), user="ad min:p@ss/w?rd#%")) as node:
         user = "ad%20min:p%40ss%2Fw%3Frd%23%25"
-        url = f"esdb://{user}@127.0.0.1:{node.port}?tlsCaFile={certificates / 'ca.pem'}"
+        url = f"esdb://{user}@127.0.0.1:{node.port}?tlsCaFile={ca.file}"
         with closing(open_store(url)) as store:
             assert store.head() == BEGINNING
 
@@ -111,18 +80,24 @@ def test_an_empty_certificate_file_is_reported_before_grpc_ends_the_process(
 
 
 @pytest.mark.parametrize(
-    ("ca", "password", "reason"),
+    ("trusted", "password", "reason"),
     [("ca.pem", "wr0ng", "UNAUTHENTICATED"), ("other.pem", "s3cret", "the TLS handshake failed")],
 )
 @pytest.mark.parametrize("hosts", ["{node}", "{unavailable},{node}", "{node},{unavailable}"])
 def test_a_wrong_password_or_ca_is_not_reported_as_a_missing_leader(
-    secure_node: Node, url_of: UrlOf, open_store: OpenStore, hosts: str, ca: str, password: str, reason: str
+    secure_node: Node,
+    url_of: UrlOf,
+    open_store: OpenStore,
+    hosts: str,
+    trusted: str,
+    password: str,
+    reason: str,
 ) -> None:
     unavailable = Proxy(secure_node.port)
     unavailable.close()
     target = f"127.0.0.1:{secure_node.port}"
     targets = hosts.format(node=target, unavailable=f"127.0.0.1:{unavailable.port}")
-    url = url_of(ca=ca, password=password).replace(target, targets)
+    url = url_of(trusted, password).replace(target, targets)
     if "," not in hosts:
         url = url.replace("esdb:", "esdb+discover:")
 
@@ -131,13 +106,13 @@ def test_a_wrong_password_or_ca_is_not_reported_as_a_missing_leader(
 
 
 @pytest.mark.parametrize(
-    ("ca", "password", "reason"),
+    ("trusted", "password", "reason"),
     [("ca.pem", "wr0ng", "UNAUTHENTICATED"), ("missing.pem", "s3cret", "No such file")],
 )
 def test_a_failure_that_no_retry_can_change_is_reported_at_once(
-    url_of: UrlOf, open_store: OpenStore, ca: str, password: str, reason: str
+    url_of: UrlOf, open_store: OpenStore, trusted: str, password: str, reason: str
 ) -> None:
-    store = open_store(url_of(ca=ca, password=password), settle_s=2 * DEADLINE_S)
+    store = open_store(url_of(trusted, password), settle_s=2 * DEADLINE_S)
     started_s = time.monotonic()
     for call in (store.write, store.head):
         with pytest.raises(PartUnavailable, match=reason) as raised:
@@ -151,6 +126,6 @@ def test_a_server_with_a_certificate_of_another_ca_is_not_trusted(
     secure_node: Node, url_of: UrlOf, open_store: OpenStore
 ) -> None:
     with pytest.raises(PartUnavailable):
-        open_store(url_of(ca="other.pem"), settle_s=1.0).write()
+        open_store(url_of("other.pem"), settle_s=1.0).write()
 
     assert secure_node.calls.total() == 0

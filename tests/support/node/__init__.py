@@ -7,7 +7,7 @@ a real server: the contract suite also runs against one.
 
 from tests.support.node.faults import LOST_APPENDS, Fault, Plan, Point, always, delayed, never, once, seeded
 from tests.support.node.proxy import Proxy
-from tests.support.node.server import Cluster, Node, Tls
+from tests.support.node.server import Cluster, Node
 
 __all__ = [
     "LOST_APPENDS",
@@ -17,7 +17,6 @@ __all__ = [
     "Plan",
     "Point",
     "Proxy",
-    "Tls",
     "always",
     "delayed",
     "never",

@@ -7,8 +7,8 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped]
 from esdbclient.protos.Grpc import gossip_pb2, gossip_pb2_grpc, streams_pb2_grpc
@@ -17,6 +17,9 @@ from tests.support.node.faults import Plan, never
 from tests.support.node.log import Log
 from tests.support.node.proxy import HOST
 from tests.support.node.streams import Streams
+
+if TYPE_CHECKING:
+    from tests.support.certificates import Identity
 
 _CALLS_AT_ONCE = 100
 _OPTIONS = (
@@ -30,23 +33,21 @@ _OPTIONS = (
 _State = gossip_pb2.MemberInfo.VNodeState
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM texts. With `client_ca` clients must present a certificate."""
-
-    key: bytes
-    certificate: bytes
-    client_ca: bytes | None = None
-
-
 class Node:
     """Listens until `close`. Close its clients first: gRPC hangs if both ends of a call are in one process.
 
     `is_unavailable` makes every call fail. `is_cut_off` makes the node know no other node and no leader.
     """
 
-    def __init__(self, *, log: Log | None = None, tls: Tls | None = None, user: str | None = None) -> None:
-        """`user` is `name:password`; without it every call is allowed."""
+    def __init__(
+        self,
+        *,
+        log: Log | None = None,
+        tls: Identity | None = None,
+        client_ca: Path | None = None,
+        user: str = "",
+    ) -> None:
+        """With `client_ca` clients must present a certificate. `user` is `name:password`, or empty for any."""
         self.log = log or Log()
         self.plan: Plan = never
         self.cluster: Cluster | None = None
@@ -74,13 +75,15 @@ class Node:
         )
         streams_pb2_grpc.add_StreamsServicer_to_server(Streams(self), self._server)  # type: ignore[no-untyped-call]
         gossip_pb2_grpc.add_GossipServicer_to_server(_Gossip(self), self._server)  # type: ignore[no-untyped-call]
-        if tls is None:
-            self.port = int(self._server.add_insecure_port(f"{HOST}:0"))
-        else:
-            pair, ca = [(tls.key, tls.certificate)], tls.client_ca
-            credentials = grpc.ssl_server_credentials(pair, ca, require_client_auth=ca is not None)
-            self.port = int(self._server.add_secure_port(f"{HOST}:0", credentials))
+        self.port = self._listen(tls, client_ca)
         self._server.start()
+
+    def _listen(self, tls: Identity | None, client_ca: Path | None) -> int:
+        if tls is None:
+            return int(self._server.add_insecure_port(f"{HOST}:0"))
+        pair, ca = (tls.key.read_bytes(), tls.certificate.read_bytes()), client_ca and client_ca.read_bytes()
+        credentials = grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+        return int(self._server.add_secure_port(f"{HOST}:0", credentials))
 
     @property
     def url(self) -> str:
@@ -100,7 +103,7 @@ class Node:
         self.calls[rpc] += 1
         if self.is_unavailable:
             context.abort(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses")
-        if self._user is not None:
+        if self._user:
             expected = b"Basic " + base64.b64encode(self._user.encode())
             if dict(context.invocation_metadata()).get("authorization") not in (expected, expected.decode()):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Unauthenticated")
@@ -117,7 +120,7 @@ class Node:
 
 
 class Cluster:
-    """Nodes over one log, as if it were replicated. A test elects the leader."""
+    """Nodes over one log, as if it were replicated. A test sets the leader."""
 
     def __init__(self, size: int = 3) -> None:
         log = Log()
@@ -129,9 +132,6 @@ class Cluster:
     @property
     def url(self) -> str:
         return f"esdb://{','.join(f'{HOST}:{node.port}' for node in self.nodes)}?tls=false"
-
-    def elect(self, leader: Node) -> None:
-        self.leader = leader
 
     def close(self) -> None:
         for node in self.nodes:

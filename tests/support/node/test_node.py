@@ -196,7 +196,7 @@ def test_a_follower_names_the_leader_and_the_client_goes_there() -> None:
             assert raised.value.leader_grpc_target == f"127.0.0.1:{cluster.leader.port}"
         with closing(EventStoreDBClient(cluster.url)) as client:
             append(client, NO_STREAM, events("a"))
-            cluster.elect(follower)
+            cluster.leader = follower
             append(client, 0, events("b"))
             assert len(ids(client)) == 2
 
