@@ -8,7 +8,7 @@ from domain.kernel.messages import Body
 
 
 def event_body(recorded: Recorded, metadata: Metadata | None, data: Body) -> Body:
-    """An event as queries and published messages show it. `metadata` is None for an event of another program."""
+    """A stored event as JSON for queries and published messages. `metadata` is None if another program wrote it."""
     return {
         "position": recorded.position,
         "stream": recorded.stream,

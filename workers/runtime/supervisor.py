@@ -113,7 +113,8 @@ class Supervisor:
         # The control socket first: a supervisor that starts now sees that this one is stopping.
         self._server.close()
         self._log.info("stopping")
-        for roles in self._stop_order():
+        for group in registry(self._settings.features).stop_order:
+            roles = {role.name for role in group}
             for role in self._sockets.keys() & roles:
                 self._sockets[role].close()
                 with suppress(FileNotFoundError):
@@ -126,11 +127,6 @@ class Supervisor:
             with suppress(OSError):
                 own.parent.rmdir()
         self._log.info("stopped")
-
-    def _stop_order(self) -> list[set[str]]:
-        """Groups of roles that stop together: a role stops after all that send it requests while they drain."""
-        groups = registry(self._settings.features).stop_order
-        return [{role.name for role in group} for group in groups]
 
     def _end(self, children: list[Child]) -> None:
         for child in children:
