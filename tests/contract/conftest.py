@@ -18,16 +18,12 @@ from adapters.settings import Settings, load_settings
 from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.vault import Vault
 from tests.support.rabbitmq import rabbit_broker
-from tests.support.scripted import (  # noqa: F401  # fixtures
+from tests.support.transports import (  # noqa: F401  # fixtures
     caller,
     clock,
     echoing,
-    log_file,
     long_timeouts,
-    open_caller,
-    open_server,
-    serve_by,
-    set_window,
+    transport,
 )
 
 VAULT_URLS = ["sqlite:", "postgresql:"]

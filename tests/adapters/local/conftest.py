@@ -8,17 +8,13 @@ import pytest
 
 from adapters.local.address import socket_path
 from adapters.settings import Settings, load_settings
-from tests.support.scripted import (  # noqa: F401  # fixtures
+from tests.support.transports import (  # noqa: F401  # fixtures
     ROLE,
     caller,
     clock,
     echoing,
-    log_file,
     long_timeouts,
-    open_caller,
-    open_server,
-    serve_by,
-    set_window,
+    transport,
 )
 
 

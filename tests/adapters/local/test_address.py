@@ -14,7 +14,7 @@ from adapters.local.address import is_served, listen, socket_path
 from adapters.local.caller import LocalCaller
 from adapters.local.server import LocalServer
 from domain.kernel.errors import PartUnavailable
-from tests.support.scripted import ROLE, Serving, serving
+from tests.support.transports import ROLE, Serving, Transport
 from tests.support.waiting import DEADLINE_S
 
 
@@ -83,7 +83,7 @@ def test_a_caller_does_not_use_a_folder_that_others_can_write_to(run: Path, echo
 
 @pytest.mark.parametrize("length", [50, 99, 100, 101, 120, 200, 1000])
 def test_a_run_folder_of_any_length_works(
-    tmp_path: Path, log_file: Path, monkeypatch: pytest.MonkeyPatch, length: int
+    tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     base = tmp_path / "h"
@@ -96,7 +96,7 @@ def test_a_run_folder_of_any_length_works(
     assert len(os.fsencode(path)) <= 100
     assert path == socket_path(run, ROLE)
     assert path != socket_path(base / "other" / "run", ROLE)
-    with serving(LocalServer(listen(path)), log_file), closing(LocalCaller(run)) as caller:
+    with transport.serving(LocalServer(listen(path))), closing(LocalCaller(run)) as caller:
         assert caller.ask(ROLE, "echo", {"n": 1}) == {"n": 1}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -112,11 +112,11 @@ def test_a_long_run_folder_has_one_socket_however_its_path_is_written(
     assert socket_path(link / "run", ROLE) == socket_path(real / "run", ROLE)
 
 
-def test_the_socket_of_a_dead_process_is_replaced(run: Path, path: Path, log_file: Path) -> None:
+def test_the_socket_of_a_dead_process_is_replaced(run: Path, path: Path, transport: Transport) -> None:
     listen(path).close()
     assert path.exists()
     assert not is_served(path)
 
-    with serving(LocalServer(listen(path)), log_file), closing(LocalCaller(run)) as caller:
+    with transport.serving(LocalServer(listen(path))), closing(LocalCaller(run)) as caller:
         assert is_served(path)
         assert caller.ask(ROLE, "echo", {"n": 1}) == {"n": 1}

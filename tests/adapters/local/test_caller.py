@@ -16,16 +16,15 @@ from adapters.local.server import LocalServer
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.transport import Caller
 from tests.support.local import server_process
-from tests.support.scripted import (
+from tests.support.transports import (
     ROLE,
     SHORT_S,
     Clock,
     Serving,
-    SetWindow,
+    Transport,
     background,
     numbers,
     questions,
-    serving,
 )
 from tests.support.waiting import DEADLINE_S, eventually
 
@@ -69,10 +68,10 @@ def test_a_server_that_does_not_restart_is_unavailable_after_the_timeout(run: Pa
 
 
 def test_the_time_of_a_request_does_not_run_while_its_reader_is_slow(
-    echoing: Serving, caller: Caller, clock: Clock, set_window: SetWindow
+    echoing: Serving, caller: Caller, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing is sent or received while the reader does not wait for a reply.
-    set_window(2)
+    monkeypatch.setattr("adapters.pipeline.WINDOW", 2)
     answers: list[Any] = []
 
     for reply in caller.pipeline(ROLE, questions(20), timeout_s=SHORT_S):
@@ -92,9 +91,9 @@ class CountingListener(socket.socket):
 
 
 @pytest.mark.parametrize("how", ["one by one", "in pipelines"])
-def test_a_caller_keeps_its_connection(run: Path, path: Path, log_file: Path, how: str) -> None:
+def test_a_caller_keeps_its_connection(run: Path, path: Path, transport: Transport, how: str) -> None:
     counting = CountingListener(fileno=listen(path).detach())
-    with serving(LocalServer(counting), log_file), closing(LocalCaller(run)) as caller:
+    with transport.serving(LocalServer(counting)), closing(LocalCaller(run)) as caller:
         for number in range(5):
             if how == "one by one":
                 assert caller.ask(ROLE, "echo", {"n": number}) == {"n": number}
@@ -104,7 +103,9 @@ def test_a_caller_keeps_its_connection(run: Path, path: Path, log_file: Path, ho
         assert counting.accepted == 1
 
 
-def test_a_caller_that_finds_no_worker_may_start_one_once(run: Path, path: Path, log_file: Path) -> None:
+def test_a_caller_that_finds_no_worker_may_start_one_once(
+    run: Path, path: Path, transport: Transport
+) -> None:
     started: list[LocalServer] = []
 
     def start() -> bool:
@@ -114,7 +115,7 @@ def test_a_caller_that_finds_no_worker_may_start_one_once(run: Path, path: Path,
     with closing(LocalCaller(run, on_absent=start)) as caller:
         with background(caller.ask, ROLE, "echo", {"n": 1}, timeout_s=DEADLINE_S) as asking:
             eventually(lambda: bool(started), "it was started")
-            with serving(started[0], log_file):
+            with transport.serving(started[0]):
                 assert asking.result(DEADLINE_S) == {"n": 1}
         path.unlink()
 
@@ -131,10 +132,10 @@ def test_a_caller_that_starts_no_worker_fails_at_once(run: Path) -> None:
         caller.ask(ROLE, "echo", {}, timeout_s=DEADLINE_S)
 
 
-def test_two_servers_accept_from_one_listening_socket(run: Path, path: Path, log_file: Path) -> None:
+def test_two_servers_accept_from_one_listening_socket(run: Path, path: Path, transport: Transport) -> None:
     listener = listen(path)
     twin = socket.socket(fileno=os.dup(listener.fileno()))
-    with serving(LocalServer(listener), log_file), serving(LocalServer(twin), log_file):
+    with transport.serving(LocalServer(listener)), transport.serving(LocalServer(twin)):
         callers = [LocalCaller(run) for _ in range(20)]
         replies = [caller.ask(ROLE, "echo", {"n": number}) for number, caller in enumerate(callers)]
         assert numbers(replies) == list(range(20))

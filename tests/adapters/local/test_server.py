@@ -20,7 +20,7 @@ from adapters.local.frames import MAX_FRAME_BYTES
 from adapters.local.server import LocalServer
 from domain.kernel.ports.transport import Caller
 from tests.support.local import a_frame, connected, read_frame, received, server_process
-from tests.support.scripted import ROLE, SHORT_S, Gate, Serve, Serving, numbers, questions
+from tests.support.transports import ROLE, SHORT_S, Gate, Serving, Transport, asked
 from tests.support.waiting import eventually
 
 ECHO = a_frame('{"id":1,"kind":"echo","body":{"n":1}}')
@@ -61,8 +61,8 @@ def test_garbage_closes_its_connection_and_no_other(
         '{"id":1,"kind":"echo","body":{},"more":true}',
     ],
 )
-def test_an_odd_request_is_answered_like_any_other(serve_by: Serve, path: Path, odd: str) -> None:
-    serve_by(lambda request: {"kind": request.kind, "body": request.body})
+def test_an_odd_request_is_answered_like_any_other(transport: Transport, path: Path, odd: str) -> None:
+    transport.serve(lambda request: {"kind": request.kind, "body": request.body})
 
     with connected(path) as client:
         client.sendall(a_frame(odd))
@@ -86,7 +86,7 @@ def test_half_a_frame_delays_no_other_client(
 ) -> None:
     with connected(path) as client:
         client.sendall(sent)
-        assert numbers(caller.pipeline(ROLE, questions(10))) == list(range(10))
+        assert asked(caller, 10) == list(range(10))
     assert len(echoing.service.seen) == 10
 
 
@@ -107,14 +107,14 @@ def test_clients_that_disconnect_after_their_requests_disturb_no_other(
             if number % 2:
                 client.shutdown(socket.SHUT_WR)
 
-    assert numbers(caller.pipeline(ROLE, questions(10))) == list(range(10))
+    assert asked(caller, 10) == list(range(10))
 
 
 def test_a_client_that_reads_no_replies_is_not_read_from_and_delays_no_other(
-    serve_by: Serve, caller: Caller, path: Path
+    transport: Transport, caller: Caller, path: Path
 ) -> None:
     pad = "x" * 100_000
-    serving = serve_by(
+    serving = transport.serve(
         lambda request: {"n": request.body["n"], "pad": pad if request.body["n"] == "greedy" else ""}
     )
     request = a_frame('{"id":1,"kind":"echo","body":{"n":"greedy"}}')
@@ -128,7 +128,7 @@ def test_a_client_that_reads_no_replies_is_not_read_from_and_delays_no_other(
                 sent += client.send(request * 100)
                 quiet_since_s = time.monotonic()
             assert sent < 100 * len(request) * 20_000, "the server reads and buffers without a limit"
-        assert numbers(caller.pipeline(ROLE, questions(100))) == list(range(100))
+        assert asked(caller, 100) == list(range(100))
 
     def is_dropped() -> bool:
         return caller.ask(ROLE, "echo", {"n": 1})["n"] == 1 and serving.service.batches[-1] == [{"n": 1}]
@@ -166,18 +166,18 @@ def test_requests_of_a_disconnected_client_are_not_begun(run: Path, path: Path) 
 
 def test_more_connections_than_files_do_not_end_the_server(run: Path, path: Path) -> None:
     with server_process(run, files=32), ExitStack() as crowd, closing(LocalCaller(run)) as early:
-        assert numbers(early.pipeline(ROLE, questions(2))) == [0, 1]
+        assert asked(early, 2) == [0, 1]
         for _ in range(64):
             crowd.enter_context(connected(path))
-        assert numbers(early.pipeline(ROLE, questions(2))) == [0, 1], "earlier callers are served"
+        assert asked(early, 2) == [0, 1], "earlier callers are served"
         crowd.close()
         with closing(LocalCaller(run)) as late:
-            assert numbers(late.pipeline(ROLE, questions(2))) == [0, 1], "and later ones after that"
+            assert asked(late, 2) == [0, 1], "and later ones after that"
 
 
-def test_a_server_that_stops_answers_every_connected_client(serve_by: Serve, path: Path) -> None:
+def test_a_server_that_stops_answers_every_connected_client(transport: Transport, path: Path) -> None:
     gate = Gate()
-    serving = serve_by(gate)
+    serving = transport.serve(gate)
     with connected(path) as client:
         frames = [a_frame(f'{{"id":{number},"kind":"echo","body":{{}}}}') for number in range(500)]
         client.sendall(b"".join(frames))

@@ -10,17 +10,13 @@ import pytest
 from adapters.rabbitmq.dead_letters import DeadLetters
 from adapters.settings import Settings, load_settings
 from tests.support.rabbitmq import Role, rabbit_broker
-from tests.support.scripted import (  # noqa: F401  # fixtures
+from tests.support.servers import RabbitMQ
+from tests.support.transports import (  # noqa: F401  # fixtures
     ROLE,
     caller,
     echoing,
-    log_file,
-    open_caller,
-    open_server,
-    serve_by,
-    set_window,
+    transport,
 )
-from tests.support.servers import RabbitMQ
 
 
 @pytest.fixture

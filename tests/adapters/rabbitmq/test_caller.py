@@ -17,8 +17,8 @@ from adapters.rabbitmq.messages import Properties
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.transport import Caller
 from tests.support.rabbitmq import Role
-from tests.support.scripted import ROLE, Serve, background, numbers, questions
 from tests.support.servers import free_port
+from tests.support.transports import ROLE, Transport, asked, background
 from tests.support.waiting import DEADLINE_S, eventually
 
 
@@ -35,35 +35,35 @@ def test_without_a_broker_a_request_is_unavailable_within_its_timeout() -> None:
     assert "secret" not in str(refused.value.to_wire())
 
 
-def test_a_caller_waits_for_a_worker_that_starts_late(serve_by: Serve, caller: Caller) -> None:
+def test_a_caller_waits_for_a_worker_that_starts_late(transport: Transport, caller: Caller) -> None:
     with background(caller.ask, ROLE, "echo", {"n": 1}) as asking:
         with pytest.raises(TimeoutError):
             asking.result(0.5)
-        serve_by()
+        transport.serve()
         assert asking.result(DEADLINE_S) == {"n": 1}
 
 
 def test_requests_of_a_pipeline_that_wait_together_travel_together(
-    role: Role, serve_by: Serve, caller: Caller
+    role: Role, transport: Transport, caller: Caller
 ) -> None:
     role.declare()
 
     def ask() -> list[Any]:
-        return numbers(caller.pipeline(ROLE, questions(512), timeout_s=DEADLINE_S))
+        return asked(caller, 512, timeout_s=DEADLINE_S)
 
     with background(ask) as asking:
         eventually(lambda: role.depth() > 0, "they are sent")
         with pytest.raises(TimeoutError):
             asking.result(0.5)
         assert role.depth() <= 512 / 8
-        serving = serve_by()
+        serving = transport.serve()
         assert asking.result(DEADLINE_S) == list(range(512))
 
     assert serving.service.numbers == list(range(512))
 
 
 def test_a_request_is_persistent_and_keeps_its_message_id_when_it_is_sent_again(
-    role: Role, serve_by: Serve, caller: Caller, cut: Callable[[], None]
+    role: Role, transport: Transport, caller: Caller, cut: Callable[[], None]
 ) -> None:
     role.declare()
     with background(caller.ask, ROLE, "echo", {"n": 1}, timeout_s=DEADLINE_S * 3) as asking:
@@ -74,7 +74,7 @@ def test_a_request_is_persistent_and_keeps_its_message_id_when_it_is_sent_again(
         eventually(lambda: role.depth() == 2, "it is sent again")
 
         first, second = role.waiting_properties()
-        serve_by()
+        transport.serve()
         assert asking.result(DEADLINE_S * 3) == {"n": 1}
 
     assert first.message_id == second.message_id

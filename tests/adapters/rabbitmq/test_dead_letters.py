@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import struct
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,8 +16,8 @@ from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Reply, Request
 from domain.kernel.ports.transport import Caller
 from tests.support.rabbitmq import Role, a_request, receive
-from tests.support.scripted import ROLE, OpenServer, Serve, Serving, numbers, questions
 from tests.support.servers import RabbitMQ
+from tests.support.transports import ROLE, Serving, Transport, asked
 from tests.support.waiting import eventually
 
 # --- becoming one ----------------------------------------------------------------------------
@@ -31,7 +30,7 @@ def test_an_unreadable_message_is_a_dead_letter_and_disturbs_no_caller(
 ) -> None:
     role.put(*MALFORMED)
 
-    assert numbers(caller.pipeline(ROLE, questions(10))) == list(range(10))
+    assert asked(caller, 10) == list(range(10))
     eventually(lambda: dead.counts()[0].dead == len(MALFORMED), "all are dead letters")
     assert {letter.reason for letter in dead.show(ROLE)} == {
         "no worker can read it, or a part was unavailable when it was retried"
@@ -61,14 +60,14 @@ BAD_HEADERS = {
 
 @pytest.mark.parametrize("name", BAD_HEADERS)
 def test_a_message_with_unreadable_headers_is_a_dead_letter_like_others(
-    role: Role, echoing: Serving, caller: Caller, dead: DeadLetters, log_file: Path, name: str
+    role: Role, echoing: Serving, caller: Caller, dead: DeadLetters, transport: Transport, name: str
 ) -> None:
     for message_id in ("m-1", "m-2"):
         role.publish(role.queue, a_request(message_id), RawHeader(message_id, BAD_HEADERS[name]))
 
-    assert numbers(caller.pipeline(ROLE, questions(10))) == list(range(10))
+    assert asked(caller, 10) == list(range(10))
     eventually(lambda: dead.counts()[0].dead == 2, "both are dead letters")
-    assert "broker-lost" not in log_file.read_text(), "a lost connection counts as a delivery for others"
+    assert "broker-lost" not in transport.log(), "a lost connection counts as a delivery for others"
     assert sorted((letter.message_id, letter.reason) for letter in dead.show(ROLE)) == [
         (message_id, "no worker can read its headers; a retry leaves them out")
         for message_id in ("m-1", "m-2")
@@ -81,14 +80,14 @@ def test_a_message_with_unreadable_headers_is_a_dead_letter_like_others(
 
 
 def test_a_message_that_exceeds_the_delivery_limit_is_a_dead_letter(
-    role: Role, open_server: OpenServer, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch
+    role: Role, transport: Transport, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adapters.rabbitmq.messages.DELIVERY_LIMIT", 2)
     role.declare()
     role.put(a_request(1, command_id=str(uuid4())))
 
     for _ in range(3):
-        server = open_server()
+        server = transport.server()
         receive(server, 1)
         server.close()
 
@@ -98,7 +97,7 @@ def test_a_message_that_exceeds_the_delivery_limit_is_a_dead_letter(
 
 @pytest.mark.parametrize("error", [PartUnavailable("vault", "it is down"), ZeroDivisionError()])
 def test_a_dead_letter_that_fails_again_is_a_dead_letter_again(
-    role: Role, serve_by: Serve, dead: DeadLetters, error: Exception
+    role: Role, transport: Transport, dead: DeadLetters, error: Exception
 ) -> None:
     is_down = True
 
@@ -107,7 +106,7 @@ def test_a_dead_letter_that_fails_again_is_a_dead_letter_again(
             raise error
         return {}
 
-    serving = serve_by(answer)
+    serving = transport.serve(answer)
     role.put_dead(a_request(1), message_id="m-1")
     assert dead.retry(ROLE, None) == 1
     eventually(lambda: bool(serving.service.seen) and dead.counts()[0].dead == 1, "it is a dead letter again")

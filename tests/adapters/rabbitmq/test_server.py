@@ -6,8 +6,6 @@ import base64
 import json
 import threading
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,19 +21,8 @@ from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.transport import Caller
 from tests.support.processes import start_python
 from tests.support.rabbitmq import Role, a_request, rabbit_server, receive
-from tests.support.scripted import (
-    ROLE,
-    Gate,
-    OpenServer,
-    Scripted,
-    Serve,
-    Serving,
-    background,
-    echo,
-    numbers,
-    questions,
-)
 from tests.support.servers import RabbitMQ
+from tests.support.transports import ROLE, Gate, Serving, Transport, asked, background
 from tests.support.waiting import DEADLINE_S, eventually
 
 # --- acknowledgements ------------------------------------------------------------------------
@@ -72,9 +59,9 @@ def test_each_settled_tag_is_acknowledged_once_and_no_other(choices: list[int], 
 
 
 def test_an_acknowledgement_of_a_lost_channel_settles_nothing_on_the_next(
-    role: Role, open_server: OpenServer, cut: Callable[[], None]
+    role: Role, transport: Transport, cut: Callable[[], None]
 ) -> None:
-    server = open_server()
+    server = transport.server()
     role.put(a_request("first"))
     (stale,) = receive(server, 1)
     cut()
@@ -85,14 +72,14 @@ def test_an_acknowledgement_of_a_lost_channel_settles_nothing_on_the_next(
     server.answer([(stale, {})])
     server.close()
 
-    (third,) = receive(open_server(), 1)
+    (third,) = receive(transport.server(), 1)
     assert third.request.body == {"n": "first"}
 
 
 def test_answered_requests_are_removed_and_the_others_delivered_again(
-    role: Role, open_server: OpenServer
+    role: Role, transport: Transport
 ) -> None:
-    server = open_server()
+    server = transport.server()
     role.put(*(a_request(n) for n in range(10)))
     received = receive(server, 10)
 
@@ -100,30 +87,28 @@ def test_answered_requests_are_removed_and_the_others_delivered_again(
     server.answer([(delivery, {}) for delivery in received if delivery.request.body["n"] in (1, 2, 5)])
     server.close()
 
-    again = receive(open_server(), 7)
+    again = receive(transport.server(), 7)
     assert sorted(delivery.request.body["n"] for delivery in again) == [0, 3, 4, 6, 7, 8, 9]
 
 
-def test_a_message_with_many_requests_is_settled_by_its_last_reply(
-    role: Role, open_server: OpenServer
-) -> None:
-    server = open_server()
+def test_a_message_with_many_requests_is_settled_by_its_last_reply(role: Role, transport: Transport) -> None:
+    server = transport.server()
     role.put(json.dumps({"requests": [{"kind": "echo", "body": {"n": n}} for n in range(3)]}).encode())
     server.answer([(delivery, {}) for delivery in receive(server, 3)[:2]])
     server.close()
 
-    server = open_server()
+    server = transport.server()
     server.answer([(delivery, {}) for delivery in receive(server, 3)])  # the whole message again
     server.close()
 
-    assert open_server().receive(1, 0.3) == []
+    assert transport.server().receive(1, 0.3) == []
 
 
 # --- sharing and stopping --------------------------------------------------------------------
 
 
-def test_workers_of_a_role_share_its_requests(role: Role, serve_by: Serve, caller: Caller) -> None:
-    workers = [serve_by(), serve_by()]
+def test_workers_of_a_role_share_its_requests(role: Role, transport: Transport, caller: Caller) -> None:
+    workers = [transport.serve(), transport.serve()]
 
     for number in range(20):
         caller.ask(ROLE, "echo", {"n": number})
@@ -134,15 +119,15 @@ def test_workers_of_a_role_share_its_requests(role: Role, serve_by: Serve, calle
 
 
 def test_a_worker_holds_no_more_than_its_prefetch_count(
-    role: Role, open_server: OpenServer, monkeypatch: pytest.MonkeyPatch
+    role: Role, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as few:
         few.setattr("adapters.rabbitmq.consumer.PREFETCH_COUNT", 5)
-        holding = open_server()
+        holding = transport.server()
     role.put(*(a_request(n) for n in range(20)))
     held = receive(holding, 5)
 
-    rest = receive(open_server(), 15)
+    rest = receive(transport.server(), 15)
 
     assert sorted(delivery.request.body["n"] for delivery in [*held, *rest]) == list(range(20))
 
@@ -164,28 +149,28 @@ sys.stdin.read()
 
 
 def test_requests_of_a_killed_worker_are_handled_by_another(
-    role: Role, serve_by: Serve, caller: Caller
+    role: Role, transport: Transport, caller: Caller
 ) -> None:
     process = start_python(BUSY_WORKER, role.url, ROLE)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
 
-    with background(lambda: numbers(caller.pipeline(ROLE, questions(300)))) as asking:
+    with background(asked, caller, 300) as asking:
         assert process.stdout.readline() == "busy\n"
         process.kill()
         process.communicate(timeout=DEADLINE_S)
-        serving = serve_by()
+        serving = transport.serve()
         assert asking.result(DEADLINE_S) == list(range(300))
 
     assert serving.service.effects >= set(range(1, 300)), "all but the one that the first had answered"
 
 
 def test_a_worker_that_stops_finishes_its_deliveries_and_takes_no_more(
-    role: Role, serve_by: Serve, monkeypatch: pytest.MonkeyPatch
+    role: Role, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adapters.rabbitmq.consumer.PREFETCH_COUNT", 5)
     gate = Gate()
-    serving = serve_by(gate)
+    serving = transport.serve(gate)
     role.put(*(a_request(n) for n in range(8)))
     gate.wait_until_busy()
     with background(serving.stop) as stopping:
@@ -199,15 +184,15 @@ def test_a_worker_that_stops_finishes_its_deliveries_and_takes_no_more(
 
 
 def test_a_worker_that_stops_listening_leaves_new_requests_to_others(
-    role: Role, open_server: OpenServer
+    role: Role, transport: Transport
 ) -> None:
-    stopping = open_server()
+    stopping = transport.server()
     role.put(a_request("before"))
     (before,) = receive(stopping, 1)
 
     stopping.stop_listening()
     role.put(a_request("after"))
-    other = open_server()
+    other = transport.server()
 
     assert [delivery.request.body["n"] for delivery in receive(other, 1)] == ["after"]
     stopping.answer([(before, {})])
@@ -218,20 +203,20 @@ def test_a_worker_that_stops_listening_leaves_new_requests_to_others(
 # --- messages that are not sound -------------------------------------------------------------
 
 
-def deliver(open_server: OpenServer, count: int, *, times: int) -> None:
+def deliver(transport: Transport, count: int, *, times: int) -> None:
     """Have `count` requests delivered to workers that end without a reply."""
     for _ in range(times):
-        server = open_server()
+        server = transport.server()
         receive(server, count)
         server.close()
 
 
-def test_a_message_that_may_crash_workers_is_handled_alone(role: Role, open_server: OpenServer) -> None:
-    open_server().close()
+def test_a_message_that_may_crash_workers_is_handled_alone(role: Role, transport: Transport) -> None:
+    transport.server().close()
     role.put(*(a_request(n) for n in range(5)))
-    deliver(open_server, 5, times=SUSPECT_AFTER)
+    deliver(transport, 5, times=SUSPECT_AFTER)
 
-    server = open_server()
+    server = transport.server()
     role.put(a_request("new"))
     batches: list[list[Any]] = []
 
@@ -261,19 +246,19 @@ def direct_reply(process: bytes) -> str:
     ],
 )
 def test_a_reply_address_that_no_reply_can_reach_disturbs_no_caller(
-    role: Role, serve_by: Serve, caller: Caller, log_file: Path, reply_to: str | bytes
+    role: Role, transport: Transport, caller: Caller, reply_to: str | bytes
 ) -> None:
-    serving = serve_by(describe=lambda: {"pid": 1})
+    serving = transport.serve(describe=lambda: {"pid": 1})
     role.put(a_request("odd"), reply_to=reply_to)
     with open_channel(role.url) as channel:
         channel.basic_publish("es.workers", "", b"", Properties(reply_to=reply_to))
 
     eventually(lambda: "odd" in serving.service.effects, "it is handled")
-    assert numbers(caller.pipeline(ROLE, questions(10))) == list(range(10))
+    assert asked(caller, 10) == list(range(10))
     eventually(lambda: roll_call(role.url, expected=1, wait_s=1.0) == [{"pid": 1}], "it answers roll calls")
     assert serving.service.numbers.count("odd") == 1
-    assert "broker-lost" not in log_file.read_text()
-    assert ("reply-undeliverable" in log_file.read_text()) == (reply_to != "no such queue")
+    assert "broker-lost" not in transport.log()
+    assert ("reply-undeliverable" in transport.log()) == (reply_to != "no such queue")
 
 
 @pytest.mark.usefixtures("echoing")
@@ -313,93 +298,51 @@ def test_queues_are_declared_so_that_every_version_keeps_their_messages(
 
 
 def test_a_queue_with_other_arguments_ends_the_worker_with_the_reason(
-    role: Role, log_file: Path, monkeypatch: pytest.MonkeyPatch
+    role: Role, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as other_version:
         other_version.setattr("adapters.rabbitmq.messages.DELIVERY_LIMIT", 7)
         role.declare()
 
-    serving = Serving(Scripted(echo), rabbit_server(role.url, ROLE), log_file)
-    try:
-        with pytest.raises(QueueMismatch, match="x-delivery-limit") as refused:
-            serving.ended.result(DEADLINE_S)
-    finally:
-        serving.begin_to_stop()  # otherwise a worker that continues would keep the tests from ending
+    server = rabbit_server(role.url, ROLE)
+    with (
+        pytest.raises(QueueMismatch, match="x-delivery-limit") as refused,
+        transport.serving(server) as worker,
+    ):
+        worker.ended.result(DEADLINE_S)
     assert "delete_queue" in refused.value.hint
 
 
 def test_a_queue_deleted_under_its_worker_is_declared_again(
-    rabbitmq: RabbitMQ, role: Role, echoing: Serving, caller: Caller, log_file: Path
+    rabbitmq: RabbitMQ, role: Role, echoing: Serving, caller: Caller, transport: Transport
 ) -> None:
     assert caller.ask(ROLE, "echo", {"n": 1}) == {"n": 1}
 
     rabbitmq.delete_queues(role.queue)
 
     assert caller.ask(ROLE, "echo", {"n": 2}) == {"n": 2}
-    assert "cancelled" in log_file.read_text()
+    assert "cancelled" in transport.log()
 
 
 # --- the I/O thread --------------------------------------------------------------------------
 
 
 def test_work_that_takes_longer_than_the_heartbeat_is_done_once(
-    role: Role, serve_by: Serve, caller: Caller, log_file: Path
+    role: Role, transport: Transport, caller: Caller
 ) -> None:
     never = threading.Event()
     # The broker closes a connection after two missing heartbeats.
-    serving = serve_by(lambda request: {"waited": never.wait(4.0)}, url=f"{role.url}?heartbeat=1")
+    serving = transport.serve(lambda request: {"waited": never.wait(4.0)}, url=f"{role.url}?heartbeat=1")
 
     assert caller.ask(ROLE, "echo", {"n": 1}) == {"waited": False}
 
     assert serving.service.numbers == [1]
-    assert "broker-lost" not in log_file.read_text()
+    assert "broker-lost" not in transport.log()
 
 
-def test_a_crash_of_the_io_thread_ends_the_worker_with_an_error(open_server: OpenServer) -> None:
-    server = open_server()
+def test_a_crash_of_the_io_thread_ends_the_worker_with_an_error(transport: Transport) -> None:
+    server = transport.server()
     server._link.call(lambda: 1 // 0)  # stands for a bug in the thread
 
     with pytest.raises(PartUnavailable, match="I/O thread crashed"):
         receive(server, 1)
-
-
-# --- roll calls ------------------------------------------------------------------------------
-
-
-def states_of(role: Role, count: int) -> list[Any]:
-    """The states of `count` workers. A worker that lost its connection is in a roll call after it reconnected."""
-    found: list[Any] = []
-
-    def complete() -> bool:
-        found[:] = sorted(roll_call(role.url, expected=count, wait_s=0.2), key=lambda state: state["pid"])
-        return len(found) == count
-
-    eventually(complete, f"{count} workers answer")
-    return found
-
-
-def test_a_roll_call_reaches_every_worker_even_a_busy_one(
-    role: Role, serve_by: Serve, caller: Caller
-) -> None:
-    gate = Gate()
-    states = [{"pid": 1, "state": "busy"}, {"pid": 2, "state": "busy"}]
-    for state in states:
-        serve_by(gate, describe=partial(dict, state))
-    with background(caller.ask, ROLE, "work", {}, timeout_s=DEADLINE_S) as asked:
-        gate.wait_until_busy()
-        assert states_of(role, 2) == states
-        gate.open()
-        asked.result(DEADLINE_S)
-
-
-def test_a_worker_answers_roll_calls_again_after_it_reconnected(
-    role: Role, serve_by: Serve, cut: Callable[[], None]
-) -> None:
-    serve_by(describe=lambda: {"pid": 1})
-    cut()
-
-    assert states_of(role, 1) == [{"pid": 1}]
-
-
-def test_a_roll_call_ends_after_its_time(role: Role) -> None:
-    assert roll_call(role.url, expected=1, wait_s=0.05) == []

@@ -21,13 +21,16 @@ import pytest
 from adapters.log import open_log
 from adapters.rabbitmq.caller import RabbitCaller
 from adapters.rabbitmq.connection import open_channel
+from adapters.rabbitmq.messages import dead_queue_of, queue_of
 from adapters.rabbitmq.publisher import EXCHANGE
+from adapters.settings import Settings, load_settings
 from domain.kernel.errors import PartUnavailable
+from domain.kernel.ports.transport import Caller
 from tests.support.certificates import Authority, Identity
-from tests.support.rabbitmq import Role, rabbit_server, ready_server
-from tests.support.scripted import serving
+from tests.support.rabbitmq import rabbit_server
 from tests.support.servers import RabbitMQ, started_rabbitmq
 from tests.support.system import ROLES, System, new_root
+from tests.support.transports import ROLE, Serving, background
 from tests.support.waiting import DEADLINE_S, eventually
 
 HOST = "127.0.0.1"
@@ -55,6 +58,9 @@ class Broker:
     def bare_url(self, *, scheme: str = "amqps", port: int | None = None) -> str:
         return f"{scheme}://guest:{self.password}@{HOST}:{port or self.server.tls_port}/"
 
+    def another_ca(self) -> Authority:
+        return Authority(self.folder, "another-ca")
+
     def without_client_certificate(self) -> str:
         return f"{self.bare_url()}?{urlencode({'cafile': self.ca.file})}"
 
@@ -77,10 +83,9 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def role(broker: Broker) -> Iterator[Role]:
-    role = Role(broker.url(), f"test-{uuid4().hex[:12]}")
-    yield role
-    broker.server.delete_queues(role.queue, role.dead_queue)
+def broker_settings(broker: Broker, tmp_path: Path) -> Iterator[Settings]:
+    yield load_settings(environment={"ES_HOME": str(tmp_path), "ES_BROKER": broker.url()})
+    broker.server.delete_queues(queue_of(ROLE), dead_queue_of(ROLE))
 
 
 @pytest.fixture
@@ -123,13 +128,12 @@ def _first(url: str, queue: str) -> dict[str, Any] | None:
     return json.loads(body) if method else None
 
 
-def test_large_requests_and_replies_arrive_whole(role: Role, tmp_path: Path) -> None:
+def test_large_requests_and_replies_arrive_whole(echoing: Serving, caller: Caller) -> None:
     # Much larger than a TLS record or the buffer of a socket, in both directions at once.
     bodies = [{"n": number, "text": "x" * 100_000} for number in range(60)]
     requests = [("echo", body) for body in bodies]
-    server = ready_server(role.url, role.name)
-    with serving(server, tmp_path / "worker.log"), closing(RabbitCaller(role.url)) as caller:
-        assert list(caller.pipeline(role.name, requests, timeout_s=DEADLINE_S * 3)) == bodies
+
+    assert list(caller.pipeline(ROLE, requests, timeout_s=DEADLINE_S * 3)) == bodies
 
 
 # --- connections that are refused ------------------------------------------------------------
@@ -152,70 +156,40 @@ def impostor(identity: Identity) -> Iterator[int]:
                     context.wrap_socket(accepted, server_side=True).close()
 
     over = threading.Event()
-    with socket.create_server((HOST, 0)) as listener:
+    with socket.create_server((HOST, 0)) as listener, background(present):
         port = listener.getsockname()[1]
-        thread = threading.Thread(target=present)
-        thread.start()
         try:
             yield port
         finally:
             over.set()
             socket.create_connection((HOST, port)).close()
-            thread.join()
 
 
-def _impostor_url(broker: Broker, opened: ExitStack, *hosts: str, expired: bool = False) -> str:
+def impostor_url(broker: Broker, opened: ExitStack, *hosts: str, expired: bool = False) -> str:
     presented = broker.ca.issue("impostor", *hosts, expired=expired)
     return broker.url(port=opened.enter_context(impostor(presented)))
 
 
 UrlOf = Callable[[Broker, ExitStack], str]
-REFUSALS: dict[str, tuple[UrlOf, str, str]] = {
-    "from_another_ca": (
-        lambda broker, _: broker.url(ca=Authority(broker.folder, "other-ca")),
-        "certificate is not accepted.*certificate chain",
-        "cafile=",
-    ),
-    "no_ca_named": (
-        lambda broker, _: broker.bare_url(),
-        "certificate is not accepted.*certificate chain",
-        "cafile=",
-    ),
-    "for_another_host": (
-        lambda broker, opened: _impostor_url(broker, opened, "elsewhere.example"),
-        f"certificate is not accepted.*not valid for '{HOST}'",
-        "host",
-    ),
-    "expired": (
-        lambda broker, opened: _impostor_url(broker, opened, "localhost", HOST, expired=True),
-        "certificate is not accepted.*expired",
-        "Renew",
-    ),
-    "without_client_certificate": (
-        lambda broker, _: broker.without_client_certificate(),
-        "may not accept our certificate",
-        "certfile=.*keyfile=",
-    ),
-    "expired_client_certificate": (
-        lambda broker, _: broker.url(client=broker.ca.issue("expired", expired=True)),
-        "may not accept our certificate",
-        "certfile=.*keyfile=",
-    ),
+UNKNOWN_CA = ("certificate is not accepted.*certificate chain", "cafile=")
+OTHER_HOST = (f"certificate is not accepted.*not valid for '{HOST}'", "host")
+EXPIRED = ("certificate is not accepted.*expired", "Renew")
+BAD_CLIENT = ("may not accept our certificate", "certfile=.*keyfile=")
+NO_AMQP = ("closed the connection before", "amqps://")
+NO_TLS = ("does not speak TLS", "5671")
+REFUSALS: dict[str, tuple[UrlOf, tuple[str, str]]] = {
+    "from_another_ca": (lambda b, _: b.url(ca=b.another_ca()), UNKNOWN_CA),
+    "no_ca_named": (lambda b, _: b.bare_url(), UNKNOWN_CA),
+    "for_another_host": (lambda b, opened: impostor_url(b, opened, "elsewhere.example"), OTHER_HOST),
+    "expired": (lambda b, opened: impostor_url(b, opened, "localhost", HOST, expired=True), EXPIRED),
+    "without_client_certificate": (lambda b, _: b.without_client_certificate(), BAD_CLIENT),
+    "expired_client_certificate": (lambda b, _: b.url(client=b.ca.issue("old", expired=True)), BAD_CLIENT),
     "client_certificate_of_another_ca": (
-        lambda broker, _: broker.url(client=Authority(broker.folder, "foreign-ca").issue("foreign")),
-        "may not accept our certificate",
-        "certfile=.*keyfile=",
+        lambda b, _: b.url(client=b.another_ca().issue("foreign")),
+        BAD_CLIENT,
     ),
-    "plain_amqp_to_the_tls_port": (
-        lambda broker, _: broker.bare_url(scheme="amqp"),
-        "closed the connection before",
-        "amqps://",
-    ),
-    "tls_to_the_plain_port": (
-        lambda broker, _: broker.url(port=urlsplit(broker.server.url).port),
-        "does not speak TLS",
-        "5671",
-    ),
+    "plain_amqp_to_the_tls_port": (lambda b, _: b.bare_url(scheme="amqp"), NO_AMQP),
+    "tls_to_the_plain_port": (lambda b, _: b.url(port=urlsplit(b.server.url).port), NO_TLS),
 }
 
 
@@ -223,7 +197,7 @@ REFUSALS: dict[str, tuple[UrlOf, str, str]] = {
 def test_an_untrusted_connection_is_refused_with_the_reason_and_a_next_step(
     broker: Broker, open_system: OpenSystem, case: str
 ) -> None:
-    url_of, reason, hint = REFUSALS[case]
+    url_of, (reason, hint) = REFUSALS[case]
     with ExitStack() as opened:
         url = url_of(broker, opened)
 
@@ -241,12 +215,12 @@ def test_an_untrusted_connection_is_refused_with_the_reason_and_a_next_step(
 
 
 def test_a_worker_whose_certificate_is_refused_logs_the_reason_and_retries(
-    broker: Broker, tmp_path: Path, role: Role
+    broker: Broker, tmp_path: Path
 ) -> None:
     log_file = tmp_path / "worker.log"
     url, log = broker.without_client_certificate(), open_log(f"tls-{uuid4()}", log_file)
 
-    with closing(rabbit_server(url, role.name, log=log)) as server:
+    with closing(rabbit_server(url, ROLE, log=log)) as server:
         server.receive(1, 0.1)
 
         # For ever: an operator may correct the broker's list of authorities meanwhile.

@@ -1,4 +1,4 @@
-"""A scripted service behind a real transport, and callers of it: builders and fixtures for transport tests."""
+"""A transport under test: scripted services behind it, callers of it, and the time as callers see it."""
 
 from __future__ import annotations
 
@@ -130,20 +130,45 @@ class Gate:
         self._open.set()
 
 
-@contextmanager
-def serving(server: Server, log_file: Path, answer: Answer = echo) -> Iterator[Serving]:
-    """A worker that answers by a function, until the end of the block."""
-    worker = Serving(Scripted(answer), server, log_file)
-    try:
-        yield worker
-    finally:
-        worker.stop()
+class Transport:
+    """The transport of some settings. `close` stops the workers and closes the servers and callers opened here."""
 
+    def __init__(self, settings: Settings, log_file: Path) -> None:
+        self._settings = settings
+        self._log_file = log_file
+        self._opened = ExitStack()
+        self.close = self._opened.close
 
-OpenServer = Callable[..., Any]
-OpenCaller = Callable[[], Caller]
-Serve = Callable[..., Serving]
-SetWindow = Callable[[int], None]
+    def server(self, **options: Any) -> Any:
+        """Open the server of the role, as a worker does. Requests can reach it."""
+        server: Server
+        if self._settings.is_local:
+            server = LocalServer(listen(socket_path(self._settings.run, ROLE)))
+        else:
+            log = open_log(f"link-{uuid4()}", self._log_file)
+            server = ready_server(**{"url": self._settings.broker, "role": ROLE, "log": log, **options})
+        return self._opened.enter_context(closing(server))
+
+    def serve(self, answer: Answer = echo, **options: Any) -> Serving:
+        """Start a worker that answers by a function. A crash of its loop fails the test."""
+        return self._opened.enter_context(self.serving(self.server(**options), answer))
+
+    @contextmanager
+    def serving(self, server: Server, answer: Answer = echo) -> Iterator[Serving]:
+        """A worker over a given server, until the end of the block."""
+        worker = Serving(Scripted(answer), server, self._log_file)
+        try:
+            yield worker
+        finally:
+            worker.stop()
+
+    def caller(self) -> Caller:
+        """Open a caller, as each `es` command does."""
+        return self._opened.enter_context(closing(wiring.open_caller(self._settings)))
+
+    def log(self) -> str:
+        """The log of all workers."""
+        return self._log_file.read_text() if self._log_file.exists() else ""
 
 
 @contextmanager
@@ -162,6 +187,11 @@ def numbers(replies: Iterable[Body | EsError]) -> list[Any]:
     return [reply["n"] if isinstance(reply, dict) else type(reply).__name__ for reply in replies]
 
 
+def asked(caller: Caller, count: int, **options: Any) -> list[Any]:
+    """Send requests with the numbers from 0 on in a pipeline. The numbers of their replies."""
+    return numbers(caller.pipeline(ROLE, questions(count), **options))
+
+
 def time_out(caller: Caller, clock: Clock, serving: Serving, **body: Any) -> PartUnavailable:
     """Send a request, and let its time pass once the worker has it. Returns the error."""
     with background(caller.ask, ROLE, "echo", body, timeout_s=SHORT_S) as asking:
@@ -176,55 +206,23 @@ def time_out(caller: Caller, clock: Clock, serving: Serving, **body: Any) -> Par
 
 
 @pytest.fixture
-def log_file(tmp_path: Path) -> Path:
-    """The log of all workers of a test."""
-    file = tmp_path / "worker.log"
-    file.touch()
-    return file
-
-
-@pytest.fixture
-def open_server(broker_settings: Settings, log_file: Path) -> Iterator[OpenServer]:
-    """Opens the server of the role, as a worker does, once requests can reach it."""
-    with ExitStack() as opened:
-
-        def start(**options: Any) -> Server:
-            if broker_settings.is_local:
-                server: Server = LocalServer(listen(socket_path(broker_settings.run, ROLE)))
-            else:
-                log = open_log(f"link-{uuid4()}", log_file)
-                server = ready_server(**{"url": broker_settings.broker, "role": ROLE, "log": log, **options})
-            return opened.enter_context(closing(server))
-
-        yield start
-
-
-@pytest.fixture
-def serve_by(open_server: OpenServer, log_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Starts a worker that answers by a function. It is stopped after the test, which fails if it crashed."""
+def transport(
+    broker_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Transport]:
     monkeypatch.setattr("workers.runtime.loop.IDLE_WAIT_S", 0.01)  # notice a stop early
-    with ExitStack() as running:
-        yield lambda answer=echo, **options: running.enter_context(
-            serving(open_server(**options), log_file, answer)
-        )
+    with closing(Transport(broker_settings, tmp_path / "worker.log")) as opened:
+        yield opened
 
 
 @pytest.fixture
-def echoing(serve_by: Serve) -> Serving:
+def echoing(transport: Transport) -> Serving:
     """A worker that answers each request with its body."""
-    return serve_by(echo)
+    return transport.serve()
 
 
 @pytest.fixture
-def open_caller(broker_settings: Settings) -> Iterator[OpenCaller]:
-    """Opens a caller, as each `es` command does."""
-    with ExitStack() as opened:
-        yield lambda: opened.enter_context(closing(wiring.open_caller(broker_settings)))
-
-
-@pytest.fixture
-def caller(open_caller: OpenCaller) -> Caller:
-    return open_caller()
+def caller(transport: Transport) -> Caller:
+    return transport.caller()
 
 
 @pytest.fixture
@@ -243,9 +241,3 @@ def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(defaults, "timeout_s", DEADLINE_S)
     monkeypatch.setattr("adapters.rabbitmq.sender._FIRST_CONNECT_S", DEADLINE_S)
     monkeypatch.setattr("workers.runtime.loop.DRAIN_S", DEADLINE_S / 2)
-
-
-@pytest.fixture
-def set_window(monkeypatch: pytest.MonkeyPatch) -> SetWindow:
-    """Sets how many requests of a pipeline may be in flight."""
-    return lambda window: monkeypatch.setattr("adapters.pipeline.WINDOW", window)
