@@ -231,7 +231,10 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "raw control character": (b'{"email":"m@example.com","name":"a\tb"}', "JSON"),
     "lone surrogate": (b'{"email":"m@example.com","name":"\\ud800"}', "surrogate"),
     "lone surrogate in the address": (b'{"email":"\\udfff@example.com","name":"M"}', "surrogate"),
-    "lone surrogate as a field's name": (b'{"email":"m@example.com","name":"M","\\ud800":1}', "unknown field"),
+    "lone surrogate as a field's name": (
+        b'{"email":"m@example.com","name":"M","\\ud800":1}',
+        "unknown field",
+    ),
     "lone surrogate as command id": (b'{"email":"m@example.com","name":"M","command_id":"\\ud800"}', "UUID"),
     "command id that is no UUID": (b'{"email":"m@example.com","name":"M","command_id":"x"}', "UUID"),
     "number as command id": (b'{"email":"m@example.com","name":"M","command_id":5}', "UUID"),
