@@ -220,7 +220,7 @@ def existing_user(vault_settings: Settings) -> None:
 @pytest.mark.usefixtures("existing_user")
 def test_a_missing_vault_is_refused_if_the_event_store_has_users(open_vault: OpenVault) -> None:
     for _ in range(2):  # the first refusal must not create what the second one finds
-        with pytest.raises(KeyUnavailable, match="the event store knows people"):
+        with pytest.raises(KeyUnavailable, match="the event store contains users"):
             open_vault()
 
 
@@ -257,7 +257,7 @@ def test_an_emptied_vault_is_refused_if_the_event_store_has_users(
     empty(vault_settings)
 
     for _ in range(2):
-        with pytest.raises(KeyUnavailable, match="the event store knows people"):
+        with pytest.raises(KeyUnavailable, match="the event store contains users"):
             open_vault()
 
 

@@ -7,7 +7,7 @@ between the steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -45,14 +45,11 @@ class _Ticket:
 
     index: int
     order: Order[UserCommand]
+    registers: bool
     reservation_id: UUID | None = None
     """Its reservation, which is confirmed after the append and released after a refusal."""
     error: EsError | None = None
     """The reason for another attempt."""
-
-    @property
-    def registers(self) -> bool:
-        return isinstance(self.order.command, RegisterUser)
 
 
 class UsersService:
@@ -84,7 +81,8 @@ class UsersService:
         tickets: list[_Ticket] = []
         for index, request in enumerate(batch):
             try:
-                tickets.append(_Ticket(index, _order(request)))
+                order = _order(request)
+                tickets.append(_Ticket(index, order, registers=isinstance(order.command, RegisterUser)))
             except EsError as error:
                 replies[index] = error
         for _ in range(_ATTEMPTS):
@@ -144,12 +142,9 @@ class UsersService:
         self, tickets: list[_Ticket], replies: dict[int, Reply]
     ) -> tuple[list[_Ticket], list[tuple[_Ticket, int]]]:
         """Reserve addresses. Return the tickets to decide, and those whose address a user holds, with that user."""
-        claiming = self._claim_requests(tickets, replies)
+        ready, claiming = self._divided(tickets, replies)
         requests = [request for _, request in claiming]
         answers = self._vault.reserve(requests, now_us=self._now_us()) if requests else []
-        ready = [
-            ticket for ticket in tickets if not isinstance(ticket.order.command, RegisterUser | ChangeEmail)
-        ]
         held: list[tuple[_Ticket, int]] = []
         for (ticket, _), found in zip(claiming, answers, strict=True):
             if not isinstance(found, HeldByOther):
@@ -164,25 +159,30 @@ class UsersService:
         ready.sort(key=lambda ticket: ticket.index)
         return ready, held
 
-    def _claim_requests(
+    def _divided(
         self, tickets: list[_Ticket], replies: dict[int, Reply]
-    ) -> list[tuple[_Ticket, ClaimRequest]]:
-        """A request for each e-mail address that a command needs. Without new ids, registrations fail alone."""
-        new = [ticket for ticket in tickets if ticket.registers]
-        ids: dict[int, int] = {}
+    ) -> tuple[list[_Ticket], list[tuple[_Ticket, ClaimRequest]]]:
+        """Divide tickets into those that need no address and those that request one. Only registrations need ids."""
+        new = sum(ticket.registers for ticket in tickets)
+        outage: EsError | None = None
+        ids: Iterator[int] = iter(())
         try:
-            drawn = self._take_ids(len(new)) if new else []
-            ids = {ticket.index: id_ for ticket, id_ in zip(new, drawn, strict=True)}
+            ids = iter(self._take_ids(new) if new else ())
         except EsError as error:
-            replies.update({ticket.index: error for ticket in new})
-        found: list[tuple[_Ticket, ClaimRequest]] = []
+            outage = error
+        ready: list[_Ticket] = []
+        claiming: list[tuple[_Ticket, ClaimRequest]] = []
         for ticket in tickets:
             match ticket.order.command:
-                case RegisterUser(email=email) if ticket.index in ids:
-                    found.append((ticket, self._claim_request(ticket, email, ids[ticket.index])))
+                case RegisterUser() if outage:
+                    replies[ticket.index] = outage
+                case RegisterUser(email=email):
+                    claiming.append((ticket, self._claim_request(ticket, email, next(ids))))
                 case ChangeEmail(email=email, user_id=user_id):
-                    found.append((ticket, self._claim_request(ticket, email, user_id)))
-        return found
+                    claiming.append((ticket, self._claim_request(ticket, email, user_id)))
+                case _:
+                    ready.append(ticket)
+        return ready, claiming
 
     def _claim_request(self, ticket: _Ticket, email: Personal, subject: int) -> ClaimRequest:
         return ClaimRequest(
