@@ -59,7 +59,7 @@ class Pipeline(ABC):
             feeder.start()
         try:
             while replies := self.next_replies():
-                # In one step, so that the requests which follow can travel together too.
+                # Make room for all of them in one step: the feeder can then add as many requests for one batch.
                 self._room.release(len(replies))
                 yield from replies
         finally:

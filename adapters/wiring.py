@@ -177,7 +177,7 @@ def open_vault(settings: Settings) -> Vault:
 
 
 def _contains_users(settings: Settings) -> bool:
-    """Whether a new vault would lack the keys and claims of users: their addresses could be registered again."""
+    """Whether the event store contains users. A new vault would lack their keys and e-mail claims: it is refused."""
     from domain.kernel.events import BEGINNING
     from domain.users.account import USER
 
@@ -207,7 +207,7 @@ def usual_roles(settings: Settings) -> list[Role]:
 
 
 def keyring_of(vault: Vault) -> Callable[[Sequence[int]], Keyring]:
-    """A function that loads the data keys of subjects into a keyring, which opens and seals their values."""
+    """Return a function that loads the data keys of the given subjects and returns a keyring of them."""
     from adapters.crypto.sealing import Keyring
 
     return lambda subjects: Keyring(vault.data_keys(subjects))

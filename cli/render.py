@@ -35,7 +35,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="The maximu
 EXIT_INTERRUPTED = 130
 EXIT_OUTPUT_CLOSED = 141  # what a shell shows for a program ended by SIGPIPE
 
-_SHOWN_CHARACTERS = 60  # of a sealed value, which is long
+_SHOWN_CHARACTERS = 60  # how much of a sealed value is shown: the whole value is long
 
 
 class OutputLost(EsError):

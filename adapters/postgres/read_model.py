@@ -111,7 +111,8 @@ class PostgresReadModel:
             wait_for_readers = "SELECT set_config('lock_timeout', %s, true)"
             connection.execute(wait_for_readers, (f"{_DROP_WAIT_MS}ms",))
             for (number,) in retired:
-                # A reader that has only read the table's name finds it missing and reads again.
+                # A reader looks up the table's name, then queries the table. If the table is missing by then, the
+                # reader looks up the name again.
                 connection.execute(self._sql("DROP TABLE {table}", projection, number))
             return self._create(connection, projection, GenerationState.BUILDING, now_us)
 

@@ -121,10 +121,11 @@ _DIRECT_REPLY = re.compile(rb"\x83(X(v..|w.).*.{12}|g([ds].|w.|v..).*.{9})", re.
 
 
 def can_be_answered(reply_to: Any) -> bool:
-    """Whether a reply may be published to this address.
+    """Whether it is safe to publish a reply to this address.
 
-    RabbitMQ 3.10 closes the connection of a client (541) that publishes to a direct reply-to name which does
-    not encode a process. The name of a node that left the cluster does the same, and is not detected here.
+    A direct reply-to name contains an encoded process id. If a client publishes to a name without one, RabbitMQ
+    3.10 closes the client's connection (error 541). A name that refers to a node which left the cluster also
+    closes the connection; this function does not detect that case.
     """
     if not isinstance(reply_to, str) or not reply_to:
         return False

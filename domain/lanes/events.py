@@ -1,6 +1,6 @@
-"""The four kinds of streams behind ids, each with the events that it holds.
+"""The four kinds of streams that record who may issue which ids, and the events of each.
 
-Promise: wire names and fields are stored data and never change. Refusal: nothing is decided here.
+Promise: wire names and fields are stored data and never change. Refusal: this module contains no rules.
 """
 
 from __future__ import annotations

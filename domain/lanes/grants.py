@@ -108,7 +108,7 @@ def is_poisoned(lane: Lane, now: int) -> bool:
 
 
 def within_reach(position: int, now: int) -> bool:
-    """Whether a grant may start at a position: at most a second ahead of the store's clock."""
+    """Whether a grant may start at this position in time: at most one second ahead of the store's clock."""
     return position <= now + AHEAD
 
 

@@ -181,8 +181,8 @@ def decide(user: User, command: UserCommand) -> Sequence[Event] | Refusal | User
 
 
 def _register(user: User, command: RegisterUser) -> Sequence[Event] | Refusal:
-    # The id is new, so the stream has events only after an abandoned reservation. (A retry of this command is
-    # recognised by its id before the decision.)
+    # The id is new. If its stream has events, they come from an abandoned reservation: a retry of this command is
+    # recognised by its command id before anything is decided.
     if user != INITIAL or command.reservation_id is None:
         return ReservationLost()
     return [UserRegistered(command.email, command.name)]

@@ -49,7 +49,7 @@ class NotYetThen(EsError):
 
 
 class NoUserWithEmail(EsError):
-    """No user that is not deleted has the e-mail address. The error does not repeat it."""
+    """No active user has this e-mail address; deleted and erased users do not count. The message omits the address."""
 
     code = "user-not-found"
     kind = Kind.NOT_FOUND

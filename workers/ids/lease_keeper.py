@@ -126,9 +126,10 @@ class LeaseKeeper:
     # --- the lease ---------------------------------------------------------------------------
 
     def renew_if_due(self) -> None:
-        """Renew a lease in use at half. While the store is unavailable, ids are issued from the old lease.
+        """Renew the lease once half of its time has passed and ids were issued from it.
 
-        Raises `StoreWentBack` while this worker is halted.
+        While the store is unavailable, ids are still issued from the old lease. Raises `StoreWentBack` if this worker
+        has halted because the store lost events that the worker had seen.
         """
         self._end_halt_if_fenced()
         me, lease = self.me, self.me.lease

@@ -126,7 +126,7 @@ class IdsService:
                 if lease.last_id < id_ < lease.renew_id:
                     lease.last_id = id_
                     return id_
-                # The clock still shows the last position, or a block reached ahead.
+                # The clock has not passed the last issued position, or a block used positions ahead of the clock.
                 if id_ <= lease.last_id < min(id_ + _NEAR, lease.renew_id - STEP):
                     lease.last_id += STEP
                     return lease.last_id

@@ -124,7 +124,8 @@ class Filler:
         except _NOT_STORABLE as error:
             if not events:
                 raise
-            # Nothing was applied. Forget the streams that the translation parked.
+            # Nothing was applied. A new applier forgets the streams that were parked while these events were
+            # translated: the next attempt parks them again.
             self._applier = self._new_applier()
             if len(events) == 1:
                 reason = str(error) if type(error) is ValueError else type(error).__name__

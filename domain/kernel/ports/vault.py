@@ -48,9 +48,8 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyHeld:
-    """The subject holds the address already (confirmed), or this registration command ran before.
-
-    Nothing was reserved. The outcome is in the stream of `subject`.
+    """Nothing was reserved. Either the subject already has a confirmed claim on the address, or this registration
+    command ran before. The stream of `subject` shows the outcome.
     """
 
     subject: int
