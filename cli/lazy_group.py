@@ -12,7 +12,21 @@ if TYPE_CHECKING:
 
 
 class LazyGroup(TyperGroup):
-    """Subclasses override `list_commands` and `get_command`. An error about an unknown command suggests similar names."""
+    """Subclasses make commands by name, besides those of their module, and list the names."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._made: dict[str, Any] = {}
+
+    def make_command(self, ctx: Any, name: str) -> Any:
+        """The command of a name, or None. Called until it returns a command."""
+        raise NotImplementedError
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name) or self._made.get(cmd_name)
+        if found is None:
+            found = self._made[cmd_name] = self.make_command(ctx, cmd_name)
+        return found
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None:
@@ -37,16 +51,13 @@ def command_group(role: str, load: Callable[[], Sequence[type[Command]]]) -> typ
                 *(name for name in offered if name not in creating),
             ]
 
-        def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            own = super().get_command(ctx, cmd_name)
-            if own is not None:
-                return own
-            command = _by_name(load()).get(cmd_name)
+        def make_command(self, ctx: Any, name: str) -> Any:
+            command = _by_name(load()).get(name)
             if command is None:
                 return None
             from cli.commands import derived
 
-            return derived(command, role, cmd_name)
+            return derived(command, role, name)
 
     return CommandGroup
 

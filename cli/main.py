@@ -71,19 +71,19 @@ class RootGroup(LazyGroup):
             features = registry().features
         return [*(feature.name for feature in features if feature.help), *TOOLS, *COMMANDS]
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def make_command(self, ctx: Any, name: str) -> Any:
         # Built-in names first: only another name costs the import of the features in ES_FEATURES.
         for helps, load in ((COMMANDS, typer.main.get_command), (TOOLS, typer.main.get_group)):
-            if cmd_name in helps:
-                return _named(load(import_module(f"cli.{cmd_name}").app), cmd_name, helps[cmd_name])
+            if name in helps:
+                return _named(load(import_module(f"cli.{name}").app), name, helps[name])
         known = registry()
-        feature = known.feature(cmd_name)
+        feature = known.feature(name)
         if feature is None:
             known = _features(ctx)
-            feature = known.feature(cmd_name)
+            feature = known.feature(name)
         if feature is None or not feature.help:
             return None
-        return _named(typer.main.get_group(_group_of(feature, known)), cmd_name, feature.help)
+        return _named(typer.main.get_group(_group_of(feature, known)), name, feature.help)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         # Before anything is parsed: wrong usage is printed as JSON too.
