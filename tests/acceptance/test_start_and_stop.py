@@ -167,7 +167,8 @@ def test_a_terminated_supervisor_stops_its_workers_first(running: System) -> Non
     running.ended()
 
     for name in ("supervisor", *ROLES):
-        assert running.log(name)[-1]["action"] == "stopped"
+        log = running.log(name)
+        assert log[-1]["action"] == "stopped", (name, log[-5:])
 
 
 def test_a_bulk_continues_after_down_and_up_without_loss(running: System) -> None:
