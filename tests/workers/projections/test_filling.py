@@ -259,7 +259,7 @@ def test_a_value_that_cannot_be_stored_parks_its_stream_alone(
 
 
 class Named(Labels):
-    """Needs the row of the shelf's label, which it takes as it is."""
+    """Needs the row of a given key for the first shelf, and of the label for others."""
 
     def __init__(self, key: Any) -> None:
         self._key = key
