@@ -61,8 +61,6 @@ def echo(request: Request) -> Reply:
 class Scripted:
     """A service that answers each request by a function and remembers every batch."""
 
-    role = ROLE
-
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self.batches: list[list[Body]] = []

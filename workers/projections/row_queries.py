@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from domain.kernel.errors import EsError, InvalidInput, Kind
 from domain.kernel.ids import parse_id
-from domain.kernel.messages import Body, Reply, Request
+from domain.kernel.messages import Body, Later, Reply, Request
 from domain.kernel.projection import Key, Projection, Value
 from workers.runtime.queries import Queries, Sources, limit_of
 
@@ -38,16 +38,10 @@ class RowQueries:
 
     def get(self, request: Request) -> Reply:
         key = self._key(request.body.get("key"), "key")
-        if later := self._sources.wait_for(self._projection, request, self._sources.target(request)):
-            return later
-        rows = self._sources.read_model.rows(self._projection, keys=[key])
-        if rows:
-            return self._shown(rows[0])
-        # The row is missing or not projected yet. Wait for all events that are stored now before saying so.
-        if not request.memo.get("missed"):
-            request.memo.update(missed=True, position=self._sources.store.head())
-            return self.get(request)
-        raise NoSuchRow(self._projection.name)
+        row = self._sources.row(self._projection, request, key)
+        if row is None:
+            raise NoSuchRow(self._projection.name)
+        return row if isinstance(row, Later) else self._shown(row)
 
     def list_rows(self, request: Request) -> Reply:
         after = request.body.get("after")

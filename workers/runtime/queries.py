@@ -17,7 +17,7 @@ from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.vault import Vault
-from domain.kernel.projection import Projection
+from domain.kernel.projection import Key, Projection, Value
 from workers.runtime.event_bodies import event_body
 
 PATIENCE_S = 6.0
@@ -75,6 +75,19 @@ class Sources:
             fresh = request.body.get("fresh") is True
             request.memo["position"] = max(after, self.store.head() if fresh else BEGINNING)
         return int(request.memo["position"])
+
+    def row(self, projection: Projection, request: Request, key: Key) -> dict[str, Value] | Later | None:
+        """The row of a key, in a state that includes the request's `target`. None if no stored event made such a row."""
+        if later := self.wait_for(projection, request, self.target(request)):
+            return later
+        rows = self.read_model.rows(projection, keys=[key])
+        if rows:
+            return rows[0]
+        if request.memo.get("missed"):
+            return None
+        # The row is missing or not projected yet. Wait for all events that are stored now before saying so.
+        request.memo.update(missed=True, position=self.store.head())
+        return self.row(projection, request, key)
 
     def shown(self, recorded: Recorded, opened: Event | None = None) -> Body:
         """A stored event for showing: with the fields of `opened`, else with the data as it is stored."""

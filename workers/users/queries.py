@@ -8,7 +8,7 @@ from typing import Any
 from domain.kernel.errors import InvalidInput
 from domain.kernel.events import Recorded
 from domain.kernel.ids import time_text
-from domain.kernel.messages import Body, Reply, Request
+from domain.kernel.messages import Body, Later, Reply, Request
 from domain.kernel.personal import Sealed, readable
 from domain.kernel.ports.codec import Keyring
 from domain.kernel.projection import Value
@@ -39,16 +39,10 @@ class UserQueries:
         user_id = parse_user_id(request.body.get("user_id"))
         if request.body.get("at_us") is not None or request.body.get("version") is not None:
             return self._as_of(request, user_id)
-        if later := self._sources.wait_for(USERS, request, self._sources.target(request)):
-            return later
-        rows = self._sources.read_model.rows(USERS, keys=[user_id])
-        if rows:
-            return self._opened(rows)[0]
-        # The row is missing or not projected yet. Wait for all events that are stored now before saying so.
-        if not request.memo.get("missed"):
-            request.memo.update(missed=True, position=self._sources.store.head())
-            return self.get(request)
-        raise UserNotFound(user_id)
+        row = self._sources.row(USERS, request, user_id)
+        if row is None:
+            raise UserNotFound(user_id)
+        return row if isinstance(row, Later) else self._opened([row])[0]
 
     def _as_of(self, request: Request, user_id: int) -> Reply:
         """The user at a time or at a version, folded from the stream without the read model."""
