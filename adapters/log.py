@@ -64,6 +64,10 @@ class Log:
     def error(self, action: str, error: BaseException, **fields: object) -> None:
         self._logger.error(action, exc_info=error, extra={"fields": fields})
 
+    def close(self) -> None:
+        for handler in self._logger.handlers:
+            handler.close()
+
 
 def open_log(name: str, path: Path | None) -> Log:
     """The log of one worker: a file that is rotated at 5 MB (3 old ones are kept), or standard error."""
