@@ -42,7 +42,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     """The fields of an exception for a log line, without a message that may quote a value."""
     if isinstance(error, EsError):
         return {"error": error.code, "message": str(error), "hint": error.hint}
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen importlib")
+    ]
     return {
         "error": type(error).__name__,
         "at": [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-8:]],

@@ -59,10 +59,10 @@ def _refuse_differences(settings: Settings, numbers: Mapping[str, str]) -> None:
 
 
 def _shown(difference: Body) -> str:
-    running, given = difference["running"], difference["given"]
-    if running == given:  # what differs is not shown
-        return f"{difference['what']} has another password than now"
-    return f"{difference['what']} is {running or 'not set'}, not {given or 'not set'}"
+    what, running, given = difference["what"], difference["running"] or "empty", difference["given"] or "empty"
+    if running == given:
+        return f"{what} differs in its password"
+    return f"{what} is {running} now, and {given} is asked for"
 
 
 def _wait_until_ready(settings: Settings, began: str) -> Body:

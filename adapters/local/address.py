@@ -29,20 +29,34 @@ def socket_path(run: Path, role: str) -> Path:
     path = run / f"{role}.sock"
     if len(os.fsencode(path)) <= _PATH_LIMIT_BYTES:
         return path
+    folder = _linked(run)
+    if folder is None or folder.name != _short_name(run):  # a copy of a home has the link of the other one
+        folder = _short_folders(run)[0]
+    return folder / path.name
+
+
+def _linked(run: Path) -> Path | None:
     try:
-        return Path(os.readlink(run / _LINK)) / path.name
+        return Path(os.readlink(run / _LINK))
     except OSError:
-        return _short_folders(run)[0] / path.name
+        return None
+
+
+def _short_name(run: Path) -> str:
+    """The name of the folder for the sockets of this home, wherever it is moved."""
+    try:
+        home = os.stat(run.parent)
+    except OSError:
+        return f"es-{os.getuid()}-none"  # a folder that does not exist
+    return f"es-{os.getuid()}-{home.st_dev:x}-{home.st_ino:x}"
 
 
 def _short_folders(run: Path) -> list[Path]:
     """The folders for the sockets of a long path, the best first."""
-    import hashlib  # both for a long path only: a short-lived command must not pay for them
-    import tempfile
+    import tempfile  # for a long path only: a short-lived command must not pay for it
 
-    name = f"es-{os.getuid()}-{hashlib.sha256(os.fsencode(os.path.realpath(run))).hexdigest()[:20]}"
     bases = [os.environ.get("XDG_RUNTIME_DIR") or "/tmp", tempfile.gettempdir(), "/tmp"]  # noqa: S108  # checked
-    folders = [Path(base) / name for base in bases]
+    folders = [Path(base) / _short_name(run) for base in bases]
     return sorted(folders, key=lambda folder: max(len(os.fsencode(folder)), _PATH_LIMIT_BYTES - 30))
 
 
@@ -89,7 +103,7 @@ def _linked_folder(run: Path, linked: Path) -> Path:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             refuse_shared(folder)
-            if folder != linked or not (run / _LINK).is_symlink():
+            if _linked(run) != folder:
                 run.mkdir(mode=0o700, exist_ok=True)
                 (run / _LINK).unlink(missing_ok=True)
                 (run / _LINK).symlink_to(folder)

@@ -70,8 +70,8 @@ class LocalCaller:
                 self._connections[role] = pipeline.connection
 
     def _connect(self, role: str, deadline: float) -> socket.socket:
-        path = socket_path(self._run, role)
         while True:
+            path = socket_path(self._run, role)  # each time: a supervisor may listen elsewhere by now
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
             try:

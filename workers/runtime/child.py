@@ -136,7 +136,9 @@ class Child:
         message = f"cannot be started: {os.strerror(error.errno or 0)}"
         hint = "Correct that on this machine (`ulimit -a`, the Python of `es`); the supervisor retries."
         self._fails({"code": "worker-not-started", "message": message, "hint": hint})
-        self._log.error("worker-not-started", error, role=self.name, again_in_ms=self._back_off(now_s))
+        self._log.warning(
+            "worker-not-started", role=self.name, reason=message, again_in_ms=self._back_off(now_s)
+        )
 
     def _read_reports(self) -> None:
         """Read what `Control` sends: a new state, an error, or both."""

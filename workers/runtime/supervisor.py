@@ -32,7 +32,7 @@ STOP_WAIT_S = 10.0
 _LOCK_WAIT_S = 20.0
 _TICK_S = 0.1
 _LOOK_INTERVAL_S = 0.5
-"""The interval between two looks at the home and at the files of the sockets."""
+"""The interval between two looks at the files of the lock and of the sockets."""
 
 
 class AlreadyRunning(Exception):
@@ -89,6 +89,11 @@ class Supervisor:
             self._log.warning("supervisor-was-killed", pid=self._lock.killed_pid)
         self._log.info("supervising", workers=[child.name for child in self._children])
         while not self._stopping:
+            # The home first: in another one at its path nothing may be created.
+            if self._lock.folder.is_lost():
+                self._log.warning("home-lost", home=str(self._settings.home))
+                self._is_lost = True
+                break
             now_s = time.monotonic()
             if now_s >= self._look_at_s:
                 self._look_at_s = now_s + _LOOK_INTERVAL_S
@@ -117,11 +122,6 @@ class Supervisor:
         self._server = LocalServer(self._control.socket)
 
     def _look(self) -> None:
-        # The home first: in another one at its path nothing may be created.
-        if self._lock.folder.is_lost():
-            self._log.warning("home-lost", home=str(self._settings.home))
-            self._stopping = self._is_lost = True
-            return
         self._lock.keep_told()
         if self._server.is_full or not self._control.is_reachable:
             # Idle connections are closed as well: they must not take the descriptors that a worker needs to start.
