@@ -53,13 +53,19 @@ def up(
 
 def _refuse_differences(settings: Settings, numbers: Mapping[str, str]) -> None:
     """Raise RunsOtherwise unless the running supervisor has these settings and numbers of workers."""
-    reply = ask_supervisor(settings, "supervisor.compare", {"settings": shared_by(settings), "numbers": numbers})
+    reply = ask_supervisor(
+        settings, "supervisor.compare", {"settings": shared_by(settings), "numbers": numbers}
+    )
     if reply and reply["differences"]:
         raise RunsOtherwise("; ".join(map(_shown, reply["differences"])))
 
 
 def _shown(difference: Body) -> str:
-    what, running, given = difference["what"], difference["running"] or "empty", difference["given"] or "empty"
+    what, running, given = (
+        difference["what"],
+        difference["running"] or "empty",
+        difference["given"] or "empty",
+    )
     if running == given:
         return f"{what} differs in its password"
     return f"{what} is {running} now, and {given} is asked for"

@@ -73,7 +73,13 @@ def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
             return 0
         if not (arguments.unless_stopped or arguments.foreground):
             stop_mark(settings.home).unlink(missing_ok=True)
-        supervisor = Supervisor(settings, lock, instances=_instances(arguments.role, settings), log=log)
+        supervisor = Supervisor(
+            settings,
+            lock,
+            instances=_instances(arguments.role, settings),
+            is_foreground=arguments.foreground,
+            log=log,
+        )
     except AlreadyRunning:
         _say({"state": "already-running"})
         return 0
@@ -131,7 +137,9 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    threading.excepthook = lambda crashed: log.error("thread-crashed", crashed.exc_value or crashed.exc_type())
+    threading.excepthook = lambda crashed: log.error(
+        "thread-crashed", crashed.exc_value or crashed.exc_type()
+    )
     try:
         run_role = _loaded(role, settings, log)
         run_role(role, settings, listen_fd=arguments.listen_fd, control=control, stopping=stopping, log=log)

@@ -189,7 +189,9 @@ def run_role(
 
         def has_to_stop() -> bool:
             # A worker must not outlive its supervisor: the next supervisor starts its own workers.
-            return stopping.is_set() or worker.crashed or control.supervisor_ended or place.missing is not None
+            return (
+                stopping.is_set() or worker.crashed or control.supervisor_ended or place.missing is not None
+            )
 
         if settings.is_local:
             control.serving()
@@ -205,7 +207,9 @@ def run_role(
     if crashed:
         raise PartUnavailable(f"the {role} worker", "a follower crashed")
     if missing is not None:
-        raise PartUnavailable("the home", f"{missing} was moved or removed", "Start the workers with `es up`.")
+        raise PartUnavailable(
+            "the home", f"{missing} was moved or removed", "Start the workers with `es up`."
+        )
     if control.supervisor_ended:
         log.warning("supervisor-ended", role=role)
     log.info("stopped", role=role)
