@@ -1,5 +1,6 @@
 """`es down`: stop the workers and wait until they have ended. Then no command starts them until the next `es up`."""
 
+import errno
 import time
 
 import typer
@@ -34,7 +35,8 @@ def down(as_json: render.Json = False) -> None:
     _refuse_remaining(settings)
     if stopping is None and not as_json:
         session.note(f"no workers are running in {settings.home}")
-    if unmarked is not None:
+    is_read_only = unmarked is not None and unmarked.errno in (errno.EROFS, errno.EACCES)
+    if unmarked is not None and not (is_read_only and stopping is None):  # nothing starts in a read-only home
         raise PartUnavailable(
             "the home",
             f"no workers run now, but that they are stopped cannot be noted: {unmarked.strerror}",
