@@ -125,6 +125,15 @@ def test_a_worker_in_the_foreground_ends_with_its_socket_and_says_why(system: Sy
     assert (ran.code, str(path) in ran.err) == (4, True), ran
 
 
+def test_a_worker_over_a_broker_ends_with_its_home_and_says_why(system: System) -> None:
+    worker = system.start("workers", "run", "ids", environment={"ES_BROKER": "amqp://127.0.0.1:1/"})
+    eventually((system.home / "log").exists, "the worker has opened its home")
+    system.home.rename(system.root / "moved")
+
+    ran = finish(worker)
+    assert (ran.code, f"{system.home} was moved or removed" in ran.err) == (4, True), ran
+
+
 @contextmanager
 def _full_backlog(path: Path) -> Iterator[None]:
     """Fill the queue of connections that a suspended process has not accepted."""

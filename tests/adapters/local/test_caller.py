@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from contextlib import closing
+import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adapters.local.address import listen, socket_path
+from adapters.local.address import Listening, listen, socket_path
 from adapters.local.caller import LocalCaller, ask_once
 from adapters.local.server import LocalServer
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.transport import Caller
 from tests.support.local import server_process
+from tests.support.system import new_root
 from tests.support.transports import (
     ROLE,
     SHORT_S,
@@ -154,3 +157,22 @@ def test_a_request_that_meets_a_closing_socket_is_not_sent_again(run: Path) -> N
         pytest.raises(ConnectionError),
     ):
         ask_once(run, ROLE, "echo", {}, timeout_s=DEADLINE_S)
+
+
+def test_a_caller_finds_sockets_that_move_while_it_waits(
+    tmp_path: Path, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / ("d" * 120) / "run"
+    run.parent.mkdir()
+    root = new_root()
+    with ExitStack() as serving:
+        serving.callback(shutil.rmtree, root)
+
+        def start_elsewhere() -> bool:
+            monkeypatch.setenv("XDG_RUNTIME_DIR", tempfile.mkdtemp(dir=root))
+            serving.enter_context(transport.serving(LocalServer(Listening(run, ROLE).socket)))
+            return True
+
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
+        with closing(LocalCaller(run, on_absent=start_elsewhere)) as caller:
+            assert caller.ask(ROLE, "echo", {"n": 1}, timeout_s=SHORT_S * 20) == {"n": 1}
