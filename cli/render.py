@@ -1,12 +1,14 @@
 """The form of answers and errors, and the options that many commands share.
 
-Promise: standard output holds the answer and nothing else; errors and remarks go to standard error.
+Promise: standard output holds the answer and nothing else; errors and remarks go to standard error. No value that came
+from outside reaches a terminal with a character that the terminal would obey.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -36,6 +38,8 @@ EXIT_INTERRUPTED = 130
 EXIT_OUTPUT_CLOSED = 141  # what a shell shows for a program ended by SIGPIPE
 
 _SHOWN_CHARACTERS = 60  # how much of a sealed value is shown: the whole value is long
+# Control characters, marks that turn the direction of text, and surrogates, which no output can encode.
+_OBEYED = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 
 
 class OutputLost(EsError):
@@ -52,12 +56,23 @@ class OutputLost(EsError):
 # --- answers ---------------------------------------------------------------------------------
 
 
+def safe(text: str, *, keep_lines: bool = False) -> str:
+    """Text from outside for a terminal: control characters as \\u001b, which in JSON is the same text.
+
+    `keep_lines` leaves tabs and line feeds as they are, because the caller has put them there.
+    """
+    if text.isprintable():
+        return text
+    pattern = f"[{_OBEYED}]" if keep_lines else f"[{_OBEYED}\t\n]"
+    return re.sub(pattern, lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def line(text: str) -> None:
     """Print one line of the answer. It is flushed, so that a program that reads the lines gets each at once."""
     if sys.stdout is None:
         raise OutputLost("it is closed")
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(safe(text, keep_lines=True) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -99,7 +114,7 @@ def event(stored: Mapping[str, Any], *, as_json: bool) -> None:
         return
     data = {name: _shortened(value) for name, value in stored["data"].items()}
     names = ("position", "time", "stream", "version", "type")
-    line("\t".join([*(str(stored[name]) for name in names), json.dumps(data, ensure_ascii=False)]))
+    line("\t".join([*(_cell(stored[name]) for name in names), json.dumps(data, ensure_ascii=False)]))
 
 
 def fields(value: Mapping[str, Any]) -> None:
@@ -131,7 +146,7 @@ def table(columns: Sequence[str], items: Iterable[Sequence[object]]) -> None:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else safe(str(value))
 
 
 def _shortened(value: Any) -> Any:
@@ -150,13 +165,13 @@ def show_error(error: EsError, *, as_json: bool) -> None:
     """Print an error to standard error: a line with what happened, a line with what to do next."""
     if as_json:
         value: dict[str, Any] = {"command_id": error.command_id} if error.command_id else {}
-        print(to_json({**value, "error": error_object(error)}), file=sys.stderr)
+        print(safe(to_json({**value, "error": error_object(error)})), file=sys.stderr)
         return
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {safe(str(error))}", file=sys.stderr)
     if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+        print(f"  hint: {safe(error.hint)}", file=sys.stderr)
     if error.command_id and error.kind is Kind.UNAVAILABLE:
-        print(f"  command id: {error.command_id}", file=sys.stderr)
+        print(f"  command id: {safe(error.command_id)}", file=sys.stderr)
 
 
 def give_up_output() -> None:
