@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from cli import render
 from domain.kernel.errors import EsError, InvalidInput, Kind
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def ask_first(question: str, *, because: str, yes: bool) -> None:
         return
     if sys.stdin is None or not sys.stdin.isatty():
         raise InvalidInput("--yes", f"is needed without a terminal: {because}", "If you are sure, add --yes.")
-    print(f"{question} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
+    print(f"{render.safe(question)} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
     reply = sys.stdin.readline()  # not input(), which handles Ctrl-C in its own way
     if reply.strip().lower() not in ("y", "yes"):
         raise NotConfirmed
@@ -145,4 +146,4 @@ def ask_first(question: str, *, because: str, yes: bool) -> None:
 
 def note(text: str) -> None:
     """Print a remark to standard error."""
-    print(f"es: {text}", file=sys.stderr)
+    print(f"es: {render.safe(text)}", file=sys.stderr)
