@@ -25,8 +25,8 @@ _DEFAULTS = {
     "features": "",
 }
 _SCHEMES = {
-    "broker": ("local:", "amqp:", "amqps:"),
-    "store": ("sqlite:", "esdb:", "esdb+discover:"),
+    "broker": ("local:", "amqp://", "amqps://"),
+    "store": ("sqlite:", "esdb://", "esdb+discover://"),
     "database": ("sqlite:", "postgresql://", "postgres://"),
     "vault": ("sqlite:", "postgresql://", "postgres://"),
 }
@@ -61,6 +61,8 @@ class Settings:
     features: tuple[str, ...]
     """Modules of features from outside, see `domain.features`."""
     origins: Mapping[str, Setting]
+    unknown: tuple[str, ...]
+    """Variables that begin with ES_ and are no setting, by name. They may belong to another program."""
 
     @property
     def is_local(self) -> bool:
@@ -108,7 +110,21 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
         autostart=_switch("autostart", origins["autostart"]),
         features=tuple(name for name in re.split(r"[,\s]+", origins["features"].value) if name),
         origins=origins,
+        unknown=tuple(sorted(name for name in environment if name.startswith("ES_") and _is_unknown(name))),
     )
+
+
+def _is_unknown(variable: str) -> bool:
+    name = variable.removeprefix("ES_").lower()
+    return name not in ("home", *_DEFAULTS) and not name.startswith("test_")
+
+
+def similar_setting(name: str) -> str:
+    """The variable of the setting that a name resembles; empty if it resembles none."""
+    import difflib  # here: only a wrong name pays for it
+
+    variables = [f"ES_{known.upper()}" for known in ("home", *_DEFAULTS)]
+    return next(iter(difflib.get_close_matches(name.upper(), variables, 1, 0.75)), "")
 
 
 def _given(environment: Mapping[str, str], from_file: Mapping[str, str]) -> dict[str, Setting]:
@@ -140,9 +156,25 @@ def _below(home: Path, value: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL for display."""
-    shown = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)  # up to the last @: a password may contain some
-    return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=***", shown)
+    """A URL for display. It hides too much rather than too little: a URL may be one that its driver refuses."""
+    scheme = re.match(r"(?!sqlite:|local:|memory:)[A-Za-z][A-Za-z0-9+.-]*:/*", url)
+    if scheme is None:
+        return url
+    given, at, rest = url[scheme.end() :].rpartition("@")  # a password may contain some
+    user = re.split(r"[:/?#,@]|%3a", given, maxsplit=1, flags=re.IGNORECASE)[0]
+    hidden = "" if user == given else ":***"
+    return f"{scheme[0]}{user}{hidden}{at}{_without_secrets(rest)}"
+
+
+def _without_secrets(rest: str) -> str:
+    """Host, path and query. All that follows a secret is hidden too: it may belong to it."""
+    from urllib.parse import unquote  # here: only displays need it
+
+    for option in re.finditer(r"[?&;#]([^=?&;#]*)=", rest):
+        name = unquote(option[1]).lower()
+        if re.search("pass|pwd|secret|token", name) and name != "passfile":
+            return f"{rest[: option.end()]}***"
+    return rest
 
 
 def _home(flag: str | None, environment: Mapping[str, str]) -> Setting:
@@ -170,8 +202,12 @@ def _read_file(path: Path) -> dict[str, str]:
         raise InvalidSetting(str(path), f"is not valid TOML: {error}") from error
     unknown = sorted(set(table) - set(_DEFAULTS))
     if unknown:
+        meant = similar_setting(f"ES_{unknown[0]}").removeprefix("ES_").lower()
+        hint = f"Did you mean {meant!r}? " if meant else ""
         raise InvalidSetting(
-            str(path), f"has an unknown setting {unknown[0]!r}; known are {', '.join(_DEFAULTS)}"
+            str(path),
+            f"has an unknown setting {unknown[0]!r}",
+            f"{hint}Known are {', '.join(_DEFAULTS)}.",
         )
     return {name: str(value) for name, value in table.items()}
 
