@@ -47,12 +47,20 @@ class Options:
 
 
 options = Options()
+_noted: set[str] = set()
+"""Unknown settings that were mentioned already."""
 
 
 def settings() -> Settings:
-    from adapters.settings import load_settings
+    """The settings. A variable whose name resembles a setting is mentioned once: it has no effect."""
+    from adapters.settings import load_settings, similar_setting
 
-    return load_settings(home_flag=options.home)
+    loaded = load_settings(home_flag=options.home)
+    for name in {*loaded.unknown} - _noted:
+        _noted.add(name)
+        if meant := similar_setting(name):
+            note(f"{name} is no setting and was ignored; did you mean {meant}?")
+    return loaded
 
 
 # --- requests --------------------------------------------------------------------------------
