@@ -277,9 +277,10 @@ def test_errors_go_to_standard_error_with_their_exit_code(es: InProcess, line: s
 def test_a_refused_command_ends_with_1_and_a_refused_line_too(es: InProcess) -> None:
     email = _new_email()
     assert [es(f"users create --email {email} --name X").code for _ in range(2)] == [0, 1]
-    bulk = es("users create --from -", stdin=ndjson([{"email": email, "name": "X"}]))
+    bulk = es("users create --from -", stdin=b"\n" + ndjson([{"email": email, "name": "X"}]))
     assert bulk.code == 1
-    assert bulk.object.keys() == {"command_id", "error"}
+    assert bulk.object.keys() == {"line", "command_id", "error"}
+    assert bulk.object["line"] == 2, "blank lines are counted"
 
 
 def test_a_bulk_answers_line_by_line_in_one_process(es: InProcess) -> None:
