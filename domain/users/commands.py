@@ -127,6 +127,7 @@ class DeleteUser(Command):
 
     user_id: UserId
     wire: ClassVar[str] = "delete-user"
+    reads: ClassVar[bool] = False
     request: ClassVar[str] = "users.delete"
 
 
@@ -137,6 +138,7 @@ class EraseUser(Command):
     user_id: UserId
     basis: Annotated[str, Input(parse_basis, "Why; stored readable, so no personal data.", "TEXT")]
     wire: ClassVar[str] = "erase-user"
+    reads: ClassVar[bool] = False
     request: ClassVar[str] = "users.erase"
     in_group: ClassVar[bool] = False
 
@@ -147,6 +149,7 @@ class CompleteErasure(Command):
 
     user_id: int
     wire: ClassVar[str] = "complete-erasure"
+    reads: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
