@@ -9,12 +9,13 @@ from domain.kernel.errors import Damaged, InvalidInput, KeyUnavailable, UnknownE
 from domain.kernel.events import Event, Recorded
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Later, Reply, Request
-from domain.kernel.personal import ERASED, PersonalText, Sealed, Unreadable, readable
+from domain.kernel.personal import ERASED, Erased, PersonalText, Sealed, Unreadable, readable
 from domain.kernel.ports.codec import Opener
 from domain.kernel.projection import Value
 from domain.users.account import INITIAL, USER, Status, UserErased, evolve
 from domain.users.commands import parse_email, parse_user_id
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
+from domain.users.mail_domains import spellings
 from domain.users.projection import USERS
 from workers.runtime.opening import Showing
 from workers.runtime.queries import LIST_LIMIT, MAX_WHOLE, Queries, Sources, limit_of, whole
@@ -92,7 +93,8 @@ class UserQueries:
     def find(self, request: Request) -> Reply:
         email = parse_email(request.body.get("email")).value
         if "user_id" not in request.memo:
-            request.memo["user_id"] = self._sources.vault.holder(email)
+            holders = map(self._sources.vault.holder, spellings(email))
+            request.memo["user_id"] = next((user_id for user_id in holders if user_id is not None), None)
             # A claim is confirmed after its event: the row must include all events that are stored now.
             request.memo["position"] = self._sources.store.head()
         user_id = request.memo["user_id"]
@@ -103,7 +105,7 @@ class UserQueries:
         # The claim may belong to a command without an event yet, or wait for its release. Compare with the row.
         for row in self._sources.read_model.rows(USERS, keys=[user_id]):
             # An address that cannot be opened is an error: "no user" could be wrong.
-            if row["status"] == Status.ACTIVE.value and self._email_of(row) == email:
+            if row["status"] == Status.ACTIVE.value and self._email_of(row) in spellings(email):
                 return self._opened([row])[0]
         raise NoUserWithEmail()
 
@@ -144,7 +146,14 @@ class UserQueries:
 
     def _opened(self, rows: Sequence[Mapping[str, Value]]) -> list[Body]:
         opener = Showing(self._sources.keyring([int(row["user_id"] or 0) for row in rows]))
-        users = [_user(row, email=_open(opener, row, "email"), name=_open(opener, row, "name")) for row in rows]
+        users: list[Body] = []
+        for row in rows:
+            email, name = _open(opener, row, "email"), _open(opener, row, "name")
+            # The tombstone counts before the row: behind a parked event, the row does not show the erasure.
+            is_erased = isinstance(email, Erased) and isinstance(name, Erased)
+            users.append(
+                _user({**row, "status": Status.ERASED.value} if is_erased else row, email=email, name=name)
+            )
         self._need_own_vault(opener)
         return users
 
