@@ -40,6 +40,7 @@ class Erased:
 
 ERASED = Erased()
 
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """The placeholder for a value that is damaged, or whose key is.
