@@ -276,6 +276,25 @@ class KeyUnavailable(EsError):
         return f"personal data cannot be opened: {self.reason}"
 
 
+class KeyMissing(KeyUnavailable):
+    """The vault has no row of one user. If it has none of any user, it is the wrong vault."""
+
+    hint: str = "Restore the vault from a newer backup. `es gdpr erase` works without the key."
+    code = "key-missing"
+
+
+class KeyDamaged(EsError):
+    """The vault's row of one user is damaged: its key-encryption key fits, but does not unwrap this data key."""
+
+    subject: int
+    code = "key-damaged"
+    kind = Kind.DAMAGED
+    hint = "Restore the vault from a backup. `es gdpr erase` works without the key."
+
+    def __str__(self) -> str:
+        return f"the data key of user {self.subject} is damaged"
+
+
 def vault_emptied() -> KeyUnavailable:
     """The vault is empty, although the event store contains users whose keys and claims it must hold."""
     return KeyUnavailable("the vault is empty, but the event store contains users")
