@@ -127,6 +127,12 @@ def similar_setting(name: str) -> str:
     return next(iter(difflib.get_close_matches(name.upper(), variables, 1, 0.75)), "")
 
 
+def shared_by(settings: Settings) -> dict[str, str]:
+    """The values in which a supervisor, its workers and `es up` have to agree, by name. They may contain passwords."""
+    own = {"home", "autostart"} | ({"kek_file"} if settings.kek_is_ours else set())
+    return {name: setting.value for name, setting in settings.origins.items() if name not in own}
+
+
 def _given(environment: Mapping[str, str], from_file: Mapping[str, str]) -> dict[str, Setting]:
     given: dict[str, Setting] = {}
     for name, default in _DEFAULTS.items():

@@ -82,7 +82,7 @@ def open_server(
     on_away: Callable[[EsError], None],
     describe: Callable[[], Body],
 ) -> Server:
-    """The server of a role. `listen_fd` is the socket that the supervisor opened, or None in the foreground.
+    """The server of a role. `listen_fd` is the socket on which it listens; None with a broker.
 
     Broker only: `on_serving` and `on_away` are called when requests can be received and no longer can; `describe`
     returns the reply to a roll call. Over sockets the supervisor reports the state of its workers.
@@ -95,19 +95,10 @@ def open_server(
         )
     import socket
 
-    from adapters.local.address import is_served, listen, socket_path
     from adapters.local.server import LocalServer
 
-    if listen_fd is not None:
-        return LocalServer(socket.socket(fileno=listen_fd))
-    path = socket_path(settings.run, role)
-    if is_served(path):
-        raise PartUnavailable(
-            f"the {role} worker",
-            f"another one serves {settings.home}",
-            "Stop it first (`es down`), or use another `--home`.",
-        )
-    return LocalServer(listen(path))
+    assert listen_fd is not None
+    return LocalServer(socket.socket(fileno=listen_fd))
 
 
 def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:

@@ -67,19 +67,21 @@ def settings() -> Settings:
 
 
 def caller() -> Caller:
-    """A connection to the workers. It starts them if none run, unless `ES_AUTOSTART=0`."""
+    """A connection to the workers. It starts them if none run, unless `ES_AUTOSTART=0` or after `es down`."""
     from adapters.wiring import open_caller
 
     chosen = settings()
 
     def start() -> bool:
-        from cli.supervisor import start_supervisor
+        from cli.supervisor import lives, start_supervisor
 
-        if start_supervisor(chosen):
+        if not chosen.autostart:
+            return lives(chosen)
+        if start_supervisor(chosen, by_itself=True):
             note(f"started the workers in {chosen.home} (ES_AUTOSTART=0 turns this off)")
         return True
 
-    return open_caller(chosen, on_absent=start if chosen.autostart else None)
+    return open_caller(chosen, on_absent=start)
 
 
 def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> Body:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
+import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from adapters.local.home_lock import HomeLock
 from adapters.settings import load_settings
 from cli import down
 from tests.support.system import System
@@ -99,15 +101,14 @@ def test_a_supervisor_that_does_not_answer_is_not_taken_for_missing(running: Sys
 def test_down_ends_when_the_next_supervisor_has_taken_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A bulk that is under way starts workers as soon as the others have stopped.
+    # An `es up` waits until the others have stopped.
     settings = load_settings(environment={"ES_HOME": str(tmp_path / "home")})
-    monkeypatch.setattr(down, "ask_supervisor", lambda *_: {"pid": 42})
     monkeypatch.setattr(down, "DOWN_WAIT_S", DEADLINE_S)
 
     settings.run.mkdir(parents=True)
-    with (settings.run / "supervisor.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        down.wait_for_end(settings, 41)
+    with closing(HomeLock(settings.home)) as lock:
+        lock.tell("listening")
+        down.wait_for_end(settings, os.getpid() + 1)
 
     assert "started them again" in capsys.readouterr().err
 
