@@ -110,7 +110,14 @@ class Worker:
         self._control.opened()
         # Start the threads last: a failure above would have to stop them.
         self._followers = [
-            Follower(name, run, stopping=self.stopping, on_wait=self._control.waits, log=self.log)
+            Follower(
+                name,
+                run,
+                stopping=self.stopping,
+                on_wait=self._control.waits,
+                on_work=self._control.works,
+                log=self.log,
+            )
             for name, run in self._to_follow
         ]
         return service
@@ -188,6 +195,7 @@ def run_role(
         worker = Worker(role, settings, stopping, control, log)
 
         def has_to_stop() -> bool:
+            control.alive()
             # A worker must not outlive its supervisor: the next supervisor starts its own workers.
             return (
                 stopping.is_set() or worker.crashed or control.supervisor_ended or place.missing is not None
@@ -199,7 +207,7 @@ def run_role(
             service = opened(
                 worker.open, server, stopping=has_to_stop, log=log, on_missing=control.cannot_open
             )
-            serve(service, server, stopping=has_to_stop, on_unavailable=control.waits, log=log)
+            serve(service, server, stopping=has_to_stop, on_reply=control.replied, log=log)
             crashed, missing = worker.crashed, place.missing
             service.close()
         finally:
