@@ -25,6 +25,7 @@ from domain.kernel.messages import Body
 from domain.kernel.ports.read_model import GenerationState
 from workers.erasures import process
 
+FREE_DISK_NEEDED_BYTES = 1 << 20
 FREE_DISK_WARNING_BYTES = 512 << 20
 CLOCK_WARNING_US = 500_000
 _OK, _WARNING, _FAILED = "ok", "warning", "failed"
@@ -96,6 +97,11 @@ def _home(settings: Settings) -> Iterator[Body]:
     free = shutil.disk_usage(settings.home).free
     if not os.access(settings.home, os.W_OK):
         yield _finding("home", _FAILED, detail=f"{settings.home} is read-only", next=_MAKE_WRITABLE)
+    elif free < FREE_DISK_NEEDED_BYTES:
+        detail = f"the disk is full: {free >> 10} KiB free in {settings.home}"
+        yield _finding(
+            "home", _FAILED, detail=detail, next="Free disk space, then retry.", code="unavailable"
+        )
     elif free < FREE_DISK_WARNING_BYTES:
         detail = f"{free >> 20} MiB free in {settings.home}"
         yield _finding("home", _WARNING, detail=detail, next="Free disk space before it runs out.")
@@ -135,15 +141,6 @@ def _broker(settings: Settings) -> Iterator[Body]:
     yield _finding(
         "broker", version=versions.broker_version(settings).name, detail=without_password(settings.broker)
     )
-    for queue in wiring.open_dead_letters(
-        settings, [role.name for role in wiring.usual_roles(settings)]
-    ).counts():
-        if not queue.workers:
-            next_ = f"Start one with `es up`, or with `es workers run {queue.role}`."
-            yield _finding(f"queue {queue.role}", _WARNING, detail="no worker takes from it", next=next_)
-        if queue.dead:
-            next_ = f"Show them with `es dead show {queue.role}`; then retry or drop them."
-            yield _finding(f"queue {queue.role}", _WARNING, detail=f"{queue.dead} dead letters", next=next_)
 
 
 def _store(settings: Settings) -> Iterator[Body]:

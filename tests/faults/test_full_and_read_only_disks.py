@@ -139,7 +139,7 @@ def test_a_home_that_cannot_be_written_is_an_error(read_only: ReadOnly) -> None:
     create = ("users", "create", "--email", "a@example.com", "--name", "A")
     for command in (("up",), ("users", "list"), create):
         assert str(system.home) in system.es(*command).failed(4).err
-    assert system.es("status", "--json").ok().object["running"] is False
+    assert system.es("status", "--json").exits(4).object["running"] is False
     system.es("down").ok()
 
 
