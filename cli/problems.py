@@ -76,7 +76,7 @@ def _followers(found: Body) -> Iterator[Body]:
     for state in found["projections"]:
         if state["parked"]:
             name = state["projection"]
-            cure = f"Show them with `es projections parked list {name}`; then retry or drop them."
+            cure = f"`es logs projections` shows the errors. Correct the cause, then `es projections rebuild {name}`."
             detail = f"{state['parked']} parked events: rows lack them"
             yield _problem(f"projection {name}", detail, cure, state="warning")
 

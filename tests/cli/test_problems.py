@@ -52,7 +52,7 @@ SOUND = {
             {"projections": [{"projection": "users", "parked": 2}]},
             "projection users",
             "warning",
-            "`es projections parked list users`",
+            "`es projections rebuild users`",
         ),
     ],
 )
