@@ -1,17 +1,22 @@
 """`es down`: stop the workers and wait until they have ended. Then no command starts them until the next `es up`."""
 
+import errno
 import time
 
 import typer
 
+from adapters.local.address import is_served, socket_path
 from adapters.local.home_lock import find_holder, stop_mark
 from adapters.settings import Settings
 from cli import render, session
 from cli.supervisor import POLL_S, STOP, ask_supervisor
+from domain.features import registry
 from domain.kernel.errors import PartUnavailable
 
 app = typer.Typer(add_completion=False)
 DOWN_WAIT_S = 60.0
+_ORPHANS_WAIT_S = 6.0
+"""Longer than workers drain whose supervisor was killed."""
 
 
 @app.command()
@@ -23,9 +28,15 @@ def down(as_json: render.Json = False) -> None:
     stopping = ask_supervisor(settings, STOP)
     if stopping is not None:
         wait_for_end(settings, stopping["pid"])
-    elif not as_json:
+        if stopping.get("foreground"):
+            session.note(
+                "they ran in the foreground: stop also what starts them again, such as a systemd unit"
+            )
+    _refuse_remaining(settings)
+    if stopping is None and not as_json:
         session.note(f"no workers are running in {settings.home}")
-    if unmarked is not None:
+    is_read_only = unmarked is not None and unmarked.errno in (errno.EROFS, errno.EACCES)
+    if unmarked is not None and not (is_read_only and stopping is None):  # nothing starts in a read-only home
         raise PartUnavailable(
             "the home",
             f"no workers run now, but that they are stopped cannot be noted: {unmarked.strerror}",
@@ -35,12 +46,32 @@ def down(as_json: render.Json = False) -> None:
     render.answer(value, as_json=as_json, human=lambda: None)
 
 
+def _refuse_remaining(settings: Settings) -> None:
+    """Raise PartUnavailable if workers without a supervisor serve the home: they were started in the foreground."""
+    deadline = time.monotonic() + _ORPHANS_WAIT_S
+    while not find_holder(settings.home):
+        served = [
+            role
+            for role in registry(settings.features).role_names
+            if is_served(socket_path(settings.run, role))
+        ]
+        if not served:
+            return
+        if time.monotonic() > deadline:
+            raise PartUnavailable(
+                "the home",
+                f"workers without a supervisor still serve {', '.join(served)}",
+                "End them where they were started (`es workers run`, a systemd unit).",
+            )
+        time.sleep(POLL_S)
+
+
 def _mark(settings: Settings) -> OSError | None:
     """Note in the home that it is stopped; the error if that fails. Without a home there is nothing to note."""
+    if not settings.home.exists():
+        return None
     try:
         stop_mark(settings.home).touch(mode=0o600)
-    except FileNotFoundError:
-        return None
     except OSError as error:
         return error
     return None

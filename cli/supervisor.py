@@ -98,8 +98,8 @@ def ask_supervisor(settings: Settings, kind: str, body: Mapping[str, Any] | None
         if left_s <= 0:
             raise PartUnavailable(
                 "the supervisor",
-                f"process {holder.pid or 'unknown'} lives and does not reply",
-                f"If it is suspended, continue it (`kill -CONT {holder.pid or 'PID'}`); else look at `es logs supervisor`.",
+                f"process {holder.pid or '(unknown)'} lives and does not reply",
+                f"If it is suspended, continue it (`kill -CONT {holder.pid or 'PID'}`). See `es logs supervisor`.",
             )
         try:
             return ask_once(settings.run, "supervisor", kind, body or {}, timeout_s=left_s)

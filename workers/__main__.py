@@ -73,7 +73,13 @@ def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
             return 0
         if not (arguments.unless_stopped or arguments.foreground):
             stop_mark(settings.home).unlink(missing_ok=True)
-        supervisor = Supervisor(settings, lock, instances=_instances(arguments.role, settings), log=log)
+        supervisor = Supervisor(
+            settings,
+            lock,
+            instances=_instances(arguments.role, settings),
+            is_foreground=arguments.foreground,
+            log=log,
+        )
     except AlreadyRunning:
         _say({"state": "already-running"})
         return 0

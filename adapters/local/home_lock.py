@@ -139,13 +139,18 @@ class HomeLock:
             self._note = note
             self.tell(self._state)
 
+    def tell_end(self) -> None:
+        """Note that this process ends in order. The lock is held until it has ended."""
+        self._note.write(b"")
+
     def close(self) -> None:
         """Release the lock in order."""
-        self._note.write(b"")
+        self.tell_end()
         self._note.close()
         self.folder.close()
 
     def _open_note(self) -> _File:
+        _note_path(self._home).parent.mkdir(mode=0o700, exist_ok=True)
         note = _File(os.open(_note_path(self._home), os.O_RDWR | os.O_CREAT, 0o600))
         if not note.lock(fcntl.LOCK_EX):
             note.close()

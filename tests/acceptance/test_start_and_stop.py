@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -201,6 +202,88 @@ def test_a_bulk_continues_after_down_and_up_without_loss(running: System) -> Non
     ran = bulk.assert_exactly_once()
 
     assert ran.code == (4 if errors(ran.objects) else 0)
+
+
+@no_autostart_over_a_broker
+def test_after_down_no_command_starts_the_workers_until_up(running: System) -> None:
+    following = running.start("events", "tail")
+    user_id = running.create()
+    running.es("down").ok()
+
+    assert "stopped by `es down`" in finish(following).failed(4).err
+    shutil.rmtree(running.home / "run")
+    for command in (("users", "list"), ("events", "tail"), ("users", "create", "--from", "-")):
+        ran = running.es(*command, stdin='{"email": "b@example.com", "name": "B"}')
+        assert (ran.code, "stopped by `es down`" in ran.err + ran.out) == (4, True), ran
+    assert running.processes() == []
+
+    running.up()
+    running.kill_everything()
+    assert running.get(user_id)["name"] == "Ada Lovelace", "a killed system is started again"
+
+
+def test_a_stop_that_cannot_be_noted_is_an_error(running: System) -> None:
+    (running.home / "stopped").symlink_to("stopped")
+
+    assert "cannot be noted" in running.es("down").failed(4).err
+    assert running.processes() == []
+
+
+WRONG, RIGHT = (f"postgresql://es:{password}@127.0.0.1:1/es" for password in ("wrong", "right"))
+
+
+@pytest.mark.over("embedded", because="it replaces a setting of the embedded profile")
+def test_up_with_another_password_or_number_says_so_and_does_nothing(system: System) -> None:
+    system.environment["ES_DATABASE"] = WRONG
+    system.start("up")  # it waits for PostgreSQL
+    eventually(system.supervised, "the workers are started")
+
+    system.environment["ES_DATABASE"] = RIGHT
+    ran = system.es("up", "--scale", "ids=2").failed(1).err
+    assert "database differs in its password" in ran
+    assert "ids workers is 1 now, and 2 is asked for" in ran
+    assert "`es down`" in ran
+    assert "wrong" not in ran
+    assert "right" not in ran
+    del system.environment["ES_DATABASE"]
+    assert f"sqlite:{system.home}/read.db is asked for" in system.es("up").failed(1).err
+
+    system.es("down").ok()
+    system.up().es("up").ok()
+
+
+@pytest.mark.over("embedded", because="es.toml names no parts of the other profiles")
+def test_a_restarted_worker_has_the_settings_of_its_supervisor(running: System) -> None:
+    (running.home / "es.toml").write_text('database = "sqlite:other.db"\n')
+    running.kill("projections")
+    eventually(lambda: running.worker("projections")["restarts"] == 1, "it was restarted")
+    running.ready()
+
+    assert not (running.home / "other.db").exists()
+    running.es("up").failed(1)
+
+
+_BROKEN = """
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise RuntimeError("broken for this test")
+if {{"serve", "users"}} <= set(sys.orig_argv):
+    sys.meta_path.insert(0, Broken())
+"""
+
+
+@pytest.mark.parametrize("module", ["workers.users.service", "workers.runtime.control"])
+@pytest.mark.over("embedded", because="a worker is started in the same way in every profile")
+def test_a_worker_that_fails_while_importing_is_named_with_the_cause(system: System, module: str) -> None:
+    (system.root / "sitecustomize.py").write_text(_BROKEN.format(module=module))
+
+    ran = system.es("up", environment={"PYTHONPATH": str(system.root)}).failed(4)
+
+    assert "users worker" in ran.err
+    assert "RuntimeError: broken for this test" in ran.err
+    assert "worker-not-loaded" in [line["action"] for line in system.log("users")]
 
 
 def _foreground(system: System, *roles: str) -> subprocess.Popen[bytes]:

@@ -53,11 +53,20 @@ def take_lock(settings: Settings) -> HomeLock:
 
 
 class Supervisor:
-    def __init__(self, settings: Settings, lock: HomeLock, *, instances: Mapping[str, int], log: Log) -> None:
-        """`instances` is the number of workers per role. `lock` is that of the home, which `run` releases."""
+    def __init__(
+        self,
+        settings: Settings,
+        lock: HomeLock,
+        *,
+        instances: Mapping[str, int],
+        is_foreground: bool,
+        log: Log,
+    ) -> None:
+        """`instances` is the number of workers per role. `lock` is that of the home."""
         self._settings = settings
         self._lock = lock
         self._instances = instances
+        self._is_foreground = is_foreground
         self._log = log
         self._stopping = self._is_lost = False
         self._look_at_s = 0.0
@@ -152,7 +161,7 @@ class Supervisor:
                 return self._compare(request.body)
             case "supervisor.stop":
                 self._stopping = True
-                return {"pid": os.getpid()}
+                return {"pid": os.getpid(), "foreground": self._is_foreground}
         return UnknownRequest(request.kind)
 
     def _status(self) -> Body:
@@ -197,7 +206,7 @@ class Supervisor:
             self._end([child for child in self._children if child.role in roles])
         self._control.close()
         self._log.info("stopped")
-        self._lock.close()
+        self._lock.tell_end()
 
     def _end(self, children: list[Child]) -> None:
         for child in children:

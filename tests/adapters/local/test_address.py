@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from adapters.local.address import is_served, listen, socket_path
+from adapters.local.address import Listening, is_served, listen, socket_path
 from adapters.local.caller import LocalCaller
 from adapters.local.server import LocalServer
 from domain.kernel.errors import PartUnavailable
@@ -121,3 +122,28 @@ def test_the_socket_of_a_dead_process_is_replaced(run: Path, path: Path, transpo
     with transport.serving(LocalServer(listen(path))), closing(LocalCaller(run)) as caller:
         assert is_served(path)
         assert caller.ask(ROLE, "echo", {"n": 1}) == {"n": 1}
+
+
+def test_a_full_backlog_is_served_and_blocks_nothing(path: Path) -> None:
+    with ExitStack() as open_:
+        listener = open_.enter_context(listen(path))
+        listener.listen(0)
+        assert all(is_served(path) for _ in range(3))
+        for _ in range(3):
+            connection = open_.enter_context(socket.socket(socket.AF_UNIX))
+            connection.setblocking(False)
+            connection.connect_ex(str(path))
+
+        assert is_served(path)
+
+
+def test_a_removed_or_replaced_socket_is_not_reachable(run: Path) -> None:
+    with closing(Listening(run, ROLE)) as first:
+        assert first.is_reachable
+        first.path.unlink()
+        assert not first.is_reachable
+        with closing(Listening(run, ROLE)) as second:
+            assert not first.is_reachable
+            first.close()
+            assert second.is_reachable
+    assert not first.path.exists()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from adapters.local.address import listen
-from adapters.local.caller import LocalCaller
+from adapters.local.address import listen, socket_path
+from adapters.local.caller import LocalCaller, ask_once
 from adapters.local.server import LocalServer
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.transport import Caller
@@ -139,3 +139,18 @@ def test_two_servers_accept_from_one_listening_socket(run: Path, path: Path, tra
         callers = [LocalCaller(run) for _ in range(20)]
         replies = [caller.ask(ROLE, "echo", {"n": number}) for number, caller in enumerate(callers)]
         assert numbers(replies) == list(range(20))
+
+
+def test_a_request_that_meets_a_closing_socket_is_not_sent_again(run: Path) -> None:
+    # `es status` beside `es down`: waiting for another supervisor would take until the deadline.
+    def accept_and_close() -> None:
+        with listener.accept()[0] as connection:
+            listener.close()
+            connection.recv(1)
+
+    with (
+        listen(socket_path(run, ROLE)) as listener,
+        background(accept_and_close),
+        pytest.raises(ConnectionError),
+    ):
+        ask_once(run, ROLE, "echo", {}, timeout_s=DEADLINE_S)
