@@ -97,9 +97,15 @@ def event(stored: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         json_line(stored)
         return
-    data = {name: _shortened(value) for name, value in stored["data"].items()}
+    data = {name: _shortened(value) for name, value in with_reasons(stored).items()}
     names = ("position", "time", "stream", "version", "type")
     line("\t".join([*(str(stored[name]) for name in names), json.dumps(data, ensure_ascii=False)]))
+
+
+def with_reasons(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of an event for reading: a value that cannot be read is replaced by the reason."""
+    reasons = stored.get("unreadable") or {}
+    return {**stored["data"], **{name: f"(unreadable: {reason})" for name, reason in reasons.items()}}
 
 
 def fields(value: Mapping[str, Any]) -> None:
