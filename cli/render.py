@@ -102,6 +102,12 @@ def event(stored: Mapping[str, Any], *, as_json: bool) -> None:
     line("\t".join([*(str(stored[name]) for name in names), json.dumps(data, ensure_ascii=False)]))
 
 
+def last_error(state: Mapping[str, Any]) -> str:
+    """The last error of background work with its time, or an empty text."""
+    error = state.get("last_error")
+    return f"{error['at'][:19]}Z {error['message']}" if error else ""
+
+
 def with_reasons(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The data of an event for reading: a value that cannot be read is replaced by the reason."""
     reasons = stored.get("unreadable") or {}

@@ -115,6 +115,7 @@ def _show_status(found: Body) -> None:
             render.line(
                 f"projection {state['projection']} (generation {state['generation']}, {state['state']}): "
                 f"lag {state['lag']} (position {state['position']} of {state['head']}), {state['parked']} parked"
+                + (f", last error {error}" if (error := render.last_error(state)) else "")
             )
     for follower in found["followers"]:
         reached = (
@@ -137,11 +138,6 @@ def show_workers(status: Body) -> None:
         "state": [worker["state"] for worker in status["workers"]],
         "up (s)": [worker["uptime_s"] for worker in status["workers"]],
         "restarts": [worker["restarts"] for worker in status["workers"]],
-        "last error": [_shown_error(worker) for worker in status["workers"]],
+        "last error": [render.last_error(worker) for worker in status["workers"]],
     }
     render.table([*columns], zip(*columns.values(), strict=True))
-
-
-def _shown_error(worker: Body) -> str:
-    error = worker["last_error"]
-    return f"{error['at'][:19]}Z {error['message']}" if error else ""
