@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adapters.log import Log
-from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.errors import Damaged, EsError, PartUnavailable
 from domain.kernel.events import Position
 from domain.kernel.messages import Body, Request
 from domain.users.account import USER, UserErased
@@ -150,6 +150,28 @@ def test_a_deletion_of_a_damaged_user_frees_the_address(erasures: Erasures) -> N
     erasures.run()
 
     assert erasures.vault.holder(ADA) is None
+
+
+def test_an_erasure_that_damage_prevents_stays_owed_and_is_completed_later(erasures: Erasures) -> None:
+    damaged, other = erasures.a_user(ADA), erasures.a_user(GRACE)
+    for user_id in (damaged, other):
+        erasures.done(erase(user_id))
+
+    def destroy_key(subject: int, **more: Any) -> None:
+        if subject == damaged:
+            raise Damaged("vault", "a page is torn")
+        erasures.vault.destroy_key(subject, **more)
+
+    process = erasures.process(vault=replaced(erasures.vault, destroy_key=destroy_key))
+    process.run(lambda: False)
+    (status,) = erasures.queries(process).handle([Request("erasures.status", {"user_id": str(damaged)})])
+
+    assert (erasures.is_erased(damaged), erasures.is_erased(other)) == (False, True)
+    assert isinstance(status, dict)
+    assert (status["erasure"], status["waits_for"]["code"]) == ("under-way", "damaged")
+    assert process.reached < erasures.store.head(), "its lag shows it"
+    erasures.run()
+    assert (erasures.is_erased(damaged), erasures.completions(damaged)) == (True, 1)
 
 
 # --- an older copy was restored --------------------------------------------------------------
