@@ -18,7 +18,7 @@ from uuid import uuid5
 
 from adapters.log import Log
 from domain.kernel.command_handler import CommandHandler, Done, Order
-from domain.kernel.errors import Damaged, EsError, Kind
+from domain.kernel.errors import Damaged, EsError, InvalidInput, Kind
 from domain.kernel.events import Metadata, Position, Recorded
 from domain.kernel.messages import Body
 from domain.kernel.ports.codec import Codec, Opener
@@ -39,6 +39,8 @@ JANITOR_INTERVAL_S = 5.0
 
 BATCH_LIMIT = 256
 """Erasures in one pass through the dead letters, at most. A pass reads all of them."""
+
+_FOLLOWED = (UserErased.type, UserDeleted.type, UserEmailChanged.type)
 
 PurgeDeadLetters = Callable[[Callable[[Body], bool]], int]
 """Removes the dead letters that the function selects in one pass, and returns their number."""
@@ -109,12 +111,23 @@ class ErasureProcess:
 
     def react(self, events: Sequence[Recorded]) -> None:
         """React to events in order. Idempotent."""
+        events = [recorded for recorded in events if self._is_of_a_user(recorded)]
         erased = [USER.id_of(recorded.stream) for recorded in events if recorded.type == UserErased.type]
         # Purge first, while the keys open the addresses; the fences in the streams prevent new requests.
         if erased and self._purge_dead_letters is not None:
             self._purge(erased, self._purge_dead_letters)
         for recorded in events:
             self._react(recorded)
+
+    def _is_of_a_user(self, recorded: Recorded) -> bool:
+        """Whether the event can concern a user. Another program may write to a stream such as `user-x`."""
+        try:
+            USER.id_of(recorded.stream)
+        except InvalidInput as error:
+            if recorded.type in _FOLLOWED:
+                self._log.error("event-passed-over", error, position=recorded.position)
+            return False
+        return True
 
     def _after_each(self) -> None:
         self.waits_for = None

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, PartUnavailable
-from domain.kernel.events import Position
+from domain.kernel.events import NO_STREAM, EventData, Position
 from domain.kernel.messages import Body, Request
 from domain.users.account import USER, UserErased
 from tests.support.accounts import ADA, ALAN, GRACE, change, create, delete, erase
+from tests.support.builders import append
 from tests.support.erasures import Erasures
 from tests.support.parts import Steps, before_call, crashed, every_crash, replaced, unavailable
 from workers.erasures.process import COMPLETING, DESTROYING
@@ -140,6 +142,17 @@ def test_a_person_with_unreadable_data_can_be_erased(
     (status,) = erasures.queries().handle([Request("erasures.status", {"user_id": str(user_id)})])
     assert isinstance(status, dict)
     assert status["erasure"] == "completed"
+
+
+def test_an_event_in_a_stream_without_a_user_id_blocks_no_erasure(erasures: Erasures) -> None:
+    user_id = erasures.a_user(ADA)
+    for type_ in ("user-erased.v1", "user-deleted.v1"):
+        append(erasures.store, f"user-{type_}", NO_STREAM, [EventData(uuid4(), type_, b"{}", b"{}")])
+    erasures.done(erase(user_id))
+
+    erasures.run()
+
+    assert erasures.is_erased(user_id)
 
 
 def test_a_deletion_of_a_damaged_user_frees_the_address(erasures: Erasures) -> None:
