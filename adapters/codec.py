@@ -19,6 +19,9 @@ from domain.kernel.messages import to_json
 from domain.kernel.personal import Personal, Sealed, Unreadable
 from domain.kernel.ports.codec import Opener, Sealer
 
+_NESTING_LIMIT = 100
+"""Levels of JSON in an event. Python parses and encodes about 1,000 levels, less those of its callers."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
@@ -128,11 +131,24 @@ def _unversioned(wire_name: str) -> str:
 def _object(recorded: Recorded, raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
+        if raw.count(b"[") + raw.count(b"{") > _NESTING_LIMIT and _is_deep(value):
+            raise ValueError("nested too deeply")
     except (ValueError, RecursionError) as error:
         raise _damaged(recorded) from error
     if not isinstance(value, dict):
         raise _damaged(recorded)
     return value
+
+
+def _is_deep(value: object) -> bool:
+    """Whether the value is nested too deeply to be encoded in a reply."""
+    level: list[object] = [value]
+    for _ in range(_NESTING_LIMIT):
+        inner: list[object] = []
+        for item in level:
+            inner += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        level = inner
+    return bool(level)
 
 
 def _damaged(recorded: Recorded) -> Damaged:

@@ -130,9 +130,21 @@ def event(stored: Mapping[str, Any], *, as_json: bool) -> None:
             for event_line in terminal.wrapped(safe(text), indent):
                 line(event_line)
     else:
-        data = {name: _shortened(value) for name, value in stored["data"].items()}
+        data = {name: _shortened(value) for name, value in with_reasons(stored).items()}
         names = ("position", "time", "stream", "version", "type")
         line("\t".join([*(_cell(stored[name]) for name in names), json.dumps(data, ensure_ascii=False)]))
+
+
+def last_error(state: Mapping[str, Any]) -> str:
+    """The last error of background work with its time, or an empty text."""
+    error = state.get("last_error")
+    return f"{error['at'][:19]}Z {error['message']}" if error else ""
+
+
+def with_reasons(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of an event for reading: a value that cannot be read is replaced by the reason."""
+    reasons = stored.get("unreadable") or {}
+    return {**stored["data"], **{name: f"(unreadable: {reason})" for name, reason in reasons.items()}}
 
 
 def fields(value: Mapping[str, Any]) -> None:

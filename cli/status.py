@@ -135,6 +135,7 @@ def _show_parts(found: Body) -> None:
             render.line(
                 f"projection {state['projection']} (generation {state['generation']}, {state['state']}): "
                 f"lag {state['lag']} (position {state['position']} of {state['head']}), {state['parked']} parked"
+                + (f", last error {error}" if (error := render.last_error(state)) else "")
             )
     for follower in found["followers"]:
         reached = (
@@ -165,7 +166,7 @@ def show_workers(status: Body) -> None:
         render.line(f"supervisor {status['pid']} in {status['home']}")
     # Without a broker all workers run on one machine.
     hosts = {} if session.settings().is_local else {"host": [worker["host"] for worker in status["workers"]]}
-    errors = [_shown_error(worker) for worker in status["workers"]]
+    errors = [render.last_error(worker) for worker in status["workers"]]
     columns = {
         "role": [name_of(worker) for worker in status["workers"]],
         **hosts,
@@ -182,8 +183,3 @@ def show_workers(status: Body) -> None:
         for worker, error in zip(status["workers"], errors, strict=True):
             if error and is_sound(worker):  # else it is among the problems
                 render.line(f"{name_of(worker)}: last error {error}")
-
-
-def _shown_error(worker: Body) -> str:
-    error = worker["last_error"]
-    return f"{error['at'][:19]}Z {error['message']}" if error else ""

@@ -8,6 +8,7 @@ import typer
 from cli import render, session
 from cli.lazy_group import command_group
 from cli.times import parse_time_us
+from domain.kernel.errors import EsError, Kind
 from domain.kernel.messages import Body
 
 if TYPE_CHECKING:
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _LIST_PAGE = 1000
+
+
+class Unreadable(EsError):
+    """An answer about one user was printed with a value that cannot be read."""
+
+    what: str
+    field: str
+    reason: str
+    code = "unreadable"
+    kind = Kind.DAMAGED
+    hint = 'See "Unreadable data" in docs/operations.md. `es gdpr erase` works on such a user too.'
+
+    def __str__(self) -> str:
+        return f"{self.field} of {self.what} cannot be read: {self.reason}"
 
 
 def _commands() -> "Sequence[type[Command]]":
@@ -49,7 +64,7 @@ def get(
     body: dict[str, Any] = {"user_id": user_id, "after_position": after, "fresh": fresh, "version": version}
     if at is not None:
         body["at_us"] = parse_time_us(at, "--at")
-    render.record(session.ask("projections", "users.get", body), as_json=as_json)
+    _show(session.ask("projections", "users.get", body), as_json=as_json)
 
 
 @app.command("list")
@@ -89,7 +104,7 @@ def find(
 ) -> None:
     """Show the user who has an e-mail address."""
     user = session.ask("projections", "users.find", {"email": session.from_argument(email)})
-    render.record(user, as_json=as_json)
+    _show(user, as_json=as_json)
 
 
 @app.command()
@@ -108,10 +123,25 @@ def history(user_id: UserId, as_json: render.Json = False) -> None:
         return
     columns = ["version", "time", "event", "data", "command", "command id", "actor"]
     render.rows(events if as_json else map(_event_shown, events), columns, as_json=as_json)
+    for event in events:
+        _need_readable(event, f"event {event['version']} of user {user_id}")
+
+
+def _show(user: Body, *, as_json: bool) -> None:
+    render.record(user, as_json=as_json)
+    _need_readable(user, f"user {user['user_id']}")
+
+
+def _need_readable(shown: Body, what: str) -> None:
+    """Raise Unreadable if some of the answer could not be read. The answer was printed all the same."""
+    for field, reason in (shown.get("unreadable") or {}).items():
+        raise Unreadable(what, field, reason)
 
 
 def _event_shown(event: Body) -> Body:
-    data = {name: "(erased)" if value is None else value for name, value in event["data"].items()}
+    data = {
+        name: "(erased)" if value is None else value for name, value in render.with_reasons(event).items()
+    }
     return {
         **event,
         "event": event["type"],

@@ -20,6 +20,8 @@ HEAD = """# The command line
   exceed 2^53. Times are RFC 3339 UTC.
 - A command that changes something takes `--command-id UUID`, and `--json` shows the one it used. A retry with
   the same id is safe and gives the first answer.
+- In JSON a user or event that cannot be read in full has a field `unreadable`, with the reason by field:
+  `{"status": "unreadable", "name": null, "unreadable": {"name": "tampered"}}`; see "Unreadable data" in operations.md.
 - `--from FILE|-` takes one JSON object per line, each with an optional `"command_id"`. It answers each line in
   order, with the answer or `{"command_id", "error": {"code", "message", "hint"}}`.
 

@@ -73,10 +73,10 @@ def text_letter(text: str) -> Letter:
 
 
 class Traces:
-    """The known values of one person."""
+    """The known values of some people, which are searched for together."""
 
     def __init__(self, ids: Iterable[str], addresses: Iterable[str], names: Iterable[str]) -> None:
-        """`ids` are the user id and the command ids. `addresses` and `names` are as the stream holds them."""
+        """`ids` are user ids and command ids. `addresses` and `names` are as the streams hold them."""
         self._ids = _Values(ids, before=r"(?<!\w)", after=r"(?!\w)")
         spelled = [spelling for address in addresses for spelling in (address, *_spellings(address))]
         self._addresses = _Values(spelled, before=r"(?<![\w.+-])", after=r"(?![\w-]|\.\w)")
@@ -102,14 +102,15 @@ class _Values:
     """Texts to search for, each between the given borders."""
 
     def __init__(self, values: Iterable[str], *, before: str, after: str) -> None:
-        self._values = [value for value in {folded(value).strip() for value in values} if value]
-        self._patterns = [re.compile(before + re.escape(value) + after) for value in self._values]
+        self._values = [value for value in {folded(value) for value in values} if value]
+        self._before, self._after = before, after
 
     def are_in(self, text: str) -> bool:
-        # The plain search first: it is ten times as fast, and most letters are about others.
-        return any(
-            value in text and pattern.search(text) is not None
-            for value, pattern in zip(self._values, self._patterns, strict=True)
+        # Without borders first: that is a hundred times as fast, and most letters are about others.
+        return any(map(text.__contains__, self._values)) and any(
+            re.search(f"{self._before}{re.escape(value)}{self._after}", text)
+            for value in self._values
+            if value in text
         )
 
 

@@ -105,16 +105,19 @@ def test_an_erasure_takes_the_requests_of_the_person_out_of_the_dead_letters(sha
     address = f"{uuid4().hex}@example.com"
     user_id = shared.create(address, "Private Person")
     of_others = {"kind": "users.create", "body": {"input": {"email": SECRET, "name": "Somebody Else"}}}
+    torn_of_others = '{"kind":"users.create","body":{"input":{"name":"Somebody Else'
     together = [
         {"kind": "users.create", "body": {"input": {"email": address, "name": "Private Person"}}},
         {"kind": "users.rename", "body": {"input": {"user_id": user_id, "name": "Private"}}},
         of_others,
     ]
     with open_channel(shared.environment["ES_BROKER"]) as channel:
-        for raw in (json.dumps({"requests": together}), json.dumps(together[0])):
+        find = json.dumps({"kind": "users.find", "body": {"email": address.upper()}})
+        torn = json.dumps(together[1])[:-20] + ' "Private\\u0020Person" '
+        for raw in (json.dumps({"requests": together}), json.dumps(together[0]), find, torn, torn_of_others):
             properties = Properties(message_id=str(uuid4()), delivery_mode=PERSISTENT)
             channel.basic_publish("", dead_queue_of("users"), raw.encode(), properties, mandatory=True)
-    eventually(lambda: _count(shared) == 2, "they are dead letters")
+    eventually(lambda: _count(shared) == 5, "they are dead letters")
 
     shared.es("gdpr", "erase", user_id, "--yes").ok()
 
@@ -125,3 +128,4 @@ def test_an_erasure_takes_the_requests_of_the_person_out_of_the_dead_letters(sha
     assert [request["body"] for letter in left.objects for request in letter["requests"]] == [
         of_others["body"]
     ]
+    assert [letter["unreadable"] for letter in left.objects if "unreadable" in letter] == [torn_of_others]

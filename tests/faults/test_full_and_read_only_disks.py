@@ -106,6 +106,27 @@ def test_a_full_disk_is_named_by_a_single_command(small: System) -> None:
     assert small.get(user_id)["name"] == "Ada King"
 
 
+def test_a_rebuild_on_a_full_disk_tells_its_error_and_continues_when_it_can(small: System) -> None:
+    (small.home.parent / "ballast").unlink()
+    small.bulk("create", people(2000)).ok()
+    small.caught_up()
+    filler = small.home.parent / "filler"
+    _fill(filler)
+    os.truncate(filler, filler.stat().st_size - (256 << 10))  # enough to begin
+
+    assert "disk is full" in small.es("projections", "rebuild", "users").failed(4).err
+    building = small.generations()[-1]
+    assert (building["state"], building["last_error"]["code"]) == ("building", "unavailable")
+    for command in (("status",), ("projections", "status")):
+        assert f"{building['last_error']['at'][:13]}" in small.es(*command).out
+        assert "disk is full" in small.es(*command).out
+    filler.unlink()
+
+    eventually(lambda: small.generation()["generation"] == 2, "the rebuild continues by itself")
+    assert small.generation()["last_error"] is None
+    assert len(small.users()) == 2000
+
+
 ReadOnly = tuple[System, Callable[[], object]]
 
 

@@ -35,7 +35,12 @@ class People:
         self._opener = Showing(keyring)
         self._holder = holder
         self._damaged: set[int] = set()
-        self._traces = [self._traces_of(subject) for subject in dict.fromkeys(subjects)]
+        self._ids: set[str] = set()
+        self._addresses: set[str] = set()
+        self._names: set[str] = set()
+        for subject in dict.fromkeys(subjects):
+            self._read(subject)
+        self._traces = Traces(self._ids, self._addresses, self._names)
         self.unknown = 0
         """The number of messages without requests that were attributed to none of these people."""
 
@@ -44,7 +49,7 @@ class People:
         text = item.get("unreadable")
         is_text = isinstance(text, str) and len(item) == 1
         letter = text_letter(str(text)) if is_text else request_letter(item)
-        found = any(traces.are_in(letter) for traces in self._traces) or self._is_claimed(letter)
+        found = self._traces.are_in(letter) or self._is_claimed(letter)
         self.unknown += is_text and not found
         return found
 
@@ -56,22 +61,21 @@ class People:
             for spelling in spellings(address)
         )
 
-    def _traces_of(self, subject: int) -> Traces:
-        ids, addresses, names = {str(subject)}, set[str](), set[str]()
+    def _read(self, subject: int) -> None:
+        self._ids.add(str(subject))
         for recorded in self._store.read_stream(USER.stream_of(subject)):
             with suppress(Damaged):
-                ids.add(str(self._codec.metadata(recorded).command_id))
+                self._ids.add(str(self._codec.metadata(recorded).command_id))
             try:
                 event = self._codec.decode(recorded, subject=subject, opener=self._opener)
             except (Damaged, UnknownEventType):
                 self._damaged.add(subject)
                 continue
             for values, value in (
-                (addresses, getattr(event, "email", None)),
-                (names, getattr(event, "name", None)),
+                (self._addresses, getattr(event, "email", None)),
+                (self._names, getattr(event, "name", None)),
             ):
                 if isinstance(value, Personal):
                     values.add(value.value)
                 elif isinstance(value, Unreadable):
                     self._damaged.add(subject)
-        return Traces(ids, addresses, names)

@@ -18,7 +18,7 @@ from uuid import uuid5
 
 from adapters.log import Log
 from domain.kernel.command_handler import CommandHandler, Done, Order
-from domain.kernel.errors import Damaged, EsError, Kind
+from domain.kernel.errors import Damaged, EsError, InvalidInput, Kind
 from domain.kernel.events import Metadata, Position, Recorded
 from domain.kernel.messages import Body
 from domain.kernel.ports.codec import Codec, Opener
@@ -39,6 +39,8 @@ JANITOR_INTERVAL_S = 5.0
 
 BATCH_LIMIT = 256
 """Erasures in one pass through the dead letters, at most. A pass reads all of them."""
+
+_FOLLOWED = (UserErased.type, UserDeleted.type, UserEmailChanged.type)
 
 PurgeDeadLetters = Callable[[Callable[[Body], bool]], int]
 """Removes the dead letters that the function selects in one pass, and returns their number."""
@@ -72,7 +74,7 @@ class ErasureProcess:
         self._following = CheckpointedFollowing(
             COMPLETING,
             store=store,
-            checkpoints=vault,
+            checkpoints=_UpToOwed(vault, self._complete_up_to),
             log=log,
             monotonic_s=monotonic_s,
             prefixes=[USER.prefix],
@@ -80,15 +82,27 @@ class ErasureProcess:
         )
         self.waits_for: EsError | None = None
         """The last error, until a step succeeds."""
+        self._owed: dict[Position, tuple[Recorded, EsError]] = {}
+        """Erasures that damage prevents, by the position of their event. The janitor's interval retries them."""
 
     @property
     def reached(self) -> Position:
-        """The position up to which every reaction is complete."""
-        return self._following.reached
+        """The position up to which every erasure is complete."""
+        return self._complete_up_to(self._following.reached)
+
+    def _complete_up_to(self, position: Position) -> Position:
+        return min(position, *(owed - 1 for owed in self._owed)) if self._owed else position
+
+    def error_of(self, user_id: int) -> EsError | None:
+        """Why the erasure of a user is not complete, as far as it is known."""
+        stream = USER.stream_of(user_id)
+        owed = (error for recorded, error in [*self._owed.values()] if recorded.stream == stream)
+        return next(owed, self.waits_for)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Follow until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
         self._swept_at_s = 0.0
+        self._owed.clear()  # their events come again: the checkpoint is before them
         try:
             self._following.run(self.react, stopped, after_each=self._after_each)
         except EsError as error:
@@ -97,38 +111,58 @@ class ErasureProcess:
 
     def react(self, events: Sequence[Recorded]) -> None:
         """React to events in order. Idempotent."""
+        events = [recorded for recorded in events if self._is_of_a_user(recorded)]
         erased = [USER.id_of(recorded.stream) for recorded in events if recorded.type == UserErased.type]
         # Purge first, while the keys open the addresses; the fences in the streams prevent new requests.
         if erased and self._purge_dead_letters is not None:
             self._purge(erased, self._purge_dead_letters)
         for recorded in events:
-            self._unless_damaged(partial(self._react, recorded), position=recorded.position)
+            self._react(recorded)
+
+    def _is_of_a_user(self, recorded: Recorded) -> bool:
+        """Whether the event can concern a user. Another program may write to a stream such as `user-x`."""
+        try:
+            USER.id_of(recorded.stream)
+        except InvalidInput as error:
+            if recorded.type in _FOLLOWED:
+                self._log.error("event-passed-over", error, position=recorded.position)
+            return False
+        return True
 
     def _after_each(self) -> None:
         self.waits_for = None
         now_s = self._monotonic_s()
         if now_s - self._swept_at_s > JANITOR_INTERVAL_S:
             self._swept_at_s = now_s
+            for recorded, _ in [*self._owed.values()]:
+                self._react(recorded)
             self._unless_damaged(self._sweep)
 
     def _sweep(self) -> None:
         if count := self._claims.settle_expired():
             self._log.info("claims-settled", count=count)
 
-    def _unless_damaged(self, step: Callable[[], None], **fields: object) -> None:
-        """Run a step. Log a damaged stream and skip it: it must not block the erasure of other users."""
+    def _unless_damaged(self, step: Callable[[], None], **fields: object) -> EsError | None:
+        """Run a step. Log damage and return it: it must not block the erasure of other users."""
         try:
             step()
         except EsError as error:
             if error.kind is not Kind.DAMAGED:
                 raise
             self._log.error("person-passed-over", error, **fields)
+            return error
+        return None
 
     def _react(self, recorded: Recorded) -> None:
         if recorded.type == UserErased.type:
-            self._erase(recorded)
+            damage = self._unless_damaged(partial(self._erase, recorded), position=recorded.position)
+            if damage is None:
+                self._owed.pop(recorded.position, None)
+            else:
+                self._owed[recorded.position] = (recorded, damage)
         elif recorded.type in (UserDeleted.type, UserEmailChanged.type):
-            self._claims.settle(USER.id_of(recorded.stream))
+            settle = partial(self._claims.settle, USER.id_of(recorded.stream))
+            self._unless_damaged(settle, position=recorded.position)
 
     def _erase(self, recorded: Recorded) -> None:
         subject = USER.id_of(recorded.stream)
@@ -157,3 +191,16 @@ class ErasureProcess:
             self._log.info("dead-letters-purged", count=count)
         if people.unknown:
             self._log.warning("dead-letters-not-attributed", count=people.unknown)
+
+
+class _UpToOwed:
+    """The checkpoints of the vault. None moves past an erasure that is owed: a restart must not forget it."""
+
+    def __init__(self, vault: Vault, complete_up_to: Callable[[Position], Position]) -> None:
+        self._complete_up_to = complete_up_to
+        self.checkpoint = vault.checkpoint
+        self.rewind_checkpoint = vault.rewind_checkpoint
+        self._save = vault.save_checkpoint
+
+    def save_checkpoint(self, process: str, position: Position) -> None:
+        self._save(process, self._complete_up_to(position))

@@ -53,7 +53,7 @@ class ErasuresService:
         state, waits_for = "none", None
         if user.status is Status.ERASED:
             state = "completed" if user.erasure_completed else "under-way"
-            waits_for = None if user.erasure_completed else self._process.waits_for
+            waits_for = None if user.erasure_completed else self._process.error_of(user_id)
         return {
             "user_id": str(user_id),
             "erasure": state,

@@ -49,7 +49,10 @@ class Sources:
     projections: Sequence[Projection]
     reached: Callable[[Projection], Position]
     """The position that the rows of a projection have reached."""
+    last_error: Callable[[Projection], Body | None]
+    """The last error of a projection's follower, until it makes progress."""
     ensure_rebuild: Callable[[Projection], None]
+    rebuild_error: Callable[[Projection], Body | None]
     now_us: Callable[[], int]
     monotonic_s: Callable[[], float] = time.monotonic
 
@@ -60,9 +63,11 @@ class Sources:
             return None
         since_s = request.memo.setdefault("since_s", self.monotonic_s())
         if self.monotonic_s() - since_s > PATIENCE_S:
+            error = self.last_error(projection)
             raise ProjectionBehind(
                 f"the {projection.name} projection",
-                f"it is at position {reached}, not yet at {position}",
+                f"it is at position {reached}, not yet at {position}"
+                + (f": {error['message']}" if error else ""),
                 "Look at `es projections status` and `es logs projections`, then retry.",
             )
         return LATER

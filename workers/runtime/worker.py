@@ -20,7 +20,7 @@ from adapters.local.home_lock import OpenedHome
 from adapters.log import Log
 from adapters.settings import Settings, without_password
 from domain.features import Registry, registry
-from domain.kernel.errors import InvalidInput, PartUnavailable
+from domain.kernel.errors import EsError, InvalidInput, PartUnavailable
 from domain.kernel.feature import Feature
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
@@ -92,6 +92,10 @@ class Worker:
     def follow(self, name: str, run: Callable[[Callable[[], bool]], None]) -> None:
         """Run a follower in its own thread once the service is open."""
         self._to_follow.append((name, run))
+
+    def waits(self, error: EsError) -> None:
+        """Report that work in the background waits for a part. `es status` shows the error."""
+        self._control.waits(error)
 
     # --- life --------------------------------------------------------------------------------
 

@@ -220,3 +220,23 @@ def test_a_person_is_removed_from_dead_letters_and_other_users_stay(role: Role, 
     left = dead.show(ROLE)
     assert sorted(letter.unreadable or letter.message_id for letter in left) == ["bob@", "m-1"]
     assert [item.body for letter in left for item in letter.requests] == [bodies[1]]
+
+
+@pytest.mark.parametrize("held_at_once", [65_535, 1000])
+def test_one_pass_sees_every_letter_once_and_leaves_the_others(
+    role: Role, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch, held_at_once: int
+) -> None:
+    monkeypatch.setattr("adapters.rabbitmq.dead_letters._PREFETCH_LIMIT", held_at_once)
+    role.declare()
+    role.put_dead_quickly(a_request(n) for n in range(2500))  # an unlimited consumer gets 2000 at once
+    seen: list[int] = []
+
+    def matches(request: dict[str, Any]) -> bool:
+        seen.append(request["body"]["n"])
+        return seen[-1] == 2400
+
+    assert dead.purge(matches) == 1
+
+    assert seen == list(range(2500))
+    eventually(lambda: dead.counts()[0].dead == 2499, "the others are in their queue again")
+    assert dead.drop(ROLE, None) == 2499
