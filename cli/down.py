@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 DOWN_WAIT_S = 60.0
 
 
-@app.command()
+@app.command(epilog="Example: es down")
 def down(as_json: render.Json = False) -> None:
     """Stop the workers. They first finish the requests that they have received."""
     settings = session.settings()

@@ -5,19 +5,32 @@ from typing import Annotated
 import typer
 
 from cli import render, session
+from cli.completion import event_types, streams
 
 app = typer.Typer(no_args_is_help=True)
 
 _PAGE = 500
 
 
-@app.command()
+@app.command(epilog="Example: es events tail --type user-renamed --from 0")
 def tail(
     type_: Annotated[
-        str, typer.Option("--type", metavar="T", help="Only events whose type starts with this.")
+        str,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            autocompletion=event_types,
+            help="Only events whose type starts with this.",
+        ),
     ] = "",
     stream: Annotated[
-        str, typer.Option("--stream", metavar="S", help="Only streams whose name starts with this.")
+        str,
+        typer.Option(
+            "--stream",
+            metavar="STREAM",
+            autocompletion=streams,
+            help="Only streams whose name starts with this.",
+        ),
     ] = "",
     start: Annotated[
         int | None,

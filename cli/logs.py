@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False)
 _POLL_S = 0.2
 
 
-@app.command()
+@app.command(epilog="Example: es logs users --follow")
 def logs(
     role: Annotated[
         str | None, typer.Argument(help="One role, for example users; without it all of them.")

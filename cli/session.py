@@ -132,11 +132,16 @@ def from_argument(value: str) -> str:
         raise InvalidInput("standard input", "is not valid UTF-8") from error
 
 
+def is_interactive() -> bool:
+    """Whether a question can be seen and answered: both ends are a terminal."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
 def ask_first(question: str, *, because: str, yes: bool) -> None:
     """Ask for confirmation unless `yes`. Raises NotConfirmed, or InvalidInput if there is no terminal to ask on."""
     if yes:
         return
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not is_interactive():
         raise InvalidInput("--yes", f"is needed without a terminal: {because}", "If you are sure, add --yes.")
     print(f"{render.safe(question)} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
     reply = sys.stdin.readline()  # not input(), which handles Ctrl-C in its own way

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cli import render, session
+from cli.completion import streams
 from domain.kernel.errors import EsError, Kind
 
 app = typer.Typer(no_args_is_help=True)
@@ -19,9 +20,17 @@ class StreamNotFound(EsError):
         return "the stream has no such events"
 
 
-@app.command("list")
+@app.command("list", epilog="Example: es streams list --prefix user-")
 def list_streams(
-    prefix: Annotated[str, typer.Option("--prefix", help="Only streams whose name starts with this.")] = "",
+    prefix: Annotated[
+        str,
+        typer.Option(
+            "--prefix",
+            metavar="PREFIX",
+            autocompletion=streams,
+            help="Only streams whose name starts with this.",
+        ),
+    ] = "",
     after: Annotated[
         str, typer.Option("--after", metavar="STREAM", help="Only streams after this name.")
     ] = "",
@@ -34,9 +43,11 @@ def list_streams(
     render.rows(streams, ["stream", "version"], as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: es streams read user-252562058352301107")
 def read(
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="For example user-123.")],
+    stream: Annotated[
+        str, typer.Argument(metavar="STREAM", autocompletion=streams, help="For example user-123.")
+    ],
     from_version: Annotated[
         int, typer.Option("--from", metavar="VERSION", min=0, help="The first version to show.")
     ] = 0,

@@ -82,9 +82,9 @@ def parse_user_id(value: object) -> int:
     return parse_id(value, field="user_id")
 
 
-UserId = Annotated[int, Input(parse_user_id, "The user's id.", "ID")]
-Email = Annotated[Personal, Input(parse_email, "E-mail address", "EMAIL")]
-Name = Annotated[Personal, Input(parse_name, "Name", "NAME")]
+UserId = Annotated[int, Input(parse_user_id, "The user's id.", "ID", "252562058352301107")]
+Email = Annotated[Personal, Input(parse_email, "E-mail address", "EMAIL", "ada@example.com")]
+Name = Annotated[Personal, Input(parse_name, "Name", "NAME", "Ada Lovelace")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,7 @@ class RenameUser(Command):
     name: Name
     wire: ClassVar[str] = "rename-user"
     request: ClassVar[str] = "users.rename"
+    done: ClassVar[str] = "renamed user {user_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class ChangeEmail(Command):
     reservation_id: UUID | None = None
     wire: ClassVar[str] = "change-email"
     request: ClassVar[str] = "users.change-email"
+    done: ClassVar[str] = "changed the e-mail address of user {user_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ class DeleteUser(Command):
     user_id: UserId
     wire: ClassVar[str] = "delete-user"
     request: ClassVar[str] = "users.delete"
+    done: ClassVar[str] = "deleted user {user_id}; the data stays until `es gdpr erase {user_id}`"
+    question: ClassVar[str] = "Close this account for good?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class EraseUser(Command):
     """Erase a person. `es gdpr erase` sends it and waits until the key is destroyed."""
 
     user_id: UserId
-    basis: Annotated[str, Input(parse_basis, "Why; stored readable, so no personal data.", "TEXT")]
+    basis: Annotated[str, Input(parse_basis, "Why; stored readable, so no personal data.", "REASON")]
     wire: ClassVar[str] = "erase-user"
     request: ClassVar[str] = "users.erase"
     in_group: ClassVar[bool] = False
