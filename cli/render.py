@@ -85,6 +85,11 @@ def sentence(text: str) -> None:
         line(part)
 
 
+def drawn(text: str) -> None:
+    """Print a line with escape sequences of ours. Everything from outside in it must be safe."""
+    _write(text)
+
+
 def _write(text: str) -> None:
     if sys.stdout is None:
         raise OutputLost("it is closed")
