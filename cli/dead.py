@@ -8,6 +8,7 @@ import typer
 
 from cli import render, session
 from cli.completion import roles
+from cli.lists import remark_on_more
 from domain.features import registry
 from domain.kernel.errors import InvalidInput
 
@@ -33,6 +34,7 @@ def list_queues(as_json: render.Json = False) -> None:
 
 @app.command(epilog="Example: es dead show users")
 def show(
+    context: typer.Context,
     role: Role,
     limit: render.Limit = 100,
     values: Annotated[
@@ -41,13 +43,16 @@ def show(
     as_json: render.Json = False,
 ) -> None:
     """Show the dead letters of a role, oldest first. It changes nothing."""
-    letters = _open(role).show(role, limit=limit)
+    queues = _open(role)
+    letters = queues.show(role, limit=limit)
     if as_json:
         for letter in letters:
             render.json_line(_object(letter, values=values))
-        return
-    columns = ["message", "died", "reason", "requests", "commands", *(["values"] if values else [])]
-    render.table(columns, [_row(letter, values=values) for letter in letters])
+    else:
+        columns = ["message", "died", "reason", "requests", "commands", *(["values"] if values else [])]
+        render.table(columns, [_row(letter, values=values) for letter in letters])
+    dead = next((state.dead for state in queues.counts() if state.role == role), 0)
+    remark_on_more(context, len(letters), {"limit": min(dead, 1000)} if dead > len(letters) else None)
 
 
 @app.command(epilog="Example: es dead retry users --all")

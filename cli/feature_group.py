@@ -7,6 +7,7 @@ import typer
 from cli import render, session
 from cli.confirm import row
 from cli.lazy_group import command_group
+from cli.lists import remark_on_more
 from domain.features import Registry
 from domain.kernel.feature import Feature
 from domain.kernel.projection import Projection
@@ -49,6 +50,7 @@ def _add_rows(app: typer.Typer, feature: Feature, projection: Projection) -> Non
         epilog=f"Example: es {feature.name} {prefix}list --limit 20",
     )
     def list_rows(
+        context: typer.Context,
         after: Annotated[
             str | None, typer.Option("--after", metavar="KEY", help="Only rows after this key.")
         ] = None,
@@ -56,6 +58,9 @@ def _add_rows(app: typer.Typer, feature: Feature, projection: Projection) -> Non
         fresh: render.Fresh = False,
         as_json: render.Json = False,
     ) -> None:
-        body = {"after": after, "limit": limit, "fresh": fresh}
-        rows = session.ask("projections", f"{kind}.list", body)["rows"]
+        body = {"after": after, "fresh": fresh}
+        rows, following = session.listed(
+            f"{kind}.list", body, "rows", limit=limit, after=lambda last: {"after": str(last[projection.key])}
+        )
         render.rows(rows, [projection.key, *projection.columns], as_json=as_json)
+        remark_on_more(context, len(rows), following)

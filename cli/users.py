@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from domain.kernel.commands import Command
 
 _PAGE = 500
-_LIST_PAGE = 1000
 
 
 def _commands() -> "Sequence[type[Command]]":
@@ -70,6 +69,7 @@ def get(
 
 @app.command("list", epilog="Example: es users list --status active --limit 20")
 def list_users(
+    context: typer.Context,
     after: Annotated[
         str | None, typer.Option("--after", metavar="ID", help="Only users after this id.")
     ] = None,
@@ -89,21 +89,19 @@ def list_users(
     as_json: render.Json = False,
 ) -> None:
     """List users in order of id."""
-    users: list[Body] = []
-    while len(users) < limit:
-        wanted = min(limit - len(users), _LIST_PAGE)
-        body = {"after": after, "limit": wanted, "status": status, "fresh": fresh}
-        page = session.ask("projections", "users.list", body)["users"]
-        users += page
-        if len(page) < wanted:
-            break
-        after = page[-1]["user_id"]
+    body = {"after": after, "status": status, "fresh": fresh}
+    users, following = session.listed(
+        "users.list", body, "users", limit=limit, after=lambda last: {"after": last["user_id"]}
+    )
     render.rows(
         users,
         ["user_id", "email", "name", "status", "version", "registered_at"],
         as_json=as_json,
         first_dropped=["version", "registered_at", "name", "status"],
     )
+    from cli.lists import remark_on_more
+
+    remark_on_more(context, len(users), following)
 
 
 @app.command(epilog="Example: es users find --email ada@example.com")

@@ -54,6 +54,10 @@ def test_its_commands_queries_and_projections_work(shared: System) -> None:
     assert row(shared, "get", shelf) == {"shelf_id": shelf, "label": "maps", "books": 2, "state": "open"}
     assert row(shared, "labels-get", "maps") == {"label": "maps", "shelves": 1}
 
+    opened(shared, "charts")
+    listed = on_terminal(shared, "shelves", "list", "--fresh", "--limit", "1", columns=200).ok().out
+    assert f"the others: es shelves list --after {shelf} --limit 1 --fresh" in listed
+
     closed = on_terminal(shared, "shelves", "close", shelf, typed=b"y\n").ok().out
     assert f"shelf_id {shelf}, label maps, books 2, state open" in closed
     assert "Close this shelf for good?" in closed
