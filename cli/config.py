@@ -8,7 +8,7 @@ from cli import render, session
 app = typer.Typer(no_args_is_help=True)
 
 
-@app.command()
+@app.command(epilog="Example: es config show")
 def show(as_json: render.Json = False) -> None:
     """Show every setting with its value and its source. Passwords are hidden."""
     settings = session.settings()

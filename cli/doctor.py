@@ -25,7 +25,7 @@ _UNKNOWN: Body = {
 _DAMAGE = {"damaged", "tampered", "unknown-event-type", "store-behind"}
 
 
-@app.command()
+@app.command(epilog="Example: es doctor --quiet")
 def doctor(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only problems.")] = False,
     as_json: render.Json = False,

@@ -6,13 +6,16 @@ from typing import Annotated
 import typer
 
 from cli import render, session
+from cli.completion import projections
 from cli.progress import Progress
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Body
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection, for example users.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=projections, help="The projection, for example users.")
+]
 POLL_S = 0.1
 STALLED_S = 5.0
 """A rebuild that makes no progress for so long is requested again."""
@@ -29,7 +32,7 @@ def _states(name: str | None) -> list[Body]:
     return states
 
 
-@app.command("list")
+@app.command("list", epilog="Example: es projections list")
 def list_projections(as_json: render.Json = False) -> None:
     """List the names of the projections."""
     for name in dict.fromkeys(state["projection"] for state in _states(None)):
@@ -39,10 +42,13 @@ def list_projections(as_json: render.Json = False) -> None:
             render.line(name)
 
 
-@app.command()
+@app.command(epilog="Example: es projections status users")
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One projection; without it all of them.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", autocompletion=projections, help="One projection; without it all of them."
+        ),
     ] = None,
     as_json: render.Json = False,
 ) -> None:
@@ -50,7 +56,7 @@ def status(
     _show(_states(name), as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: es projections rebuild users")
 def rebuild(
     name: Name,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Start the rebuild and return at once.")] = False,

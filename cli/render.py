@@ -32,7 +32,9 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Wait until every stored ev
 After = Annotated[
     int | None, typer.Option("--after", metavar="POSITION", help="Wait until this position is included.")
 ]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="The maximum number of results.")]
+Limit = Annotated[
+    int, typer.Option("--limit", metavar="N", min=1, max=1000, help="The maximum number of results.")
+]
 
 EXIT_INTERRUPTED = 130
 EXIT_OUTPUT_CLOSED = 141  # what a shell shows for a program ended by SIGPIPE
@@ -70,6 +72,22 @@ def safe(text: str, *, keep_lines: bool = False) -> str:
 def line(text: str) -> None:
     """Print one line of the answer. It is flushed, so that a program that reads the lines gets each at once."""
     _write(safe(text, keep_lines=True))
+
+
+def sentence(text: str) -> None:
+    """Print one line of the answer; a terminal gets it broken between words."""
+    if not is_terminal():
+        line(text)
+        return
+    from cli import terminal
+
+    for part in terminal.wrapped(safe(text)):
+        line(part)
+
+
+def drawn(text: str) -> None:
+    """Print a line with escape sequences of ours. Everything from outside in it must be safe."""
+    _write(text)
 
 
 def _write(text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 8.0
 """How long a command waits for a reply. With its start and its end it takes less than 10 s."""
 _LINE_LIMIT_BYTES = 64 * 1024
+_PAGE = 1000
 
 
 class NotConfirmed(EsError):
@@ -90,6 +91,27 @@ def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIM
         return connection.ask(role, kind, body, timeout_s=timeout_s)
 
 
+def listed(
+    kind: str,
+    body: Mapping[str, Any],
+    name: str,
+    *,
+    limit: int,
+    after: Callable[[Body], Mapping[str, Any]],
+) -> tuple[list[Body], Mapping[str, Any] | None]:
+    """At most `limit` rows of a list, and the fields `after(last row)` if there are more; None if there are none."""
+    rows: list[Body] = []
+    following: Mapping[str, Any] | None = {}
+    while following is not None and len(rows) < limit:
+        wanted = min(limit - len(rows), _PAGE)
+        page = ask("projections", kind, {**body, **following, "limit": wanted})[name]
+        rows += page
+        following = after(page[-1]) if len(page) == wanted else None
+    if following is not None and not ask("projections", kind, {**body, **following, "limit": 1})[name]:
+        return rows, None
+    return rows, following
+
+
 def send(role: str, kind: str, fields: Mapping[str, Any], *, given_id: str | None) -> Body:
     """Send one command and return the reply. An error carries the command id, with which a retry is safe."""
     chosen = command_id(given_id)
@@ -142,11 +164,16 @@ def from_argument(value: str) -> str:
         raise InvalidInput("standard input", "is not valid UTF-8") from error
 
 
+def is_interactive() -> bool:
+    """Whether a question can be seen and answered: both ends are a terminal."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
 def ask_first(question: str, *, because: str, yes: bool) -> None:
     """Ask for confirmation unless `yes`. Raises NotConfirmed, or InvalidInput if there is no terminal to ask on."""
     if yes:
         return
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not is_interactive():
         raise InvalidInput("--yes", f"is needed without a terminal: {because}", "If you are sure, add --yes.")
     print(f"{render.safe(question)} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
     reply = sys.stdin.readline()  # not input(), which handles Ctrl-C in its own way

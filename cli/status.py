@@ -21,7 +21,7 @@ _PROGRESS_WAIT_S = 2.0
 _ROLL_CALL_WAIT_S = 1.0
 
 
-@app.command()
+@app.command(epilog="Example: es status --watch")
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Repeat every second until Ctrl-C.")] = False,
     as_json: render.Json = False,

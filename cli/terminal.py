@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
@@ -85,14 +86,13 @@ def wrapped(text: str, indent: str = "") -> list[str]:
 
 
 def event_texts(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """An event: its time, place, type and actor, then its data; with the indent of their further lines."""
+    """An event: its time, place and type, then its actor and data; with the indent of their further lines."""
     at = "" if event.get("position") is None else f"{event['position']}  "
     head = f"{to_the_second(str(event['time']))}  {at}{event['stream']}@{event['version']}  {event['type']}"
-    head += f"  by {event['actor']}" if event.get("actor") else ""
     yield head, "  "
-    data = "  ".join(f"{name}={_data(value)}" for name, value in event["data"].items())
-    if data:
-        yield f"    {data}", "      "
+    actor = [f"by {event['actor']}"] if event.get("actor") else []
+    data = [f"{name}={_data(value)}" for name, value in event["data"].items()]
+    yield f"    {'  '.join([*actor, *data])}", "      "
 
 
 def _data(value: Any) -> str:
@@ -100,6 +100,19 @@ def _data(value: Any) -> str:
         return "(erased)"
     sealed = _SEALED.fullmatch(value) if isinstance(value, str) else None
     return f"(sealed {sealed[1][:_SEALED_SHOWN]}…)" if sealed else str(value)
+
+
+def log_lines(entry: Mapping[str, Any], safe: Callable[[str], str]) -> list[str]:
+    """A line of a log: time, level, worker, action and message, then the other fields; whole."""
+    first = {
+        name: safe(str(entry.get(name, ""))) for name in ("time", "level", "worker", "action", "message")
+    }
+    level = f"{first['level']:<7}"
+    shown = [to_the_second(first["time"]), level, f"{first['worker']:<11}", first["action"], first["message"]]
+    others = [f"{safe(name)}={safe(str(value))}" for name, value in entry.items() if name not in first]
+    text = " ".join(filter(None, [*shown, *others]))
+    head, *rest = wrapped(text, "    ")
+    return [head.replace(level, paint(level, colour_of("level", first["level"]), sys.stdout), 1), *rest]
 
 
 @dataclass

@@ -12,10 +12,10 @@ from domain.kernel.errors import EsError, Kind
 from domain.kernel.messages import Body
 
 if TYPE_CHECKING:
+    from cli.confirm import Describe
     from domain.kernel.commands import Command
 
 _PAGE = 500
-_LIST_PAGE = 1000
 
 
 class Unreadable(EsError):
@@ -38,12 +38,25 @@ def _commands() -> "Sequence[type[Command]]":
     return COMMANDS
 
 
-app = typer.Typer(cls=command_group("users", _commands), no_args_is_help=True)
+def _describe() -> "Describe":
+    from cli.confirm import person
+
+    return person
+
+
+app = typer.Typer(cls=command_group("users", _commands, _describe), no_args_is_help=True)
+
+
+def _statuses(incomplete: str) -> list[str]:
+    from cli.completion import statuses
+
+    return statuses(incomplete)
+
 
 UserId = Annotated[str, typer.Argument(metavar="ID", help="The user's id.")]
 
 
-@app.command()
+@app.command(epilog="Example: es users get 252562058352301107")
 def get(
     user_id: UserId,
     after: render.After = None,
@@ -56,7 +69,9 @@ def get(
     ] = None,
     version: Annotated[
         int | None,
-        typer.Option("--version", min=0, help="The state at this version, from the user's events."),
+        typer.Option(
+            "--version", metavar="N", min=0, help="The state at this version, from the user's events."
+        ),
     ] = None,
     as_json: render.Json = False,
 ) -> None:
@@ -67,39 +82,48 @@ def get(
     _show(session.ask("projections", "users.get", body), as_json=as_json)
 
 
-@app.command("list")
+@app.command("list", epilog="Example: es users list --status active --limit 20")
 def list_users(
+    context: typer.Context,
     after: Annotated[
         str | None, typer.Option("--after", metavar="ID", help="Only users after this id.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The maximum number of results.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="The maximum number of results.")
+    ] = 100,
     status: Annotated[
-        str | None, typer.Option("--status", help="Only users with this status: active, deleted or erased.")
+        str | None,
+        typer.Option(
+            "--status",
+            metavar="STATUS",
+            autocompletion=_statuses,
+            help="Only users with this status: active, deleted or erased.",
+        ),
     ] = None,
     fresh: render.Fresh = False,
     as_json: render.Json = False,
 ) -> None:
     """List users in order of id."""
-    users: list[Body] = []
-    while len(users) < limit:
-        wanted = min(limit - len(users), _LIST_PAGE)
-        body = {"after": after, "limit": wanted, "status": status, "fresh": fresh}
-        page = session.ask("projections", "users.list", body)["users"]
-        users += page
-        if len(page) < wanted:
-            break
-        after = page[-1]["user_id"]
+    body = {"after": after, "status": status, "fresh": fresh}
+    users, following = session.listed(
+        "users.list", body, "users", limit=limit, after=lambda last: {"after": last["user_id"]}
+    )
     render.rows(
         users,
         ["user_id", "email", "name", "status", "version", "registered_at"],
         as_json=as_json,
         first_dropped=["version", "registered_at", "name", "status"],
     )
+    from cli.lists import remark_on_more
+
+    remark_on_more(context, len(users), following)
 
 
-@app.command()
+@app.command(epilog="Example: es users find --email ada@example.com")
 def find(
-    email: Annotated[str, typer.Option(help="E-mail address, or - to read it from standard input.")],
+    email: Annotated[
+        str, typer.Option(metavar="EMAIL", help="E-mail address, or - to read it from standard input.")
+    ],
     as_json: render.Json = False,
 ) -> None:
     """Show the user who has an e-mail address."""
@@ -107,7 +131,7 @@ def find(
     _show(user, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: es users history 252562058352301107")
 def history(user_id: UserId, as_json: render.Json = False) -> None:
     """Show every event of a user, with its command and its actor."""
     events: list[Body] = []

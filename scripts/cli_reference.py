@@ -64,7 +64,11 @@ def _sections() -> Iterator[str]:
 def _command(title: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join([title, *(_argument(p) for p in arguments), "[OPTIONS]"])
-    return f"### {title}\n\n```\n{usage}\n```\n\n{command.help}\n\n{_options(command)}"
+    return f"### {title}\n\n```\n{usage}\n```\n\n{command.help}\n\n{_example(command)}{_options(command)}"
+
+
+def _example(command: Any) -> str:
+    return f"```\n{command.epilog.removeprefix('Example: ')}\n```\n\n" if command.epilog else ""
 
 
 def _argument(param: Any) -> str:

@@ -60,9 +60,9 @@ def parse_user_id(value: object) -> int:
     return parse_id(value, field="user_id")
 
 
-UserId = Annotated[int, Input(parse_user_id, "The user's id.", "ID")]
-Email = Annotated[Personal, Input(parse_email, "E-mail address", "EMAIL")]
-Name = Annotated[Personal, Input(parse_name, "Name", "NAME")]
+UserId = Annotated[int, Input(parse_user_id, "The user's id.", "ID", "252562058352301107")]
+Email = Annotated[Personal, Input(parse_email, "E-mail address", "EMAIL", "ada@example.com")]
+Name = Annotated[Personal, Input(parse_name, "Name", "NAME", "Ada Lovelace")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ class RenameUser(Command):
     name: Name
     wire: ClassVar[str] = "rename-user"
     request: ClassVar[str] = "users.rename"
+    done: ClassVar[str] = "renamed user {user_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class ChangeEmail(Command):
     reservation_id: UUID | None = None
     wire: ClassVar[str] = "change-email"
     request: ClassVar[str] = "users.change-email"
+    done: ClassVar[str] = "changed the e-mail address of user {user_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class DeleteUser(Command):
     wire: ClassVar[str] = "delete-user"
     reads: ClassVar[bool] = False
     request: ClassVar[str] = "users.delete"
+    done: ClassVar[str] = "deleted user {user_id}; the data stays until `es gdpr erase {user_id}`"
+    question: ClassVar[str] = "Close this account for good?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ class EraseUser(Command):
     """Erase a person. `es gdpr erase` sends it and waits until the key is destroyed."""
 
     user_id: UserId
-    basis: Annotated[str, Input(parse_basis, "Why; stored readable, so no personal data.", "TEXT")]
+    basis: Annotated[str, Input(parse_basis, "Why; stored readable, so no personal data.", "REASON")]
     wire: ClassVar[str] = "erase-user"
     reads: ClassVar[bool] = False
     request: ClassVar[str] = "users.erase"

@@ -11,6 +11,7 @@ import pytest
 from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.messages import PERSISTENT, Properties, dead_queue_of, queue_of
 from tests.support.system import EVERY_ROLE, System
+from tests.support.terminal import on_terminal
 from tests.support.waiting import eventually
 
 SECRET = "private.person@example.com"
@@ -65,6 +66,12 @@ def test_show_names_the_letters_and_prints_no_values_unless_asked(shared: System
     with_values = shared.es("dead", "show", "users", "--json", "--values").ok()
     assert all(SECRET in letter["unreadable"] for letter in with_values.objects)
     assert sorted(_shown(shared)) == sorted(dead), "looking takes nothing away"
+
+
+def test_show_says_how_to_see_all_letters(shared: System, dead: list[str]) -> None:
+    shown = on_terminal(shared, "dead", "show", "users", "--limit", "2", columns=200).ok().out
+    assert "there are more than these 2; the others: es dead show users --limit 3" in shown
+    assert "the others" not in on_terminal(shared, "dead", "show", "users", columns=200).ok().out
 
 
 def test_drop_removes_the_named_letter_alone(shared: System, dead: list[str]) -> None:
