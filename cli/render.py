@@ -144,7 +144,7 @@ def event(stored: Mapping[str, Any], *, as_json: bool) -> None:
     elif is_terminal():
         from cli import terminal
 
-        for text, indent in terminal.event_texts(stored):
+        for text, indent in terminal.event_texts({**stored, "data": with_reasons(stored)}):
             for event_line in terminal.wrapped(safe(text), indent):
                 line(event_line)
     else:

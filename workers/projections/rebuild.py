@@ -70,13 +70,13 @@ class Rebuilds:
         *,
         log: Log,
         now_us: Callable[[], int],
-        on_wait: Callable[[EsError], None] = lambda _: None,
+        report: Callable[[str, EsError | None], None] = lambda *_: None,
     ) -> None:
-        """`on_wait` is called with the error of a rebuild that has to wait."""
+        """`report` is called with the name of a rebuild and the error for which it waits, or None when it goes on."""
         self._start = start
         self._stopped = stopped
         self._log = log
-        self._on_wait = on_wait
+        self._report = report
         self._running: dict[str, threading.Thread] = {}
         self._errors = defaultdict[str, LastError](lambda: LastError(now_us))
 
@@ -93,15 +93,20 @@ class Rebuilds:
             thread.start()
 
     def _run(self, projection: Projection) -> None:
-        last = self._errors[projection.name]
+        last, name = self._errors[projection.name], f"rebuild-{projection.name}"
+
+        def goes_on() -> None:
+            last.ended()
+            self._report(name, None)
+
         while not self._stopped():
             try:
-                self._start(projection).run(self._stopped, last.ended)
-                last.ended()
+                self._start(projection).run(self._stopped, goes_on)
+                goes_on()
                 return
             except EsError as error:  # a part is unavailable: resume later
                 last.happened(error)
-                self._on_wait(error)
+                self._report(name, error)
                 self._log.error("rebuild-waits", error, projection=projection.name)
                 self._pause()
             except Exception as error:  # a bug: the next request for the rebuild resumes it

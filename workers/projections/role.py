@@ -38,7 +38,7 @@ def open_service(worker: Worker) -> QueriesService:
         worker.stopping.is_set,
         log=worker.log,
         now_us=now_us,
-        on_wait=worker.waits,
+        report=worker.report,
     )
     worker.on_close(rebuilds.join)
     for projection in unfinished(read_model, projections):

@@ -93,9 +93,12 @@ class Worker:
         """Run a follower in its own thread once the service is open."""
         self._to_follow.append((name, run))
 
-    def waits(self, error: EsError) -> None:
-        """Report that work in the background waits for a part. `es status` shows the error."""
-        self._control.waits(error)
+    def report(self, source: str, error: EsError | None) -> None:
+        """Report that work in the background waits for a part, or works again. `es status` shows the error."""
+        if error is None:
+            self._control.works(source)
+        else:
+            self._control.waits(source, error)
 
     # --- life --------------------------------------------------------------------------------
 
