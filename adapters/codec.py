@@ -16,8 +16,11 @@ from domain.kernel.aggregate import Upcaster
 from domain.kernel.errors import Damaged, UnknownEventType
 from domain.kernel.events import Event, EventData, Metadata, Recorded, personal_fields
 from domain.kernel.messages import to_json
-from domain.kernel.personal import Personal, Sealed
+from domain.kernel.personal import Personal, Sealed, Unreadable
 from domain.kernel.ports.codec import Opener, Sealer
+
+_NESTING_LIMIT = 100
+"""Levels of JSON in an event. Python parses and encodes about 1,000 levels, less those of its callers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class JsonCodec:
     ) -> None:
         self._shapes = {event_class.type: _shape(event_class) for event_class in event_classes}
         self._upcasters = upcasters or {}
+        self._by_name = {_unversioned(wire_name): shape for wire_name, shape in self._shapes.items()}
 
     def encode(
         self, event: Event, *, event_id: UUID, subject: int | None, metadata: Metadata, sealer: Sealer | None
@@ -82,6 +86,14 @@ class JsonCodec:
         except TypeError as error:
             raise _damaged(recorded) from error
 
+    def outline(self, recorded: Recorded) -> Event | None:
+        # An older version of an event stands for its latest: an upcaster would need the data.
+        shape = self._by_name.get(_unversioned(recorded.type))
+        if shape is None:
+            return None
+        unreadable: dict[str, Any] = dict.fromkeys((*shape.personal, *shape.plain), Unreadable(Damaged.code))
+        return shape.event_class(**unreadable)
+
     def stored(self, recorded: Recorded) -> dict[str, Any]:
         return _object(recorded, recorded.data)
 
@@ -111,14 +123,32 @@ def _metadata_bytes(metadata: Metadata) -> bytes:
     ).encode()
 
 
+def _unversioned(wire_name: str) -> str:
+    """`user-registered` of `user-registered.v1`."""
+    return wire_name.rpartition(".v")[0] or wire_name
+
+
 def _object(recorded: Recorded, raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw)
+        if raw.count(b"[") + raw.count(b"{") > _NESTING_LIMIT and _is_deep(value):
+            raise ValueError("nested too deeply")
     except (ValueError, RecursionError) as error:
         raise _damaged(recorded) from error
     if not isinstance(value, dict):
         raise _damaged(recorded)
     return value
+
+
+def _is_deep(value: object) -> bool:
+    """Whether the value is nested too deeply to be encoded in a reply."""
+    level: list[object] = [value]
+    for _ in range(_NESTING_LIMIT):
+        inner: list[object] = []
+        for item in level:
+            inner += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        level = inner
+    return bool(level)
 
 
 def _damaged(recorded: Recorded) -> Damaged:

@@ -1,7 +1,8 @@
 """Bulk commands: one JSON object per line in, one per line out, pipelined and in the order of the input.
 
-Promise: a line that fails yields an error in its place, with the command id that makes a retry safe, and the other
-lines continue.
+Promise: a line that fails yields an error in its place, with its number and the command id that makes a retry safe,
+and the other lines continue. While a part is unavailable few lines are spent on it: the bulk slows down, then stops and
+names the line from which to send the input again.
 """
 
 from __future__ import annotations
@@ -9,17 +10,35 @@ from __future__ import annotations
 import collections
 import json
 import signal
+import time
 import types
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cli import render, session
 from cli.input_lines import LineTooLong, lines_of
 from cli.progress import Progress
-from domain.kernel.errors import EXIT_CODES, EsError, InvalidInput, Kind
+from domain.kernel.errors import (
+    EXIT_CODES,
+    Damaged,
+    EsError,
+    InvalidInput,
+    KeyUnavailable,
+    Kind,
+    PartUnavailable,
+)
 from domain.kernel.messages import Question
 
+_OUTAGE = (PartUnavailable.code, KeyUnavailable.code, Damaged.code)
+"""Codes of errors that the next line probably meets as well."""
+_PATIENCE_S = 10.0
+"""How long an outage may last before the bulk stops."""
+_OUTAGE_PAUSE_S = 0.25
+"""The pause before each line during an outage."""
+_RECOVERED = 8
+"""How many lines in a row end an outage: on a full disk a line succeeds now and then."""
 _WORST_FIRST = (Kind.DAMAGED, Kind.UNAVAILABLE, Kind.REFUSED, Kind.INVALID, Kind.NOT_FOUND)
 
 
@@ -33,14 +52,28 @@ class Interrupted(EsError):
         return "interrupted before the reply arrived, so the outcome is unknown"
 
 
+@dataclass
+class _Outage:
+    """The lines from `line` on met it. `recovered` lines in a row did not."""
+
+    line: int
+    error: EsError
+    since_s: float
+    recovered: int = 0
+
+
 class Bulk:
     """One bulk run of one kind of command."""
 
     def __init__(self, role: str, kind: str) -> None:
         self._role = role
         self._kind = kind
-        self._command_ids: collections.deque[str | None] = collections.deque()
-        """Of the lines without a reply, in order."""
+        self._waiting: collections.deque[tuple[int, str | None]] = collections.deque()
+        """Number and command id of the lines without a reply, in order."""
+        self._last_line = 0
+        self._repeat_from: int | None = None
+        """The first line whose reply was not waited for."""
+        self._outage: _Outage | None = None
         self._interrupts = 0
         self._done = 0
         self._failed: collections.Counter[str] = collections.Counter()
@@ -54,20 +87,27 @@ class Bulk:
             with closing(session.caller()) as connection:
                 questions = self._questions(source)
                 for reply in connection.pipeline(self._role, questions, timeout_s=session.TIMEOUT_S * 3):
-                    self._show(self._command_ids.popleft(), reply)
+                    self._show(*self._waiting.popleft(), reply)
                     progress.show(lambda: f"{self._summary()}{self._rate(progress)}")
         except KeyboardInterrupt:
             # These requests may have taken effect: print their ids, so that a retry is safe.
-            while self._command_ids:
-                self._show(self._command_ids.popleft(), Interrupted())
+            self._repeat_from = self._waiting[0][0] if self._waiting else None
+            while self._waiting:
+                self._show(*self._waiting.popleft(), Interrupted())
         finally:
             # Ignore a third Ctrl-C: the process ends within milliseconds, and the summary must be printed.
             signal.signal(signal.SIGINT, signal.SIG_IGN if self._interrupts > 1 else before)
         codes = ", ".join(f"{code} {count}" for code, count in self._failed.most_common())
         progress.close(f"{self._summary()}{f' ({codes})' if codes else ''}{self._rate(progress)}")
         if self._interrupts:
-            session.note("interrupted: the printed lines are final; send the remaining lines again")
+            line = self._repeat_from or self._last_line + 1
+            session.note(f"interrupted: the printed answers are final; send the input again from line {line}")
             return render.EXIT_INTERRUPTED
+        if self._outage is not None:
+            session.note(
+                f"line {self._outage.line} and those after it failed ({self._outage.error}). Fix this, then send the"
+                f" input again from line {self._outage.line}; with the printed command ids that is safe"
+            )
         return next((EXIT_CODES[kind] for kind in _WORST_FIRST if kind in self._kinds), 0)
 
     def _interrupted(self, _signal: int, _frame: types.FrameType | None) -> None:
@@ -79,19 +119,40 @@ class Bulk:
     def _questions(self, source: BinaryIO) -> Iterator[Question]:
         """The requests. The transport iterates in another thread, so nothing may be printed here."""
         actor = session.actor()
-        for line in lines_of(source, lambda: self._interrupts > 0):
+        for number, line in lines_of(source, self._has_to_stop):
+            if self._outage is not None:
+                time.sleep(_OUTAGE_PAUSE_S)
+            if self._has_to_stop():
+                return
             command_id, question = _question(self._kind, line, actor)
-            self._command_ids.append(command_id)
+            self._last_line = number
+            self._waiting.append((number, command_id))
             yield question
 
-    def _show(self, command_id: str | None, reply: dict[str, Any] | EsError) -> None:
+    def _has_to_stop(self) -> bool:
+        outage = self._outage
+        is_over = outage is not None and time.monotonic() - outage.since_s > _PATIENCE_S
+        return is_over or self._interrupts > 0
+
+    def _show(self, line: int, command_id: str | None, reply: dict[str, Any] | EsError) -> None:
+        self._watch(line, reply)
         if isinstance(reply, EsError):
             self._failed[reply.code] += 1
             self._kinds.add(reply.kind)
-            render.json_line({"command_id": command_id, "error": render.error_object(reply)})
+            render.json_line({"line": line, "command_id": command_id, "error": render.error_object(reply)})
         else:
             self._done += 1
             render.json_line(reply)
+
+    def _watch(self, line: int, reply: dict[str, Any] | EsError) -> None:
+        """Note the begin and the end of an outage."""
+        if isinstance(reply, EsError) and reply.code in _OUTAGE:
+            self._outage = self._outage or _Outage(line, reply, time.monotonic())
+            self._outage.recovered = 0
+        elif self._outage is not None:
+            self._outage.recovered += 1
+            if self._outage.recovered == _RECOVERED:
+                self._outage = None
 
     def _summary(self) -> str:
         return f"{self._done} done, {self._failed.total()} failed"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import render, session
+from cli.completion import roles
+from cli.lists import remark_on_more
 from domain.features import registry
 from domain.kernel.errors import InvalidInput
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Role = Annotated[str, typer.Argument(metavar="ROLE", help="For example users.")]
+Role = Annotated[str, typer.Argument(metavar="ROLE", autocompletion=roles, help="For example users.")]
 MessageIds = Annotated[
     list[str] | None,
     typer.Argument(metavar="[ID]...", help="The ids of dead letters; `es dead show` lists them."),
@@ -23,15 +25,16 @@ MessageIds = Annotated[
 All = Annotated[bool, typer.Option("--all", help="All dead letters of the role.")]
 
 
-@app.command("list")
+@app.command("list", epilog="Example: es dead list")
 def list_queues(as_json: render.Json = False) -> None:
     """Show the number of waiting requests, workers and dead letters of each role."""
     queues = [asdict(state) for state in _open().counts()]
     render.rows(queues, ["role", "waiting", "workers", "dead"], as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: es dead show users")
 def show(
+    context: typer.Context,
     role: Role,
     limit: render.Limit = 100,
     values: Annotated[
@@ -40,16 +43,19 @@ def show(
     as_json: render.Json = False,
 ) -> None:
     """Show the dead letters of a role, oldest first. It changes nothing."""
-    letters = _open(role).show(role, limit=limit)
+    queues = _open(role)
+    letters = queues.show(role, limit=limit)
     if as_json:
         for letter in letters:
             render.json_line(_object(letter, values=values))
-        return
-    columns = ["message", "died", "reason", "requests", "commands", *(["values"] if values else [])]
-    render.table(columns, [_row(letter, values=values) for letter in letters])
+    else:
+        columns = ["message", "died", "reason", "requests", "commands", *(["values"] if values else [])]
+        render.table(columns, [_row(letter, values=values) for letter in letters])
+    dead = next((state.dead for state in queues.counts() if state.role == role), 0)
+    remark_on_more(context, len(letters), {"limit": min(dead, 1000)} if dead > len(letters) else None)
 
 
-@app.command()
+@app.command(epilog="Example: es dead retry users --all")
 def retry(
     role: Role, message_ids: MessageIds = None, everything: All = False, as_json: render.Json = False
 ) -> None:
@@ -58,7 +64,7 @@ def retry(
     render.answer({"retried": count}, as_json=as_json, human=lambda: render.line(f"retried {count}"))
 
 
-@app.command()
+@app.command(epilog="Example: es dead drop users --all")
 def drop(
     role: Role,
     message_ids: MessageIds = None,

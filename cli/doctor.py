@@ -8,19 +8,32 @@ from typing import Annotated
 import typer
 
 from cli import render, session
+from cli.problems import unavailable, workers
+from cli.status import ask_status
 from domain.kernel.errors import EXIT_CODES, Kind, PartUnavailable
 from domain.kernel.messages import Body
 
 app = typer.Typer(add_completion=False)
+_UNKNOWN: Body = {
+    "version": "",
+    "licence": "",
+    "schema_version": None,
+    "clock_offset_s": None,
+    "code": "",
+}
+"""The fields of a finding that a worker has not."""
 _DAMAGE = {"damaged", "tampered", "unknown-event-type", "store-behind"}
 
 
-@app.command()
+@app.command(epilog="Example: es doctor --quiet")
 def doctor(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only problems.")] = False,
     as_json: render.Json = False,
 ) -> None:
-    """Examine every configured part, and say for each problem what to do next. It needs no running workers."""
+    """Examine every configured part and every worker, and say for each problem what to do next.
+
+    The exit code is 5 if a part is damaged, 4 if a part or a worker is unavailable, 1 if there are warnings only.
+    """
     home = ["--home", str(session.settings().home)]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "workers", "doctor", *home],
@@ -31,12 +44,36 @@ def doctor(
     if done.returncode:
         raise PartUnavailable("the doctor", "it failed", "Run `es --debug doctor` and report its output.")
     findings = json.loads(done.stdout)["findings"]
+    findings += _of_workers({found["part"] for found in findings if found["state"] == "failed"})
     shown = [found for found in findings if not quiet or found["state"] != "ok"]
     rows = shown if as_json else [{**found, "detail": _detail(found)} for found in shown]
-    render.rows(rows, ["part", "state", "version", "detail", "next"], as_json=as_json)
+    if render.is_terminal() and not as_json:
+        _show(rows)
+    else:
+        render.rows(rows, ["part", "state", "version", "detail", "next"], as_json=as_json)
     failed = {found["code"] for found in findings if found["state"] == "failed"}
     if failed:
         raise typer.Exit(EXIT_CODES[Kind.DAMAGED if failed & _DAMAGE else Kind.UNAVAILABLE])
+    if any(found["state"] == "warning" for found in findings):
+        raise typer.Exit(EXIT_CODES[Kind.REFUSED])
+
+
+def _of_workers(failed: set[str]) -> list[Body]:
+    """The findings about workers; not those of parts that failed."""
+    try:
+        found = ask_status()
+        findings = [*workers(found), *found["problems"]]
+    except PartUnavailable as error:
+        findings = [unavailable("workers", error)]
+    return [_UNKNOWN | finding for finding in findings if finding["part"] not in failed]
+
+
+def _show(rows: list[Body]) -> None:
+    """A table, and below it each problem with its cure: whole, so that commands in it can be copied."""
+    render.rows(rows, ["part", "state", "version", "detail"], as_json=False, first_dropped=["version"])
+    for row in rows:
+        if row["next"]:
+            render.line(f"\n{row['part']}: {row['detail']}\n  next: {row['next']}")
 
 
 def _detail(found: Body) -> str:

@@ -19,7 +19,7 @@ _ORPHANS_WAIT_S = 6.0
 """Longer than workers drain whose supervisor was killed."""
 
 
-@app.command()
+@app.command(epilog="Example: es down")
 def down(as_json: render.Json = False) -> None:
     """Stop the workers until the next `es up`. They first finish the requests that they have received."""
     settings = session.settings()

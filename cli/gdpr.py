@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import render, session
+from cli.confirm import introduce, person
 from domain.kernel.errors import PartUnavailable
 
 app = typer.Typer(no_args_is_help=True)
@@ -16,19 +17,22 @@ _WAIT_S = 6.0
 _POLL_S = 0.03
 
 
-@app.command()
+@app.command(epilog="Example: es gdpr erase 252562058352301107")
 def erase(
     user_id: Annotated[str, typer.Argument(metavar="ID", help="The user's id.")],
     basis: Annotated[
         str,
-        typer.Option("--basis", metavar="TEXT", help="The reason. It is stored readable: no personal data."),
+        typer.Option(
+            "--basis", metavar="REASON", help="The reason. It is stored readable: no personal data."
+        ),
     ] = DEFAULT_BASIS,
     yes: render.Yes = False,
     command_id: render.CommandId = None,
     as_json: render.Json = False,
 ) -> None:
     """Destroy a person's data key, so that their data stays sealed for ever, here and in every copy."""
-    session.ask_first(f"Erase user {user_id} for good?", because="an erasure cannot be undone", yes=yes)
+    introduce(lambda: person({"user_id": user_id}), yes=yes)
+    session.ask_first("Erase this person for good?", because="an erasure cannot be undone", yes=yes)
     reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
     with session.errors_of(reply["command_id"]):
         reply["erasure"] = _wait(user_id)

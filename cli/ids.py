@@ -40,9 +40,9 @@ class ProofFailed(EsError):
 # --- drawing ---------------------------------------------------------------------------------
 
 
-@app.command("next")
+@app.command("next", epilog="Example: es ids next -n 3")
 def next_ids(
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many.")] = 1,
+    count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many.")] = 1,
     after: Annotated[
         str | None, typer.Option("--after", metavar="ID", help="Only ids greater than this one.")
     ] = None,
@@ -94,7 +94,7 @@ def _pieces(block: Range, size: int = 4096) -> Iterator[range]:
 # --- reading ids -----------------------------------------------------------------------------
 
 
-@app.command("decode")
+@app.command("decode", epilog="Example: es ids decode 252562058352301107")
 def decode_ids(ids: Ids, as_json: render.Json = False) -> None:
     """Show the time, lane and position of ids. Needs no worker."""
     rows: list[Body] = []
@@ -108,16 +108,17 @@ def decode_ids(ids: Ids, as_json: render.Json = False) -> None:
                 "position": str(found.position),
             }
         )
-    render.rows(rows, ["id", "time", "lane", "position"], as_json=as_json)
+    columns = ["id", "time", "lane", "position"]
+    render.rows(rows, columns, as_json=as_json, whole_times=True)
 
 
-@app.command()
+@app.command(epilog="Example: es ids floor 2026-01-31")
 def floor(at: Time, as_json: render.Json = False) -> None:
     """Print the smallest id of a time or later: ids of [A, B) are floor(A) <= id < floor(B). Needs no worker."""
     _show_id(floor_id(parse_time_us(at, "TIME")), as_json)
 
 
-@app.command()
+@app.command(epilog="Example: es ids ceil 2026-01-31T12:00:00Z")
 def ceil(at: Time, as_json: render.Json = False) -> None:
     """Print the largest id of a time or earlier. Needs no worker."""
     _show_id(ceil_id(parse_time_us(at, "TIME")), as_json)
@@ -130,7 +131,7 @@ def _show_id(id_: int, as_json: bool) -> None:
 # --- lanes -----------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog="Example: es ids check 252562058352301107")
 def check(ids: Ids, as_json: render.Json = False) -> None:
     """Show the grant of each id: worker, host, process and time, or that it was never granted."""
     answers: list[Body] = []
@@ -143,7 +144,7 @@ def check(ids: Ids, as_json: render.Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command("lanes")
+@app.command("lanes", epilog="Example: es ids lanes")
 def show_lanes(as_json: render.Json = False) -> None:
     """Show every lane that was ever used, its worker, and the end of its grant."""
     lanes = session.ask("ids", "ids.lanes", {}, timeout_s=_LANES_TIMEOUT_S)["lanes"]
@@ -151,10 +152,11 @@ def show_lanes(as_json: render.Json = False) -> None:
         lanes,
         ["lane", "status", "from", "until", "worker", "host", "pid", "version", "quarantined"],
         as_json=as_json,
+        first_dropped=["version", "host", "pid", "from", "worker", "until"],
     )
 
 
-@app.command()
+@app.command(epilog="Example: es ids verify")
 def verify(as_json: render.Json = False) -> None:
     """Prove from the streams of all lanes that no two grants overlap. Exit code 1 if they do not prove it."""
     proof = session.ask("ids", "ids.verify", {}, timeout_s=_LANES_TIMEOUT_S)
@@ -167,7 +169,7 @@ def verify(as_json: render.Json = False) -> None:
         raise ProofFailed(len(proof["problems"]))
 
 
-@app.command()
+@app.command(epilog="Example: es ids fence --workers-stopped")
 def fence(
     workers_stopped: Annotated[
         bool,

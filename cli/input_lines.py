@@ -38,25 +38,26 @@ def open_input(name: str) -> BinaryIO:
         raise InvalidInput(f"--from {name}", f"cannot be read: {error.strerror}") from error
 
 
-def lines_of(source: BinaryIO, stopped: Callable[[], bool]) -> Iterator[bytes | LineTooLong]:
-    """The lines that are not blank, until the input ends or `stopped()`."""
-    rest, skipping = b"", False
+def lines_of(source: BinaryIO, stopped: Callable[[], bool]) -> Iterator[tuple[int, bytes | LineTooLong]]:
+    """The lines that are not blank, each with its number from 1, until the input ends or `stopped()`."""
+    rest, skipping, number = b"", False, 0
     for chunk in _chunks(source, stopped):
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
+            number += 1
             if skipping or len(line) > LINE_LIMIT_BYTES:
-                yield LineTooLong()
+                yield number, LineTooLong()
             elif line.strip():
-                yield line
+                yield number, line
             skipping = False
         if len(rest) > LINE_LIMIT_BYTES:
             rest, skipping = b"", True
     if stopped():
         return
     if skipping:
-        yield LineTooLong()
+        yield number + 1, LineTooLong()
     elif rest.strip():
-        yield rest
+        yield number + 1, rest
 
 
 def _chunks(source: BinaryIO, stopped: Callable[[], bool]) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from cli.confirm import Describe
     from domain.kernel.commands import Command
 
 
@@ -35,10 +36,12 @@ class LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def command_group(role: str, load: Callable[[], Sequence[type[Command]]]) -> type[TyperGroup]:
+def command_group(
+    role: str, load: Callable[[], Sequence[type[Command]]], describe: Callable[[], Describe] | None = None
+) -> type[TyperGroup]:
     """A group that offers the commands of `load()` beside those of its module.
 
-    `load` is called when one of them is used, or when the group is listed. The list begins with commands that create.
+    `describe()` says for a question who or what a command is about. `load` is called when one of them is used, or when the group is listed. The list begins with commands that create.
     """
 
     class CommandGroup(LazyGroup):
@@ -57,7 +60,7 @@ def command_group(role: str, load: Callable[[], Sequence[type[Command]]]) -> typ
                 return None
             from cli.commands import derived
 
-            return derived(command, role, name)
+            return derived(command, role, name, describe)
 
     return CommandGroup
 

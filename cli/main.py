@@ -14,7 +14,7 @@ import typer
 from cli import render, session
 from cli.lazy_group import LazyGroup
 from domain.features import Registry, registry
-from domain.kernel.errors import EXIT_CODES, EsError, Kind
+from domain.kernel.errors import EXIT_CODES, EsError
 from domain.kernel.feature import Feature
 
 TOOLS = {
@@ -29,6 +29,8 @@ COMMANDS = {
     "status": "Show the workers, and the lag of projections and followers.",
     "doctor": "Examine every configured part.",
     "logs": "Print the logs of the workers.",
+    "help": "Show the help of a group or command.",
+    "version": "Print the version.",
 }
 """Commands that belong to no group, with their line in `es --help`."""
 
@@ -42,18 +44,6 @@ class Bug(EsError):
 
     def __str__(self) -> str:
         return f"the command line failed with {self.exception}"
-
-
-class WrongUsage(EsError):
-    """An unknown command or option, a missing argument, or a value of the wrong form."""
-
-    message: str
-    hint: str
-    code = "usage"
-    kind = Kind.INVALID
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class RootGroup(LazyGroup):
@@ -116,8 +106,9 @@ def _printed_failures() -> Iterator[None]:
     except Exception as error:
         message = getattr(error, "format_message", None)  # typer's errors of wrong usage have it
         if message is not None and type(error).__name__ != "NoArgsIsHelpError":
-            path = getattr(getattr(error, "ctx", None), "command_path", "es")
-            _fail(WrongUsage(message(), f"See `{path} --help`."))
+            from cli.usage import wrong_usage
+
+            _fail(wrong_usage(error))
         if message is not None:
             raise
         _show_trace()
@@ -168,9 +159,9 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from cli.version import installed
 
-        render.line(f"es {version('es')}")
+        render.line(f"es {installed()}")
         raise typer.Exit
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from cli import render
 from domain.kernel.errors import EsError, InvalidInput, Kind
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 8.0
 """How long a command waits for a reply. With its start and its end it takes less than 10 s."""
 _LINE_LIMIT_BYTES = 64 * 1024
+_PAGE = 1000
 
 
 class NotConfirmed(EsError):
@@ -46,12 +48,20 @@ class Options:
 
 
 options = Options()
+_noted: set[str] = set()
+"""Unknown settings that were mentioned already."""
 
 
 def settings() -> Settings:
-    from adapters.settings import load_settings
+    """The settings. A variable whose name resembles a setting is mentioned once: it has no effect."""
+    from adapters.settings import load_settings, similar_setting
 
-    return load_settings(home_flag=options.home)
+    loaded = load_settings(home_flag=options.home)
+    for name in {*loaded.unknown} - _noted:
+        _noted.add(name)
+        if meant := similar_setting(name):
+            note(f"{name} is no setting and was ignored; did you mean {meant}?")
+    return loaded
 
 
 # --- requests --------------------------------------------------------------------------------
@@ -79,6 +89,27 @@ def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIM
     """Send one request and return the reply. Raises the `EsError` that the worker replied with."""
     with closing(caller()) as connection:
         return connection.ask(role, kind, body, timeout_s=timeout_s)
+
+
+def listed(
+    kind: str,
+    body: Mapping[str, Any],
+    name: str,
+    *,
+    limit: int,
+    after: Callable[[Body], Mapping[str, Any]],
+) -> tuple[list[Body], Mapping[str, Any] | None]:
+    """At most `limit` rows of a list, and the fields `after(last row)` if there are more; None if there are none."""
+    rows: list[Body] = []
+    following: Mapping[str, Any] | None = {}
+    while following is not None and len(rows) < limit:
+        wanted = min(limit - len(rows), _PAGE)
+        page = ask("projections", kind, {**body, **following, "limit": wanted})[name]
+        rows += page
+        following = after(page[-1]) if len(page) == wanted else None
+    if following is not None and not ask("projections", kind, {**body, **following, "limit": 1})[name]:
+        return rows, None
+    return rows, following
 
 
 def send(role: str, kind: str, fields: Mapping[str, Any], *, given_id: str | None) -> Body:
@@ -133,13 +164,18 @@ def from_argument(value: str) -> str:
         raise InvalidInput("standard input", "is not valid UTF-8") from error
 
 
+def is_interactive() -> bool:
+    """Whether a question can be seen and answered: both ends are a terminal."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
 def ask_first(question: str, *, because: str, yes: bool) -> None:
     """Ask for confirmation unless `yes`. Raises NotConfirmed, or InvalidInput if there is no terminal to ask on."""
     if yes:
         return
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not is_interactive():
         raise InvalidInput("--yes", f"is needed without a terminal: {because}", "If you are sure, add --yes.")
-    print(f"{question} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
+    print(f"{render.safe(question)} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
     reply = sys.stdin.readline()  # not input(), which handles Ctrl-C in its own way
     if reply.strip().lower() not in ("y", "yes"):
         raise NotConfirmed
@@ -147,4 +183,4 @@ def ask_first(question: str, *, because: str, yes: bool) -> None:
 
 def note(text: str) -> None:
     """Print a remark to standard error."""
-    print(f"es: {text}", file=sys.stderr)
+    print(f"es: {render.safe(text)}", file=sys.stderr)

@@ -10,9 +10,10 @@ import typer
 
 from adapters.wiring import open_dead_letters, usual_roles, workers_everywhere
 from cli import render, session
+from cli.problems import is_sound, problems, unavailable
 from cli.supervisor import ask_supervisor, name_of
 from domain.features import registry
-from domain.kernel.errors import EsError, Kind, PartUnavailable
+from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
 from domain.kernel.messages import Body
 
 app = typer.Typer(add_completion=False)
@@ -20,24 +21,35 @@ _PROGRESS_WAIT_S = 2.0
 _ROLL_CALL_WAIT_S = 1.0
 
 
-@app.command()
+@app.command(epilog="Example: es status --watch")
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Repeat every second until Ctrl-C.")] = False,
     as_json: render.Json = False,
 ) -> None:
-    """Show every worker, the waiting requests, and the lag of projections, erasures and relay."""
+    """Show every worker, the waiting requests, and the lag of projections, erasures and relay.
+
+    The exit code is 4 if something does not work: a worker, a queue without workers, a follower that does not reply.
+    """
     while True:
-        found = _status()
+        found = ask_status()
         # Clear the screen only now: it would stay empty while the workers are asked.
         if watch and sys.stdout is not None and sys.stdout.isatty():
             sys.stdout.write("\x1b[H\x1b[2J")
         render.answer(found, as_json=as_json, human=partial(_show_status, found))
         if not watch:
-            return
+            break
         time.sleep(1.0)
+    if any(problem["state"] == "failed" for problem in found["problems"]):
+        raise typer.Exit(EXIT_CODES[Kind.UNAVAILABLE])
 
 
-def _status() -> Body:
+def ask_status() -> Body:
+    """`_asked` with `problems`, see `cli.problems`. Raises PartUnavailable."""
+    found = _asked()
+    return {**found, "problems": found.get("problems", []) + problems(found)}
+
+
+def _asked() -> Body:
     """`{"home", "running", "workers", "silent", "queues", "projections", "followers", …}`. Raises PartUnavailable.
 
     The supervisor reports the workers of this home. With a broker, workers may run on any machine: all are asked, and
@@ -62,7 +74,7 @@ def _status() -> Body:
             if supervised is None:
                 raise
             # Show the workers of this home all the same; no request can reach them now.
-            session.note(str(error))
+            found["problems"] = [unavailable("broker", error)]
             return found
     if found["running"]:
         found["projections"] = _progress("projections", "projections.status").get("projections", [])
@@ -84,6 +96,11 @@ def _add_workers_everywhere(found: Body) -> None:
     others.sort(key=lambda worker: (order.index(worker["role"]), worker["host"], worker["pid"]))
     found["workers"] += [{**worker, "restarts": None} for worker in others]
     found["silent"] = max(expected - len(replies), 0)
+    if found["silent"]:
+        replied = {(worker["host"], worker["pid"]) for worker in replies}
+        for worker in found["workers"]:
+            if (worker["host"], worker["pid"]) not in replied and worker["state"] == "ready":
+                worker["state"] = "silent"
     found["running"] = found["running"] or expected > 0
 
 
@@ -98,23 +115,27 @@ def _progress(role: str, kind: str) -> Body:
 
 
 def _show_status(found: Body) -> None:
-    if not found["running"]:
-        render.line("no workers are running; `es up` starts them")
+    _show_parts(found)
+    for problem in found["problems"]:
+        render.line(f"{problem['part']}: {problem['detail']}. {problem['next']}")
+
+
+def _show_parts(found: Body) -> None:
     if found["workers"]:
         show_workers(found)
-    if found["silent"]:
-        render.line(f"{found['silent']} workers take requests from the broker, but do not report their state")
     if found["queues"]:
         render.rows(found["queues"], ["role", "waiting", "workers", "dead"], as_json=False)
     if not found["running"]:
         return
-    if not found["projections"]:
-        render.line("projections: no reply")
+    if render.is_terminal():
+        _show_progress(found)
+        return
     for state in found["projections"]:
         if state["state"] != "retired":
             render.line(
                 f"projection {state['projection']} (generation {state['generation']}, {state['state']}): "
                 f"lag {state['lag']} (position {state['position']} of {state['head']}), {state['parked']} parked"
+                + (f", last error {error}" if (error := render.last_error(state)) else "")
             )
     for follower in found["followers"]:
         reached = (
@@ -125,11 +146,27 @@ def _show_status(found: Body) -> None:
         render.line(f"{follower['role']}: {reached}")
 
 
+def _show_progress(found: Body) -> None:
+    """The lag of projections and followers as a table."""
+    reached = [
+        {**state, "follower": f"{state['projection']} (generation {state['generation']})"}
+        for state in found["projections"]
+        if state["state"] != "retired"
+    ] or [{"follower": "projections", "state": "no reply"}]
+    reached += [
+        {"state": "" if "lag" in follower else "no reply", **follower, "follower": follower["role"]}
+        for follower in found["followers"]
+    ]
+    columns = ["follower", "state", "lag", "position", "head", "parked"]
+    render.rows(reached, columns, as_json=False, first_dropped=["head", "position"])
+
+
 def show_workers(status: Body) -> None:
     if "pid" in status:
         render.line(f"supervisor {status['pid']} in {status['home']}")
     # Without a broker all workers run on one machine.
     hosts = {} if session.settings().is_local else {"host": [worker["host"] for worker in status["workers"]]}
+    errors = [render.last_error(worker) for worker in status["workers"]]
     columns = {
         "role": [name_of(worker) for worker in status["workers"]],
         **hosts,
@@ -137,11 +174,12 @@ def show_workers(status: Body) -> None:
         "state": [worker["state"] for worker in status["workers"]],
         "up (s)": [worker["uptime_s"] for worker in status["workers"]],
         "restarts": [worker["restarts"] for worker in status["workers"]],
-        "last error": [_shown_error(worker) for worker in status["workers"]],
+        **({} if render.is_terminal() else {"last error": errors}),
     }
-    render.table([*columns], zip(*columns.values(), strict=True))
-
-
-def _shown_error(worker: Body) -> str:
-    error = worker["last_error"]
-    return f"{error['at'][:19]}Z {error['message']}" if error else ""
+    render.table(
+        [*columns], zip(*columns.values(), strict=True), first_dropped=["restarts", "up (s)", "host"]
+    )
+    if render.is_terminal():  # whole, below the table: an error often names a file or a command
+        for worker, error in zip(status["workers"], errors, strict=True):
+            if error and is_sound(worker):  # else it is among the problems
+                render.line(f"{name_of(worker)}: last error {error}")

@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from cli import render, session
+from cli.completion import streams
+from cli.lists import remark_on_more
 from domain.kernel.errors import EsError, Kind
 
 app = typer.Typer(no_args_is_help=True)
@@ -19,9 +21,18 @@ class StreamNotFound(EsError):
         return "the stream has no such events"
 
 
-@app.command("list")
+@app.command("list", epilog="Example: es streams list --prefix user-")
 def list_streams(
-    prefix: Annotated[str, typer.Option("--prefix", help="Only streams whose name starts with this.")] = "",
+    context: typer.Context,
+    prefix: Annotated[
+        str,
+        typer.Option(
+            "--prefix",
+            metavar="PREFIX",
+            autocompletion=streams,
+            help="Only streams whose name starts with this.",
+        ),
+    ] = "",
     after: Annotated[
         str, typer.Option("--after", metavar="STREAM", help="Only streams after this name.")
     ] = "",
@@ -29,14 +40,20 @@ def list_streams(
     as_json: render.Json = False,
 ) -> None:
     """List streams in order of name, each with its version."""
-    body = {"prefix": prefix, "after": after, "limit": limit}
-    streams = session.ask("projections", "streams.list", body)["streams"]
-    render.rows(streams, ["stream", "version"], as_json=as_json)
+    body = {"prefix": prefix, "after": after}
+    found, following = session.listed(
+        "streams.list", body, "streams", limit=limit, after=lambda last: {"after": last["stream"]}
+    )
+    render.rows(found, ["stream", "version"], as_json=as_json)
+    remark_on_more(context, len(found), following)
 
 
-@app.command()
+@app.command(epilog="Example: es streams read user-252562058352301107")
 def read(
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="For example user-123.")],
+    context: typer.Context,
+    stream: Annotated[
+        str, typer.Argument(metavar="STREAM", autocompletion=streams, help="For example user-123.")
+    ],
     from_version: Annotated[
         int, typer.Option("--from", metavar="VERSION", min=0, help="The first version to show.")
     ] = 0,
@@ -47,7 +64,13 @@ def read(
     """Show the events of a stream."""
     body = {"stream": stream, "from_version": from_version, "limit": limit, "backwards": backwards}
     events = session.ask("projections", "streams.read", body)["events"]
+    beyond = {"from_version": events[-1]["version"] + 1} if len(events) == limit else None
     if not events:
         raise StreamNotFound
     for event in events:
         render.event(event, as_json=as_json)
+    if backwards:
+        is_cut = events[-1]["version"] > from_version
+        remark_on_more(context, len(events), {"backwards": False} if is_cut else None)
+    elif beyond and session.ask("projections", "streams.read", {**body, **beyond, "limit": 1})["events"]:
+        remark_on_more(context, len(events), beyond)

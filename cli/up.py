@@ -9,6 +9,7 @@ import typer
 from adapters.clock import now_us
 from adapters.settings import Settings, shared_by
 from cli import render, session
+from cli.completion import scales
 from cli.status import show_workers
 from cli.supervisor import POLL_S, ask_supervisor, name_of, start_supervisor
 from domain.features import registry
@@ -33,11 +34,13 @@ class RunsOtherwise(EsError):
         return f"the workers run already, but not as asked: {self.differences}"
 
 
-@app.command()
+@app.command(epilog="Example: es up --scale users=2")
 def up(
     scale: Annotated[
         list[str] | None,
-        typer.Option("--scale", metavar="ROLE=N", help="Run N workers of a role. Repeatable."),
+        typer.Option(
+            "--scale", metavar="ROLE=N", autocompletion=scales, help="Run N workers of a role. Repeatable."
+        ),
     ] = None,
     as_json: render.Json = False,
 ) -> None:

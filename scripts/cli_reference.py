@@ -20,6 +20,8 @@ HEAD = """# The command line
   exceed 2^53. Times are RFC 3339 UTC.
 - A command that changes something takes `--command-id UUID`, and `--json` shows the one it used. A retry with
   the same id is safe and gives the first answer.
+- In JSON a user or event that cannot be read in full has a field `unreadable`, with the reason by field:
+  `{"status": "unreadable", "name": null, "unreadable": {"name": "tampered"}}`; see "Unreadable data" in operations.md.
 - `--from FILE|-` takes one JSON object per line, each with an optional `"command_id"`. It answers each line in
   order, with the answer or `{"command_id", "error": {"code", "message", "hint"}}`.
 
@@ -62,7 +64,11 @@ def _sections() -> Iterator[str]:
 def _command(title: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join([title, *(_argument(p) for p in arguments), "[OPTIONS]"])
-    return f"### {title}\n\n```\n{usage}\n```\n\n{command.help}\n\n{_options(command)}"
+    return f"### {title}\n\n```\n{usage}\n```\n\n{command.help}\n\n{_example(command)}{_options(command)}"
+
+
+def _example(command: Any) -> str:
+    return f"```\n{command.epilog.removeprefix('Example: ')}\n```\n\n" if command.epilog else ""
 
 
 def _argument(param: Any) -> str:

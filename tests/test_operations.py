@@ -1,4 +1,4 @@
-"""docs/operations.md: every URL is accepted, every command exists, every script and unit is sound."""
+"""docs/operations.md: every URL is accepted, every command exists, those of hints too, every script and unit is sound."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from cli.main import app
 from domain.features import registry
 from workers.runtime import supervisor
 
-MANUAL = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("adapters", "cli", "domain", "workers")
+MANUAL = (ROOT / "docs" / "operations.md").read_text()
 Accept = Callable[[str, str], Settings]
 CHECKS: dict[str, tuple[str, Callable[[str], object]]] = {
     "amqp": ("ES_BROKER", rabbitmq.parameters_of),
@@ -91,15 +93,37 @@ def test_every_command_exists_with_its_options() -> None:
     typed = [words for text in code for words in re.findall(starts, text, re.MULTILINE)]
 
     assert len(typed) > 20
-    for line in typed:
-        command: Any = get_command(app)
-        words = line.split()
-        while words and hasattr(command, "list_commands"):  # a group
-            word = words.pop(0)
-            assert word in command.list_commands(None), f"no such command: es {line}"
-            command = command.get_command(None, word)
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in words if word.startswith("-")} <= known, f"no such option: es {line}"
+    assert [line for line in typed if not _exists(line)] == []
+
+
+def test_every_command_of_a_hint_exists_with_its_options() -> None:
+    sources = [path.read_text() for folder in PACKAGES for path in (ROOT / folder).rglob("*.py")]
+    named = {line for text in sources for line in re.findall(r"`es ([^`\n]+)`", text)}
+
+    assert len(named) > 20
+    assert [line for line in named if not _exists(line)] == []
+
+
+def _exists(line: str) -> bool:
+    """Whether the words after `es` are a group, or a command with these options. Words such as ID, {role} and … stand for values."""
+    command: Any = get_command(app)
+    words = line.split()
+    while words and hasattr(command, "list_commands"):
+        word = words.pop(0)
+        if word == "--help" or not re.fullmatch(r"[a-z-]+", word):
+            return True
+        if word in {option for parameter in command.params for option in parameter.opts}:
+            continue
+        command = command.get_command(None, word)
+    known = {option for parameter in getattr(command, "params", ()) for option in parameter.opts}
+    return command is not None and {word for word in words if word[:1] == "-" < word} <= {*known, "--help"}
+
+
+def test_a_missing_command_or_option_is_found() -> None:
+    assert _exists("dead show ROLE")
+    assert _exists("--debug doctor")
+    assert not _exists("dead display ROLE")
+    assert not _exists("dead show --everything")
 
 
 @pytest.mark.parametrize("script", blocks("sh"))

@@ -15,15 +15,17 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 from adapters import versions, wiring
-from adapters.settings import Settings, without_password
+from adapters.settings import Settings, open_parents, quoted, readers_of, without_password
 from domain.features import registry
 from domain.kernel.errors import EsError, InvalidSetting, StoreBehind
 from domain.kernel.messages import Body
 from domain.kernel.ports.read_model import GenerationState
 from workers.erasures import process
 
+FREE_DISK_NEEDED_BYTES = 1 << 20
 FREE_DISK_WARNING_BYTES = 512 << 20
 CLOCK_WARNING_US = 500_000
 _OK, _WARNING, _FAILED = "ok", "warning", "failed"
@@ -87,9 +89,19 @@ def _program(_: Settings) -> Iterator[Body]:
 
 def _home(settings: Settings) -> Iterator[Body]:
     wiring.prepare_home(settings)
+    for parent in open_parents(settings.home):
+        detail = f"other users can rename or replace {settings.home}, because they can write to {parent}"
+        yield _finding(
+            "home", _WARNING, detail=detail, next=f"Run `chmod go-w {quoted(parent)}`, or move the home."
+        )
     free = shutil.disk_usage(settings.home).free
     if not os.access(settings.home, os.W_OK):
         yield _finding("home", _FAILED, detail=f"{settings.home} is read-only", next=_MAKE_WRITABLE)
+    elif free < FREE_DISK_NEEDED_BYTES:
+        detail = f"the disk is full: {free >> 10} KiB free in {settings.home}"
+        yield _finding(
+            "home", _FAILED, detail=detail, next="Free disk space, then retry.", code="unavailable"
+        )
     elif free < FREE_DISK_WARNING_BYTES:
         detail = f"{free >> 20} MiB free in {settings.home}"
         yield _finding("home", _WARNING, detail=detail, next="Free disk space before it runs out.")
@@ -129,15 +141,6 @@ def _broker(settings: Settings) -> Iterator[Body]:
     yield _finding(
         "broker", version=versions.broker_version(settings).name, detail=without_password(settings.broker)
     )
-    for queue in wiring.open_dead_letters(
-        settings, [role.name for role in wiring.usual_roles(settings)]
-    ).counts():
-        if not queue.workers:
-            next_ = f"Start one with `es up`, or with `es workers run {queue.role}`."
-            yield _finding(f"queue {queue.role}", _WARNING, detail="no worker takes from it", next=next_)
-        if queue.dead:
-            next_ = f"Show them with `es dead show {queue.role}`; then retry or drop them."
-            yield _finding(f"queue {queue.role}", _WARNING, detail=f"{queue.dead} dead letters", next=next_)
 
 
 def _store(settings: Settings) -> Iterator[Body]:
@@ -152,6 +155,10 @@ def _store(settings: Settings) -> Iterator[Body]:
 
 def _vault(settings: Settings) -> Iterator[Body]:
     vault = wiring.open_vault(settings)  # raises if the key-encryption key is missing or does not fit
+    in_systemd = settings.kek_file.parent == Path(os.environ.get("CREDENTIALS_DIRECTORY", "/none"))
+    if (detail := readers_of(settings.kek_file)) and not in_systemd:  # there only the unit's user can enter
+        next_ = f"Run `chmod go= {quoted(settings.kek_file)}`, or set the mode 0400 where it is mounted."
+        yield _finding("key", _WARNING, detail=detail, next=next_, code="key-readable")
     vault.close()
     detail = f"{without_password(settings.vault)}, the key-encryption key fits"
     found = versions.database_version(settings.vault)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -36,6 +37,9 @@ _DEFAULTS: dict[str, str | int] = {
     "tcp_user_timeout": 15_000,  # ms
     "application_name": "es",
 }
+# A server, a database, a role, PGCLIENTENCODING or the URL may say otherwise, and the driver returns bytes instead of
+# text if the encoding is SQL_ASCII. In the start-up message, because a pooler passes a session on to other clients.
+_FIXED = {"client_encoding": "UTF8"}
 _URL = "the URL of PostgreSQL"
 _PREFIX_OPTION = "schema="  # `?schema=NAME` separates several systems in one database
 # PostgreSQL cuts names at 63 bytes. Other characters have a meaning in SQL or for the driver, also inside a name.
@@ -89,12 +93,16 @@ def parse_url(url: str) -> tuple[Parameters, str]:
     # An unescaped @ or / in a password makes the rest of it a host or a database, and errors show those.
     if any("@" in str(given.get(name, "")) for name in ("host", "dbname")):
         raise InvalidSetting(_URL, "has a second @; percent-encode special characters")
+    if "#" in url.rpartition("@")[2]:  # libpq takes it for a part of the name of the database
+        raise InvalidSetting(_URL, "contains a #; percent-encode special characters")
+    if not re.fullmatch(r"[0-9,]*", str(given.get("port", ""))):
+        raise InvalidSetting(_URL, "has a port that is no number; percent-encode special characters")
     prefix = prefixes[-1].removeprefix(_PREFIX_OPTION) if prefixes else "es"
     if not _PREFIX.fullmatch(prefix):
         raise InvalidSetting(
             _URL, "has a schema= that is not 1 to 50 letters, digits, _ or -, or that begins with pg_"
         )
-    return {**_DEFAULTS, **given}, prefix
+    return {**_DEFAULTS, **given, **_FIXED}, prefix
 
 
 def server_name(parameters: Parameters) -> str:
@@ -120,7 +128,7 @@ def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[str, int]:
     """
     parameters, _ = parse_url(url)
     try:
-        with psycopg.connect(**parameters) as connection:
+        with closing(connect(parameters, part="PostgreSQL")) as connection:
             before_us = now_us()
             row = connection.execute(
                 """SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()) * 1000000,
@@ -128,7 +136,7 @@ def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[str, int]:
             ).fetchone()
             after_us = now_us()
     except psycopg.Error as error:
-        raise PartUnavailable("PostgreSQL", "it cannot be reached") from error
+        raise PartUnavailable("PostgreSQL", "the connection was lost") from error
     version, server_us, is_read_only = row or ("", after_us, False)
     if is_read_only:
         raise read_only("PostgreSQL", parameters)

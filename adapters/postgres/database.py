@@ -31,13 +31,19 @@ Name = str | tuple[str, ...]
 """An identifier, or one inside another: `("excluded", "size")`."""
 T = TypeVar("T")
 
+_SERVER_LATER_S = 1.0
+"""The server ends work this much later than the program gives it up, so that the error names the silent server."""
 WORK_TIMEOUT_S = 120.0
 """The maximum silence of the server during work without a waiting caller: migrations, rebuilds, VACUUM FULL."""
 LOCK_TIMEOUT_MS = 3_000
 TRIES = 10
 
-# Set for a transaction and not for the session: a pooler passes the session on to other clients.
-_SETTINGS = "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', "
+# Set for a transaction and not for the session: a pooler passes the session on to other clients. Settings of the server,
+# the database or the role must not end our work early, let the server continue after this program gave up, or read
+# a null in an array as the text "NULL".
+_SETTINGS = """SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true),
+    set_config('idle_in_transaction_session_timeout', %s, true), set_config('array_nulls', 'on', true),
+    set_config('synchronous_commit', """
 # A commit survives a power cut. A server's stricter setting stays.
 _DURABLE = (
     _SETTINGS
@@ -47,6 +53,11 @@ _DURABLE = (
 _DERIVED = _SETTINGS + "'off', true)"
 # Prefixes of SQLSTATEs, see "PostgreSQL Error Codes" in its manual. A state that is named nowhere is a bug.
 _CONNECTION_LOST = ("08", "25P03", "25P04", "57")
+_ENDED_BY_A_SETTING = {
+    "25P03": "idle_in_transaction_session_timeout",
+    "25P04": "transaction_timeout",
+    "57P05": "idle_session_timeout",
+}
 _SERVER_FAILED = ("40", "53", "55", "58", "XX")
 
 
@@ -109,14 +120,15 @@ class Database:
         """
 
         settings = _DERIVED if self._derived and not durable else _DURABLE
+        # Derived data is written by projectors, in batches of any size and without a waiting caller.
+        timeout_s = WORK_TIMEOUT_S if self._derived else ANSWER_TIMEOUT_S
 
         def transaction(connection: Connection) -> T:
             with connection.pipeline(), connection.transaction():
-                connection.execute(settings, (f"{LOCK_TIMEOUT_MS}ms",))
+                connection.execute(settings, _limits(timeout_s))
                 return work(connection)
 
-        # Derived data is written by projectors, in batches of any size and without a waiting caller.
-        return self._run(transaction, timeout_s=WORK_TIMEOUT_S if self._derived else ANSWER_TIMEOUT_S)
+        return self._run(transaction, timeout_s=timeout_s)
 
     def _run(self, work: Callable[[Connection], T], *, timeout_s: float = ANSWER_TIMEOUT_S) -> T:
         try:
@@ -161,14 +173,16 @@ class Database:
 
         def vacuum(connection: Connection) -> bool:
             before = one(connection, filenode, name)
-            _set_lock_timeout(connection, lock_wait_ms)
+            # For the session: VACUUM runs in no transaction.
+            _limit_session(connection, lock_wait_ms, statement_ms=1000 * WORK_TIMEOUT_S)
             try:
                 connection.execute(f"VACUUM FULL {name}")
             except errors.LockNotAvailable:
                 return False
             finally:
-                with contextlib.suppress(psycopg.Error):  # the setting ends with a lost connection
-                    _set_lock_timeout(connection, LOCK_TIMEOUT_MS)
+                with contextlib.suppress(psycopg.Error):  # the settings end with a lost connection
+                    connection.execute("RESET statement_timeout")
+                    _limit_session(connection, LOCK_TIMEOUT_MS)
             # Without the permission, VACUUM succeeds with a warning.
             return bool(one(connection, filenode, name) != before)
 
@@ -185,7 +199,7 @@ class Database:
             raise PartUnavailable(self.part, "it was closed")
         connection = connect(self._parameters, part=self.part)
         try:
-            _set_lock_timeout(connection, LOCK_TIMEOUT_MS)
+            _limit_session(connection, LOCK_TIMEOUT_MS)
         except BaseException:
             connection.close()
             raise
@@ -219,6 +233,8 @@ class Database:
                 )
             case errors.NumericValueOutOfRange():
                 return ValueError("a value does not fit its column")
+            case errors.UntranslatableCharacter() | errors.CharacterNotInRepertoire():
+                return ValueError("the encoding of the database has no such character")
             case errors.UndefinedTable():
                 return TableMissing(self.part, f"{self._server()}: a table is missing")
             case errors.LockNotAvailable():
@@ -238,6 +254,10 @@ class Database:
                 )
         # An OperationalError without a state comes from the driver: a connection broke or was misused.
         state = error.sqlstate or ("08" if isinstance(error, psycopg.OperationalError) else "")
+        if state in _ENDED_BY_A_SETTING:
+            return self._unavailable(
+                "the server ended the session", f"Check its setting {_ENDED_BY_A_SETTING[state]}."
+            )
         if state.startswith(_CONNECTION_LOST):
             return self._unavailable("the connection was lost")
         if state.startswith(_SERVER_FAILED):
@@ -253,7 +273,7 @@ class Database:
         if self._version(connection) == len(migrations):
             return
         with connection.transaction():
-            connection.execute(_DURABLE, (f"{LOCK_TIMEOUT_MS}ms",))
+            connection.execute(_DURABLE, _limits(WORK_TIMEOUT_S))
             # Several workers may start at once: one migrates, and the others wait and find it done.
             connection.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended('es schema ' || %s, 0))", (self.schema,)
@@ -286,8 +306,17 @@ class Database:
         return int(one(connection, self.sql("SELECT version FROM {schema}.schema_version")))
 
 
-def _set_lock_timeout(connection: Connection, lock_wait_ms: int) -> None:
+def _limit_session(connection: Connection, lock_wait_ms: int, *, statement_ms: float | None = None) -> None:
+    """Limit the waits for locks, and replace the limit of the server, the database or the role for statements."""
     connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{lock_wait_ms}ms",))
+    if statement_ms is not None:
+        connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{statement_ms:.0f}ms",))
+
+
+def _limits(timeout_s: float) -> tuple[str, str, str]:
+    """The values of the time limits in `_SETTINGS`, for work that the program gives up after `timeout_s`."""
+    ends = f"{1000 * (timeout_s + _SERVER_LATER_S):.0f}ms"
+    return f"{LOCK_TIMEOUT_MS}ms", ends, ends
 
 
 def one(connection: Connection, statement: str, *arguments: object) -> Any:

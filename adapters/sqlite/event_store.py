@@ -160,4 +160,9 @@ def _of_prefixes(prefixes: Sequence[str] | None) -> tuple[str, list[str]]:
 
 def _recorded(row: tuple[str, int, int, int, bytes, str, bytes, bytes]) -> Recorded:
     stream, version, position, recorded_at_us, event_id, type_, data, metadata = row
-    return Recorded(stream, version, position, recorded_at_us, UUID(bytes=event_id), type_, data, metadata)
+    return Recorded(stream, version, position, recorded_at_us, _uuid(event_id), type_, data, metadata)
+
+
+def _uuid(raw: bytes) -> UUID:
+    """The event id. One of another length is damaged: its event must not hide the others of its page."""
+    return UUID(bytes=raw.ljust(16, b"\0")[:16])

@@ -28,6 +28,8 @@ class Input:
     parse: Callable[[object], Any]
     help: str
     metavar: str
+    example: str = ""
+    """A value for the example in the help of `es`. Without it the metavar stands there."""
 
 
 class Command:
@@ -41,8 +43,14 @@ class Command:
     """The kind of its request, `<feature>.<verb>`. `es <feature> <verb>` sends it. Empty: no caller can send it."""
     creates: ClassVar[bool] = False
     """Whether it begins a stream. `es` then takes its fields as options, otherwise as arguments."""
+    reads: ClassVar[bool] = True
+    """Whether its decision needs the data of events. If not, their types are enough: it works on a damaged stream."""
     in_group: ClassVar[bool] = True
     """Whether its feature's group of `es` offers it. False if a command of another group sends it."""
+    done: ClassVar[str] = ""
+    """What `es` says on a terminal after it, with inputs and fields of the answer: "renamed user {user_id}"."""
+    question: ClassVar[str] = ""
+    """What `es` asks on a terminal before it. Empty: it can be undone, so nothing is asked."""
 
 
 C = TypeVar("C", bound=Command)

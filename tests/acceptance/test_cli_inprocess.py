@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -80,7 +81,26 @@ def test_the_root_help_names_every_group_and_command() -> None:
 
 
 def test_the_version_is_a_version() -> None:
-    assert re.fullmatch(r"es \d+\.\d+\.\d+\S*\n", CliRunner().invoke(app, ["--version"]).output)
+    shown = CliRunner().invoke(app, ["--version"]).output
+    assert re.fullmatch(r"es \d+\.\d+\.\d+\S*\n", shown)
+    assert CliRunner().invoke(app, ["version"]).output == shown
+
+
+@every_name
+def test_every_command_has_an_example_that_can_be_typed(name: str) -> None:
+    for words, command in _tree(name):
+        if not hasattr(command, "list_commands"):
+            shown = command.epilog.removeprefix("Example: ")
+            assert shlex.split(shown)[: len(words.split()) + 1] == ["es", *words.split()], words
+            command.make_context(words, shlex.split(shown)[len(words.split()) + 1 :])  # it parses
+
+
+@every_name
+def test_no_value_is_named_after_its_type(name: str) -> None:
+    for words, command in _tree(name):
+        for parameter in command.params:
+            assert parameter.metavar or parameter.is_flag, (words, parameter.name)
+            assert parameter.metavar not in ("TEXT", "STR", "INTEGER"), (words, parameter.name)
 
 
 def test_every_command_with_an_answer_takes_json() -> None:
@@ -91,7 +111,7 @@ def test_every_command_with_an_answer_takes_json() -> None:
         if not hasattr(command, "list_commands") and not _has(command, "--json")
     }
     # Logs are JSON lines already; a worker in the foreground prints no answer.
-    assert without <= {"logs", "workers run"}
+    assert without <= {"logs", "workers run", "help"}
 
 
 def test_every_command_that_changes_something_takes_a_command_id() -> None:
@@ -277,9 +297,10 @@ def test_errors_go_to_standard_error_with_their_exit_code(es: InProcess, line: s
 def test_a_refused_command_ends_with_1_and_a_refused_line_too(es: InProcess) -> None:
     email = _new_email()
     assert [es(f"users create --email {email} --name X").code for _ in range(2)] == [0, 1]
-    bulk = es("users create --from -", stdin=ndjson([{"email": email, "name": "X"}]))
+    bulk = es("users create --from -", stdin=b"\n" + ndjson([{"email": email, "name": "X"}]))
     assert bulk.code == 1
-    assert bulk.object.keys() == {"command_id", "error"}
+    assert bulk.object.keys() == {"line", "command_id", "error"}
+    assert bulk.object["line"] == 2, "blank lines are counted"
 
 
 def test_a_bulk_answers_line_by_line_in_one_process(es: InProcess) -> None:
@@ -323,6 +344,13 @@ def test_bash_accepts_the_completion_script(system: System) -> None:
         ("es projections re", {"rebuild"}),
         ("es users create --na", {"--name"}),
         ("es workers run pro", {"projections"}),
+        ("es users list --status ", {"active", "deleted", "erased"}),
+        ("es projections rebuild ", {"users"}),
+        ("es projections status us", {"users"}),
+        ("es dead show us", {"users"}),
+        ("es up --scale us", {"users="}),
+        ("es events tail --type user-re", {"user-registered.v1", "user-renamed.v1"}),
+        ("es streams read us", {"user-"}),
     ],
 )
 @no_request_is_sent

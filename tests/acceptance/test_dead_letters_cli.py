@@ -11,6 +11,7 @@ import pytest
 from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.messages import PERSISTENT, Properties, dead_queue_of, queue_of
 from tests.support.system import EVERY_ROLE, System
+from tests.support.terminal import on_terminal
 from tests.support.waiting import eventually
 
 SECRET = "private.person@example.com"
@@ -67,6 +68,12 @@ def test_show_names_the_letters_and_prints_no_values_unless_asked(shared: System
     assert sorted(_shown(shared)) == sorted(dead), "looking takes nothing away"
 
 
+def test_show_says_how_to_see_all_letters(shared: System, dead: list[str]) -> None:
+    shown = on_terminal(shared, "dead", "show", "users", "--limit", "2", columns=200).ok().out
+    assert "there are more than these 2; the others: es dead show users --limit 3" in shown
+    assert "the others" not in on_terminal(shared, "dead", "show", "users", columns=200).ok().out
+
+
 def test_drop_removes_the_named_letter_alone(shared: System, dead: list[str]) -> None:
     shared.es("dead", "drop", "users", dead[1]).failed(2)
     assert sorted(_shown(shared)) == sorted(dead), "without a yes nothing is removed"
@@ -105,16 +112,19 @@ def test_an_erasure_takes_the_requests_of_the_person_out_of_the_dead_letters(sha
     address = f"{uuid4().hex}@example.com"
     user_id = shared.create(address, "Private Person")
     of_others = {"kind": "users.create", "body": {"input": {"email": SECRET, "name": "Somebody Else"}}}
+    torn_of_others = '{"kind":"users.create","body":{"input":{"name":"Somebody Else'
     together = [
         {"kind": "users.create", "body": {"input": {"email": address, "name": "Private Person"}}},
         {"kind": "users.rename", "body": {"input": {"user_id": user_id, "name": "Private"}}},
         of_others,
     ]
     with open_channel(shared.environment["ES_BROKER"]) as channel:
-        for raw in (json.dumps({"requests": together}), json.dumps(together[0])):
+        find = json.dumps({"kind": "users.find", "body": {"email": address.upper()}})
+        torn = json.dumps(together[1])[:-20] + ' "Private\\u0020Person" '
+        for raw in (json.dumps({"requests": together}), json.dumps(together[0]), find, torn, torn_of_others):
             properties = Properties(message_id=str(uuid4()), delivery_mode=PERSISTENT)
             channel.basic_publish("", dead_queue_of("users"), raw.encode(), properties, mandatory=True)
-    eventually(lambda: _count(shared) == 2, "they are dead letters")
+    eventually(lambda: _count(shared) == 5, "they are dead letters")
 
     shared.es("gdpr", "erase", user_id, "--yes").ok()
 
@@ -125,3 +135,4 @@ def test_an_erasure_takes_the_requests_of_the_person_out_of_the_dead_letters(sha
     assert [request["body"] for letter in left.objects for request in letter["requests"]] == [
         of_others["body"]
     ]
+    assert [letter["unreadable"] for letter in left.objects if "unreadable" in letter] == [torn_of_others]

@@ -19,6 +19,17 @@ def test_events_are_shown_once_in_order_with_sealed_values(shared: System) -> No
     assert "sealed-value@example.com" not in json.dumps(events)
 
 
+def test_events_since_a_time_are_those_that_were_stored_then_or_later(shared: System) -> None:
+    for name in ("Before", "Then", "After"):
+        shared.create(f"{name.lower()}@example.com", name)
+    *_, before, then, after = shared.registrations()
+
+    found = shared.es("events", "tail", "--since", then["time"], "--no-follow", "--json").ok().objects
+
+    assert before not in found
+    assert [event for event in found if event in (then, after)] == [then, after]
+
+
 def test_a_follower_sees_an_event_when_it_happens(shared: System) -> None:
     since = str(shared.baseline.position)
     tail = shared.start("events", "tail", "--from", since, "--json", "--type", "user-renamed")

@@ -14,6 +14,7 @@ from tests.support.processes import ROOT
 from tests.support.profiles import Profile, a_system
 from tests.support.runs import Ran
 from tests.support.system import System
+from tests.support.terminal import on_terminal
 
 FEATURE = "tests.support.shelves"
 pytestmark = pytest.mark.own_store("the events of the feature are unknown to systems without it")
@@ -46,13 +47,21 @@ def row(shared: System, *words: str) -> dict[str, Any]:
 
 def test_its_commands_queries_and_projections_work(shared: System) -> None:
     shelf = opened(shared, "maps")
-    for title in ("North", "South"):
-        shared.es("shelves", "put-book", shelf, title).ok()
+    shared.es("shelves", "put-book", shelf, "North").ok()
+    said = on_terminal(shared, "shelves", "put-book", shelf, "South").ok().out
+    assert f"put the book on shelf {shelf} (version 2" in said
 
     assert row(shared, "get", shelf) == {"shelf_id": shelf, "label": "maps", "books": 2, "state": "open"}
     assert row(shared, "labels-get", "maps") == {"label": "maps", "shelves": 1}
 
-    shared.es("shelves", "close", shelf).ok()
+    opened(shared, "charts")
+    listed = on_terminal(shared, "shelves", "list", "--fresh", "--limit", "1", columns=200).ok().out
+    assert f"the others: es shelves list --after {shelf} --limit 1 --fresh" in listed
+
+    closed = on_terminal(shared, "shelves", "close", shelf, typed=b"y\n").ok().out
+    assert f"shelf_id {shelf}, label maps, books 2, state open" in closed
+    assert "Close this shelf for good?" in closed
+    assert "shelves close: done (version 3" in closed
 
     assert row(shared, "get", shelf)["state"] == "closed"
     shared.es("shelves", "labels-get", "maps", "--fresh").failed(3)
@@ -87,7 +96,7 @@ def test_a_repeated_command_of_it_has_one_effect(shared: System) -> None:
     ("words", "said"),
     [
         (("open", "--shelf-id", "7", "--label", "two words"), "label must be a word"),
-        (("open", "--label", "x"), "shelf-id is missing"),
+        (("open", "--label", "x"), "--shelf-id ID is missing"),
         (("put-book", "seven", "Title"), "shelf_id is not an id"),
     ],
     ids=["label", "missing", "id"],

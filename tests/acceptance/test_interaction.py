@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ import pytest
 from adapters.local.home_lock import HomeLock
 from adapters.settings import load_settings
 from cli import down
-from tests.support.runs import ES, Ran
 from tests.support.system import System
+from tests.support.terminal import on_terminal
 from tests.support.waiting import DEADLINE_S, eventually
 
 no_request_is_sent = pytest.mark.over("embedded", because="no request is sent")
@@ -29,10 +28,15 @@ about_the_supervisor = pytest.mark.over("embedded", because="the supervisor is t
     [
         ("usres", "Did you mean 'users'", "es --help"),
         ("users lst", "Did you mean 'list'", "es users --help"),
-        ("users get", "Missing argument 'ID'", "es users get --help"),
-        ("users list --limit 0", "'--limit'", "es users list --help"),
+        ("users get", "ID is missing", "es users get 2"),
+        ("users find", "--email EMAIL is missing", "es users find --email ada@example.com"),
+        ("users create", "--email EMAIL and --name NAME are missing", "es users create --email ada@"),
+        ("users rename", "ID and NAME are missing", "es users rename 2"),
+        ("users list --limit 0", "'--limit'", "N: The maximum number"),
+        ("users get 5 6", "extra argument", "es users get 2"),
+        ("users list --debug", "No such option: --debug", "es --debug"),
         ("users get 5 --jsn", "--json", "es users get --help"),
-        ("--json users list", "No such option: --json", "es --help"),
+        ("--json users list", "No such option: --json", "es users list --json"),
     ],
 )
 @no_request_is_sent
@@ -42,51 +46,21 @@ def test_wrong_usage_is_one_line_and_a_hint(shared: System, typed: str, said: st
     assert (ran.code, ran.out) == (2, "") if "--json" not in typed else ran.code == 2
     message, advice = ran.err.splitlines() if "--json" not in typed else (ran.err, ran.err)
     assert said in message
-    assert f"`{hint}`" in advice
+    assert hint in advice
 
 
 @pytest.mark.parametrize("where", [(), ("users",), ("users", "get"), ("up",)], ids=" ".join)
 @no_request_is_sent
 def test_h_is_help_in_every_place(shared: System, where: tuple[str, ...]) -> None:
-    assert shared.es(*where, "-h").ok().out == shared.es(*where, "--help").ok().out
+    shown = shared.es(*where, "--help").ok().out
+    assert shared.es(*where, "-h").ok().out == shared.es("help", *where).ok().out == shown
 
 
 @pytest.mark.parametrize(("typed", "code", "said"), [(b"\x03", 130, "interrupted"), (b"n\n", 1, "--yes")])
 @no_request_is_sent
 def test_any_answer_but_yes_ends_the_command(shared: System, typed: bytes, code: int, said: str) -> None:
-    ran = _erase_on_a_terminal(shared, "5", typed)
+    ran = on_terminal(shared, "gdpr", "erase", "5", typed=typed)
     assert (ran.code, said in ran.out) == (code, True), ran
-
-
-def test_an_erasure_asks_for_confirmation_on_a_terminal(shared: System) -> None:
-    user_id = shared.create("asked@example.com", "Asked")
-    for typed, code, status in ((b"n\n", 1, "active"), (b"y\n", 0, "erased")):
-        ran = _erase_on_a_terminal(shared, user_id, typed)
-        assert "cannot be undone" in ran.out
-        assert (ran.code, shared.get(user_id)["status"]) == (code, status), ran
-
-
-def _erase_on_a_terminal(system: System, user_id: str, typed: bytes) -> Ran:
-    """Erase a user, and type an answer once the question is shown."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(ES, [ES, "gdpr", "erase", user_id], system.environment)
-    try:
-        shown = _read_until(terminal, b"[y/N]")
-        os.write(terminal, typed)
-        shown += _read_until(terminal, None)
-    finally:
-        os.close(terminal)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return Ran(("gdpr", "erase", user_id), code, shown, b"").without_traceback()
-
-
-def _read_until(terminal: int, wanted: bytes | None) -> bytes:
-    shown = b""
-    with suppress(OSError):  # the other end of the pseudo-terminal is closed
-        while (wanted is None or wanted not in shown) and (more := os.read(terminal, 4096)):
-            shown += more
-    return shown
 
 
 def test_an_interrupt_before_the_command_begins_is_no_traceback() -> None:

@@ -47,7 +47,7 @@ def test_a_local_request_loads_nothing_heavy(shared: System, command: str) -> No
         env=shared.environment,
         timeout=DEADLINE_S,
     )
-    assert done.returncode == 0, done
+    assert done.returncode == 0, done.stderr
     loaded = done.stderr.splitlines()[-1].split()
     assert "typer" in loaded, "the list of modules was printed"
     assert [module for module in loaded if module.startswith(HEAVY)] == []

@@ -88,7 +88,8 @@ def test_without_autostart_a_command_names_es_up(system: System, how: str) -> No
 
 
 def test_status_logs_config_and_down_start_nothing(system: System) -> None:
-    assert system.es("status", "--json").ok().object["running"] is False
+    status = system.es("status", "--json").exits(4).object
+    assert (status["running"], status["problems"][0]["detail"]) == (False, "no workers are running")
     assert system.es("down", "--json").ok().object["stopped"] is False
     system.es("config", "show").ok()
     system.es("logs").failed(2)
@@ -105,14 +106,34 @@ def test_roles_can_be_scaled(system: System) -> None:
 
 
 @pytest.mark.slow
-def test_status_shows_all_workers_ready_and_doctor_finds_no_failure(shared: System) -> None:
-    status = shared.ready().status()
+def test_status_and_doctor_name_each_worker_and_find_no_problem(shared: System) -> None:
+    status = shared.ready().es("status", "--json").ok().object
 
     assert {worker["role"] for worker in status["workers"]} == set(shared.roles)
     assert any(projection["state"] == "current" for projection in status["projections"])
-    found = shared.es("doctor", "--json").ok().objects
-    assert found
-    assert all(finding["state"] != "failed" for finding in found), found
+    assert status["problems"] == []
+    found = {finding["part"]: finding for finding in shared.es("doctor", "--json").ok().objects}
+    assert found.keys() > {f"worker {role}" for role in shared.roles}
+    assert {finding["state"] for finding in found.values()} == {"ok"}, found
+
+
+@pytest.mark.slow
+def test_a_suspended_worker_is_named_by_status_and_doctor(running: System) -> None:
+    with running.paused("users") as pid:
+        named = eventually(lambda: running.es("status", "--json").object["problems"], "status names it")
+        examined = running.es("doctor", "--quiet").exits(4)
+        running.es("status").exits(4)
+
+    assert [(problem["part"], problem["detail"]) for problem in named] == [("worker users", "silent")]
+    assert f"kill -CONT {pid}" in named[0]["next"]
+    assert "worker users" in examined.out
+    eventually(lambda: running.es("status").code == 0, "it is ready again")
+
+
+def test_a_doctor_without_workers_says_how_to_start_them(system: System) -> None:
+    (finding,) = system.es("doctor", "--quiet", "--json").exits(4).objects
+
+    assert (finding["part"], finding["next"]) == ("workers", "Start them with `es up`.")
 
 
 @pytest.mark.over("rabbitmq", "distributed", because="the workers of an embedded system are all in one home")
@@ -121,7 +142,7 @@ def test_status_of_another_home_shows_all_workers_and_errors(running: System) ->
     elsewhere = {"ES_HOME": str(running.root / "elsewhere")}
 
     def status() -> dict[str, Any]:
-        return running.es("status", "--json", environment=elsewhere).ok().object
+        return running.es("status", "--json", environment=elsewhere).object
 
     found = status()
     assert found["silent"] == 0

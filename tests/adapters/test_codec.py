@@ -15,8 +15,8 @@ from adapters.codec import JsonCodec
 from adapters.crypto.sealing import Keyring
 from adapters.wiring import open_codec
 from domain.kernel.errors import Damaged, KeyUnavailable, Tampered, UnknownEventType
-from domain.kernel.events import Event, EventData, Metadata, event_id, personal_fields, shown_fields
-from domain.kernel.personal import ERASED, Personal, PersonalText, Sealed, readable
+from domain.kernel.events import Event, EventData, Metadata, Recorded, event_id, personal_fields, shown_fields
+from domain.kernel.personal import ERASED, Personal, PersonalText, Sealed, Unreadable, readable
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.vault import DestroyedKey
 from domain.users.account import UserDeleted, UserErased, UserRegistered, UserRenamed
@@ -237,6 +237,22 @@ def test_an_unknown_type_is_refused(type_: str) -> None:
 def test_data_of_another_form_is_damaged(data: bytes) -> None:
     with pytest.raises(Damaged, match="event 0 of user-1"):
         decoded(encoded(UserErased("b"), data=data))
+
+
+def test_data_that_is_too_deep_for_a_reply_is_damaged() -> None:
+    def nested(levels: int) -> Recorded:
+        return recorded(encoded(UserErased("b"), data=b'{"a":' + b"[" * levels + b"]" * levels + b"}"))
+
+    assert CODEC.stored(nested(99))
+    with pytest.raises(Damaged):
+        CODEC.stored(nested(100))  # json could parse it, but not encode it in a reply
+
+
+def test_an_outline_needs_the_type_alone() -> None:
+    for older in ("user-registered.v1", "user-registered.v7"):
+        outline = CODEC.outline(replace(recorded(encoded(UserErased("b"), data=b"?")), type=older))
+        assert outline == UserRegistered(Unreadable("damaged"), Unreadable("damaged"))
+    assert CODEC.outline(replace(recorded(encoded(UserErased("b"))), type="user-promoted.v9")) is None
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def test_a_first_interrupt_stops_reading_and_prints_all_answers(running: System)
     printed = confirmed(answered)
     assert 100 <= len(printed) < len(inputs)
     assert command_ids(answered) == command_ids(inputs[: len(printed)])
+    assert f"again from line {len(printed) + 1}" in said
     assert printed == running.registered()
     settled = confirmed(running.bulk("create", inputs).ok().objects)
     assert printed.items() <= settled.items()

@@ -72,9 +72,9 @@ def test_a_rabbitmq_with_an_alarm_is_reported_until_it_is_over(on_rabbitmq: Syst
     supervisor = on_rabbitmq.up().pid_of("supervisor")
     with broker.alarm():
         command_id = _refused(on_rabbitmq, "RabbitMQ")
-        status = _in_time(on_rabbitmq, "status").ok()
+        status = _in_time(on_rabbitmq, "status").exits(4)
         examined = _in_time(on_rabbitmq, "doctor", "--quiet").without_traceback()
-    assert "memory or disk alarm" in status.err, status
+    assert "memory or disk alarm" in status.out, status
     assert "memory or disk alarm" in examined.out, examined
     assert examined.code == 4, examined
     _recovered(on_rabbitmq, supervisor, command_id)

@@ -72,8 +72,8 @@ class ScriptedLoop:
         self._log = log
         self.server = ScriptedServer()
         self.service = ScriptedService(echo)
-        self.reported: list[EsError] = []
-        """What `on_unavailable` was called with."""
+        self.reported: list[EsError | None] = []
+        """What `on_reply` was called with."""
 
     def serve(self, *turns: Sequence[int], reply: Callable[[Request], Reply] = echo) -> None:
         """Serve every turn, then stop."""
@@ -86,6 +86,6 @@ class ScriptedLoop:
             self.service,
             self.server,
             stopping=stopping,
-            on_unavailable=self.reported.append,
+            on_reply=self.reported.append,
             log=self._log,
         )

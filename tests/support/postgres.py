@@ -62,12 +62,13 @@ def own_schema(database: str) -> Iterator[str]:
 
 
 @contextmanager
-def a_database(server_url: str) -> Iterator[str]:
+def a_database(server_url: str, options: str = "") -> Iterator[str]:
+    """The URL of a new database, made with these options of CREATE DATABASE."""
     name = f"es_test_{uuid4().hex[:12]}"
     # Before the database is created: otherwise it may stay when this process is killed.
     drop = [sys.executable, "-c", _DROP, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"]
     with closing(Guarded(afterwards=[drop], environment={**os.environ, "ES_TEST_PG_URL": server_url})):
-        execute(server_url, f"CREATE DATABASE {name}")
+        execute(server_url, f"CREATE DATABASE {name} {options}")
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from adapters.rabbitmq.connection import depth_of, open_channel
 from adapters.rabbitmq.link import Log, Silence
-from adapters.rabbitmq.messages import Properties, dead_queue_of, declare_queues, queue_of
+from adapters.rabbitmq.messages import PERSISTENT, Properties, dead_queue_of, declare_queues, queue_of
 from adapters.rabbitmq.server import RabbitServer
 from domain.kernel.messages import Body
 from tests.support.waiting import DEADLINE_S, eventually
@@ -95,6 +95,15 @@ class Role:
     def publish(self, queue: str, body: bytes, properties: Properties) -> None:
         with open_channel(self.url) as channel:
             channel.basic_publish("", queue, body, properties, mandatory=True)
+
+    def put_dead_quickly(self, bodies: Iterable[bytes]) -> None:
+        """Put many dead letters, without waiting for each."""
+        with open_channel(self.url) as channel:
+            quick = channel.connection.channel()
+            for body in bodies:
+                quick.basic_publish("", self.dead_queue, body, Properties(delivery_mode=PERSISTENT))
+            quick.tx_select()
+            quick.tx_commit()
 
     def depth(self) -> int:
         """How many messages are waiting for a worker."""

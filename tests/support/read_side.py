@@ -69,7 +69,7 @@ class ReadSide(Accounts):
         return generation
 
     def rebuilds_of(self, start: Any) -> Rebuilds:
-        return Rebuilds(lambda _: start(), lambda: False, self.log)
+        return Rebuilds(lambda _: start(), lambda: False, log=self.log, now_us=lambda: self.now_us)
 
     def rows(self) -> dict[int, dict[str, Value]]:
         return {int(row["user_id"] or 0): row for row in self.read_model.rows(USERS)}
@@ -103,7 +103,9 @@ class ReadSide(Accounts):
             "read_model": self.read_model,
             "projections": registry().projections,
             "reached": lambda _: self._projector.reached,
+            "last_error": lambda _: self._projector.last_error.body,
             "ensure_rebuild": self.rebuilds.ensure,
+            "rebuild_error": lambda projection: self.rebuilds.last_error(projection),
             "now_us": lambda: self.now_us,
             "monotonic_s": lambda: self.now_s,
         }

@@ -68,6 +68,11 @@ class Ran:
         assert self.code == 0, self
         return self
 
+    def exits(self, code: int) -> Ran:
+        """Check the exit code of a command whose answer says what is wrong."""
+        assert self.without_traceback().code == code, self
+        return self
+
     def failed(self, code: int) -> Ran:
         """Check the exit code, and that the error and its hint are one line each."""
         assert self.code == code, self

@@ -85,7 +85,7 @@ def parse_title(value: object) -> str:
     return value
 
 
-ShelfId = Annotated[int, Input(parse_shelf_id, "The shelf's id.", "ID")]
+ShelfId = Annotated[int, Input(parse_shelf_id, "The shelf's id.", "ID", "1024")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class PutBook(Command):
     title: Annotated[str, Input(parse_title, "The book's title.", "TITLE")]
     wire: ClassVar[str] = "put-book"
     request: ClassVar[str] = "shelves.put-book"
+    done: ClassVar[str] = "put the book on shelf {shelf_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class CloseShelf(Command):
     shelf_id: ShelfId
     wire: ClassVar[str] = "close-shelf"
     request: ClassVar[str] = "shelves.close"
+    question: ClassVar[str] = "Close this shelf for good?"
 
 
 # --- decisions -------------------------------------------------------------------------------

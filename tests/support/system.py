@@ -225,7 +225,9 @@ class System:
     # --- workers -------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        return self.es("status", "--json").ok().object
+        ran = self.es("status", "--json")
+        assert ran.code in (0, 4), ran  # 4: a worker does not work
+        return ran.object
 
     def supervised(self) -> list[dict[str, Any]]:
         """The workers that the supervisor reports, read without starting a process; none without a supervisor."""
@@ -267,11 +269,11 @@ class System:
         self.ended()
 
     @contextmanager
-    def paused(self, role: str) -> Iterator[None]:
-        """Suspend a role's process during the block."""
+    def paused(self, role: str) -> Iterator[int]:
+        """Suspend a role's process during the block; yields its process id."""
         pid = self.signal(role, signal.SIGSTOP)
         try:
-            yield
+            yield pid
         finally:
             os.kill(pid, signal.SIGCONT)
 

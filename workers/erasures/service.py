@@ -45,13 +45,15 @@ class ErasuresService:
     def _status(self, user_id: int) -> Reply:
         user, position = INITIAL, Position(0)
         for recorded in self._store.read_stream(USER.stream_of(user_id)):
-            user, position = evolve(user, self._codec.decode(recorded)), recorded.position
+            # The types tell the state: a damaged event hides no erasure.
+            event, position = self._codec.outline(recorded), recorded.position
+            user = evolve(user, event) if event else user
         if user.status is Status.UNKNOWN:
             return UserNotFound(user_id)
         state, waits_for = "none", None
         if user.status is Status.ERASED:
             state = "completed" if user.erasure_completed else "under-way"
-            waits_for = None if user.erasure_completed else self._process.waits_for
+            waits_for = None if user.erasure_completed else self._process.error_of(user_id)
         return {
             "user_id": str(user_id),
             "erasure": state,

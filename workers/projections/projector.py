@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from domain.kernel.errors import EsError
 from domain.kernel.events import Position, Recorded
 from domain.kernel.ports.event_store import CaughtUp
 from domain.kernel.ports.read_model import Generation
 from workers.projections.filling import Filler, Filling
+from workers.runtime.last_error import LastError
 
 LIVE_BATCH = 512
 _IDLE_SAVE_S = 1.0
@@ -23,18 +25,23 @@ class Projector:
         self._parts = parts
         self.reached: Position = 0
         """The rows include every event up to here. It is ahead of the checkpoint while only other streams grow."""
+        self.last_error = LastError(parts.now_us)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Project until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
-        while not stopped():
-            generation = self._current()
-            self._parts.log.info(
-                "projecting",
-                projection=generation.projection,
-                generation=generation.number,
-                position=generation.checkpoint,
-            )
-            self._follow(Filler(self._parts, generation), stopped)
+        try:
+            while not stopped():
+                generation = self._current()
+                self._parts.log.info(
+                    "projecting",
+                    projection=generation.projection,
+                    generation=generation.number,
+                    position=generation.checkpoint,
+                )
+                self._follow(Filler(self._parts, generation), stopped)
+        except EsError as error:
+            self.last_error.happened(error)
+            raise
 
     def _current(self) -> Generation:
         return self._parts.read_model.prepare(self._parts.projection, now_us=self._parts.now_us())
@@ -55,6 +62,7 @@ class Projector:
             elif self._is_replaced(filler.generation):
                 return
             self.reached = reached
+            self.last_error.ended()
 
     def _is_replaced(self, generation: Generation) -> bool:
         """Whether a rebuild promoted another generation, or the read model lost its last commits in a crash."""

@@ -58,6 +58,11 @@ class ProjectionQueries:
         reached = generation.checkpoint
         if generation.state is GenerationState.CURRENT:
             reached = max(reached, self._sources.reached(projection))
+        errors = {
+            GenerationState.CURRENT: self._sources.last_error,
+            GenerationState.BUILDING: self._sources.rebuild_error,
+        }
+        error_of = errors.get(generation.state)
         is_retired = generation.state is GenerationState.RETIRED
         return {
             "projection": projection.name,
@@ -69,5 +74,6 @@ class ProjectionQueries:
             "events": generation.events,
             "parked": len(self._sources.read_model.parked(projection, generation)),
             "started_at": time_text(generation.started_at_us),
+            "last_error": error_of and error_of(projection),
             "finished_at": generation.finished_at_us and time_text(generation.finished_at_us),
         }

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from adapters.log import Log
 from domain.kernel.errors import EsError
+from domain.kernel.messages import Body
 from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel
 from domain.kernel.projection import Projection
 from workers.projections.filling import Filler, Filling
+from workers.runtime.last_error import LastError
+from workers.runtime.loop import InternalError
 
 REBUILD_BATCH = 5000
 _REBUILD_PAUSE_S = 1.0
@@ -24,8 +28,13 @@ class Rebuild:
     def __init__(self, parts: Filling) -> None:
         self._parts = parts
 
-    def run(self, stopped: Callable[[], bool]) -> Generation | None:
-        """Fill and promote a generation, and return it. Returns None if stopped, or if another worker is faster."""
+    def run(
+        self, stopped: Callable[[], bool], progressed: Callable[[], None] = lambda: None
+    ) -> Generation | None:
+        """Fill and promote a generation, and return it. Returns None if stopped, or if another worker is faster.
+
+        `progressed` is called after each batch.
+        """
         parts = self._parts
         generation = parts.read_model.begin_rebuild(parts.projection, now_us=parts.now_us())
         parts.log.info("rebuilding", projection=generation.projection, generation=generation.number)
@@ -42,6 +51,7 @@ class Rebuild:
             last = events[-1].position if events else head
             if not filler.fill(events, max(head, last) if drained else last):
                 return None
+            progressed()
             if drained and parts.read_model.promote(
                 parts.projection, filler.generation, now_us=parts.now_us()
             ):
@@ -53,11 +63,26 @@ class Rebuild:
 class Rebuilds:
     """The running rebuilds of this worker, each in its own thread."""
 
-    def __init__(self, start: Callable[[Projection], Rebuild], stopped: Callable[[], bool], log: Log) -> None:
+    def __init__(
+        self,
+        start: Callable[[Projection], Rebuild],
+        stopped: Callable[[], bool],
+        *,
+        log: Log,
+        now_us: Callable[[], int],
+        report: Callable[[str, EsError | None], None] = lambda *_: None,
+    ) -> None:
+        """`report` is called with the name of a rebuild and the error for which it waits, or None when it goes on."""
         self._start = start
         self._stopped = stopped
         self._log = log
+        self._report = report
         self._running: dict[str, threading.Thread] = {}
+        self._errors = defaultdict[str, LastError](lambda: LastError(now_us))
+
+    def last_error(self, projection: Projection) -> Body | None:
+        """The last error of the projection's rebuild, until it makes progress."""
+        return self._errors[projection.name].body
 
     def ensure(self, projection: Projection) -> None:
         """Start a rebuild of the projection, unless this worker runs one already."""
@@ -68,14 +93,24 @@ class Rebuilds:
             thread.start()
 
     def _run(self, projection: Projection) -> None:
+        last, name = self._errors[projection.name], f"rebuild-{projection.name}"
+
+        def goes_on() -> None:
+            last.ended()
+            self._report(name, None)
+
         while not self._stopped():
             try:
-                self._start(projection).run(self._stopped)
+                self._start(projection).run(self._stopped, goes_on)
+                goes_on()
                 return
             except EsError as error:  # a part is unavailable: resume later
+                last.happened(error)
+                self._report(name, error)
                 self._log.error("rebuild-waits", error, projection=projection.name)
                 self._pause()
             except Exception as error:  # a bug: the next request for the rebuild resumes it
+                last.happened(InternalError())
                 self._log.error("rebuild-crashed", error, projection=projection.name)
                 return
 

@@ -33,7 +33,13 @@ def open_service(worker: Worker) -> QueriesService:
         read_model.prepare(projection, now_us=now_us())
         projectors[projection.name] = projector = Projector(filling(projection))
         worker.follow(f"projector-{projection.name}", projector.run)
-    rebuilds = Rebuilds(lambda projection: Rebuild(filling(projection)), worker.stopping.is_set, worker.log)
+    rebuilds = Rebuilds(
+        lambda projection: Rebuild(filling(projection)),
+        worker.stopping.is_set,
+        log=worker.log,
+        now_us=now_us,
+        report=worker.report,
+    )
     worker.on_close(rebuilds.join)
     for projection in unfinished(read_model, projections):
         rebuilds.ensure(projection)
@@ -46,7 +52,9 @@ def open_service(worker: Worker) -> QueriesService:
         read_model=read_model,
         projections=projections,
         reached=lambda projection: projectors[projection.name].reached,
+        last_error=lambda projection: projectors[projection.name].last_error.body,
         ensure_rebuild=rebuilds.ensure,
+        rebuild_error=rebuilds.last_error,
         now_us=now_us,
     )
     return QueriesService(queries_of(worker.registry, sources))

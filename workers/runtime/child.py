@@ -26,6 +26,8 @@ from workers.runtime.control import worker_name
 _BACKOFF_S = (0.1, 10.0)
 _SOUND_AFTER_S = 30.0
 """A worker that ran for so long is restarted with the shortest back-off again."""
+_SILENT_AFTER_S = 10.0
+"""A worker that reports nothing for so long is suspended, or stuck in a call."""
 _LAST_WORDS = 20
 _LINE_LIMIT_BYTES = 65536
 
@@ -48,7 +50,7 @@ class Child:
         self._is_replaced = False
         self._state = "stopped"
         self._restarts = 0
-        self._started_at_s = self._restart_at_s = 0.0
+        self._started_at_s = self._restart_at_s = self._heard_at_s = 0.0
         self._backoff_s = _BACKOFF_S[0]
         self._last_error: Mapping[str, str] | None = None
 
@@ -58,11 +60,15 @@ class Child:
             "instance": self._instance,
             "host": socket.gethostname(),
             "pid": self._process.pid if self._process else None,
-            "state": self._state,
+            "state": "silent" if self._is_silent(now_s) else self._state,
             "uptime_s": round(now_s - self._started_at_s, 1) if self._process else 0.0,
             "restarts": self._restarts,
             "last_error": self._last_error,
         }
+
+    def _is_silent(self, now_s: float) -> bool:
+        """Whether a worker that served has stopped to report. A worker that starts loads its modules first."""
+        return self._state in ("ready", "waiting") and now_s - self._heard_at_s > _SILENT_AFTER_S
 
     def tend(self, now_s: float) -> None:
         """Start the worker if it is due, else read its reports and notice its end."""
@@ -73,7 +79,8 @@ class Child:
                 except OSError as error:
                     self._not_started(error, now_s)
             return
-        self._read_reports()
+        if self._read_reports():
+            self._heard_at_s = now_s
         code = self._process.poll()
         if code is not None:
             self._ended(code, now_s)
@@ -140,14 +147,16 @@ class Child:
             "worker-not-started", role=self.name, reason=message, again_in_ms=self._back_off(now_s)
         )
 
-    def _read_reports(self) -> None:
-        """Read what `Control` sends: a new state, an error, or both."""
+    def _read_reports(self) -> bool:
+        """Read what `Control` sends: a sign of life, a new state, the error that lasts; False if it sent nothing."""
         assert self._control is not None
+        heard = False
         with suppress(BlockingIOError, ConnectionError):
             for report in self._reports.add(self._control.recv(65536)):
+                heard = True
                 self._state = report.get("state", self._state)
-                if "error" in report:
-                    self._last_error = _with_time(report["error"])
+                self._last_error = report.get("error", self._last_error)
+        return heard
 
     def _ended(self, code: int, now_s: float) -> None:
         self._read_reports()  # the last report names the cause

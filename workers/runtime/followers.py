@@ -19,12 +19,17 @@ from domain.kernel.events import Position, Recorded
 from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import CaughtUp, EventStore
 
+_SOUND_AFTER_S = 5.0
+"""A run that has lasted for so long after a failure has its parts again: a run without them fails sooner."""
 _SAVE_INTERVAL_S = 1.0
 """The minimum interval between two saves of a checkpoint. After a crash the events since the last save come again."""
 
 
 class Follower:
-    """One thread. It retries after an `EsError`; any other exception is a bug and stops the worker."""
+    """One thread. It retries after an `EsError`; any other exception is a bug and stops the worker.
+
+    `on_wait` is called with its name after each failed run, `on_work` when a run has lasted for some seconds since.
+    """
 
     def __init__(
         self,
@@ -32,13 +37,17 @@ class Follower:
         run: Callable[[Callable[[], bool]], None],
         *,
         stopping: threading.Event,
-        on_wait: Callable[[EsError], None],
+        on_wait: Callable[[str, EsError], None],
+        on_work: Callable[[str], None],
         log: Log,
     ) -> None:
         self.crashed: BaseException | None = None
         self._run = run
         self._stopping = stopping
         self._on_wait = on_wait
+        self._on_work = on_work
+        self._started_s: float | None = None
+        """When the run after a failure started; None once it is sound."""
         self._log = log
         self._thread = threading.Thread(target=self._supervise, name=name)
         self._thread.start()
@@ -51,18 +60,27 @@ class Follower:
             before_sleep=self._report,
         )
         try:
-            retrying(self._run, self._stopping.is_set)
+            retrying(self._run, self._is_stopped)
         except BaseException as error:
             self.crashed = error
             self._log.error("follower-crashed", error, follower=self._thread.name)
 
+    def _is_stopped(self) -> bool:
+        """A run asks this again and again, between its calls of the parts."""
+        if self._started_s is not None and time.monotonic() - self._started_s > _SOUND_AFTER_S:
+            self._started_s = None
+            self._on_work(self._thread.name)
+        return self._stopping.is_set()
+
     def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
+        self._started_s = time.monotonic()
 
     def _report(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if isinstance(error, EsError):
-            self._on_wait(error)
+            self._started_s = None
+            self._on_wait(self._thread.name, error)
             self._log.error("follower-waits", error, follower=self._thread.name, attempt=state.attempt_number)
 
     def join(self) -> None:

@@ -79,16 +79,16 @@ def serve(
     *,
     stopping: Callable[[], bool],
     log: Log,
-    on_unavailable: Callable[[EsError], None] = lambda _: None,
+    on_reply: Callable[[EsError | None], None] = lambda _: None,
 ) -> None:
     """Serve until `stopping()`; then answer the received requests, for at most 5 s, and return.
 
-    `on_unavailable` is called with every reply that says that a part is unavailable.
+    `on_reply` is called after each batch: with a reply that says that a part is unavailable, or with None.
     """
     waiting: list[Delivery] = []
     while not stopping():
         fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S if waiting else IDLE_WAIT_S))
-        waiting = _turn(service, server, [*waiting, *fresh], on_unavailable, log)
+        waiting = _turn(service, server, [*waiting, *fresh], on_reply, log)
     # In this order: refuse new requests, answer the received ones, close the connections.
     server.stop_listening()
     deadline = time.monotonic() + DRAIN_S
@@ -96,7 +96,7 @@ def serve(
         fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S))
         if not waiting and not fresh:
             break
-        waiting = _turn(service, server, [*waiting, *fresh], on_unavailable, log)
+        waiting = _turn(service, server, [*waiting, *fresh], on_reply, log)
     server.close()
 
 
@@ -104,7 +104,7 @@ def _turn(
     service: Service,
     server: Server,
     batch: list[Delivery],
-    on_unavailable: Callable[[EsError], None],
+    on_reply: Callable[[EsError | None], None],
     log: Log,
 ) -> list[Delivery]:
     """Handle and answer one batch; return the requests to hand over again."""
@@ -112,9 +112,8 @@ def _turn(
     if not batch:
         return []
     replies = _handle(service, [delivery.request for delivery in batch], log)
-    for reply in replies:
-        if isinstance(reply, EsError) and reply.code in _UNAVAILABLE:
-            on_unavailable(reply)
+    unavailable = (reply for reply in replies if isinstance(reply, EsError) and reply.code in _UNAVAILABLE)
+    on_reply(next(unavailable, None))
     pairs = list(zip(batch, replies, strict=True))
     server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
     return [delivery for delivery, reply in pairs if isinstance(reply, Later)]

@@ -20,7 +20,7 @@ from adapters.local.home_lock import OpenedHome
 from adapters.log import Log
 from adapters.settings import Settings, without_password
 from domain.features import Registry, registry
-from domain.kernel.errors import InvalidInput, PartUnavailable
+from domain.kernel.errors import EsError, InvalidInput, PartUnavailable
 from domain.kernel.feature import Feature
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
@@ -93,6 +93,13 @@ class Worker:
         """Run a follower in its own thread once the service is open."""
         self._to_follow.append((name, run))
 
+    def report(self, source: str, error: EsError | None) -> None:
+        """Report that work in the background waits for a part, or works again. `es status` shows the error."""
+        if error is None:
+            self._control.works(source)
+        else:
+            self._control.waits(source, error)
+
     # --- life --------------------------------------------------------------------------------
 
     def open(self) -> Service:
@@ -110,7 +117,14 @@ class Worker:
         self._control.opened()
         # Start the threads last: a failure above would have to stop them.
         self._followers = [
-            Follower(name, run, stopping=self.stopping, on_wait=self._control.waits, log=self.log)
+            Follower(
+                name,
+                run,
+                stopping=self.stopping,
+                on_wait=self._control.waits,
+                on_work=self._control.works,
+                log=self.log,
+            )
             for name, run in self._to_follow
         ]
         return service
@@ -188,6 +202,7 @@ def run_role(
         worker = Worker(role, settings, stopping, control, log)
 
         def has_to_stop() -> bool:
+            control.alive()
             # A worker must not outlive its supervisor: the next supervisor starts its own workers.
             return (
                 stopping.is_set() or worker.crashed or control.supervisor_ended or place.missing is not None
@@ -199,7 +214,7 @@ def run_role(
             service = opened(
                 worker.open, server, stopping=has_to_stop, log=log, on_missing=control.cannot_open
             )
-            serve(service, server, stopping=has_to_stop, on_unavailable=control.waits, log=log)
+            serve(service, server, stopping=has_to_stop, on_reply=control.replied, log=log)
             crashed, missing = worker.crashed, place.missing
             service.close()
         finally:

@@ -72,7 +72,7 @@ def test_a_message_with_unreadable_headers_is_a_dead_letter_like_others(
         (message_id, "no worker can read its headers; a retry leaves them out")
         for message_id in ("m-1", "m-2")
     ]
-    assert dead.purge_person(7, lambda _: False) == 0
+    assert dead.purge(lambda _: False) == 0
     assert dead.retry(ROLE, ["m-1"]) == 1
     eventually(lambda: "m-1" in echoing.service.effects, "it is handled")
     assert dead.drop(ROLE, None) == 1
@@ -209,14 +209,34 @@ def test_a_person_is_removed_from_dead_letters_and_other_users_stay(role: Role, 
     ]
     together = json.dumps({"requests": [{"kind": "users.rename", "body": body} for body in bodies]})
     role.put_dead(together.encode(), message_id="m-1")
-    role.put_dead(a_request(1, **bodies[0]), b"ada@", b"bob@", message_id="m-2")
+    role.put_dead(a_request(1, **bodies[0]), b"ada@", "äda@".encode("utf-16"), b"bob@", message_id="m-2")
 
     def matches(request: dict[str, Any]) -> bool:
-        return "ada@" in json.dumps(request)
+        return "da@" in json.dumps(request) or '"7"' in json.dumps(request)
 
-    assert dead.purge_person(7, matches) == 4
-    assert dead.purge_person(7, matches) == 0
+    assert dead.purge(matches) == 5
+    assert dead.purge(matches) == 0
 
     left = dead.show(ROLE)
     assert sorted(letter.unreadable or letter.message_id for letter in left) == ["bob@", "m-1"]
     assert [item.body for letter in left for item in letter.requests] == [bodies[1]]
+
+
+@pytest.mark.parametrize("held_at_once", [65_535, 1000])
+def test_one_pass_sees_every_letter_once_and_leaves_the_others(
+    role: Role, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch, held_at_once: int
+) -> None:
+    monkeypatch.setattr("adapters.rabbitmq.dead_letters._PREFETCH_LIMIT", held_at_once)
+    role.declare()
+    role.put_dead_quickly(a_request(n) for n in range(2500))  # an unlimited consumer gets 2000 at once
+    seen: list[int] = []
+
+    def matches(request: dict[str, Any]) -> bool:
+        seen.append(request["body"]["n"])
+        return seen[-1] == 2400
+
+    assert dead.purge(matches) == 1
+
+    assert seen == list(range(2500))
+    eventually(lambda: dead.counts()[0].dead == 2499, "the others are in their queue again")
+    assert dead.drop(ROLE, None) == 2499

@@ -357,3 +357,15 @@ def test_a_store_that_becomes_read_only_is_unavailable_and_can_be_read(store: Sq
 
     assert "writable" in refused.value.hint
     assert count(store) == 2
+
+
+def test_a_damaged_event_id_hides_no_other_event(store: SqliteStore) -> None:
+    append(store, "user-1", NO_STREAM, some_events(2))
+    with store._database.writing() as connection:
+        connection.execute(
+            "INSERT INTO events(stream, version, event_id, type, recorded_at_us, data, metadata)"
+            " VALUES('user-1', 2, x'00', 'happened.v1', 1, x'', x'')"
+        )
+
+    assert [recorded.version for recorded in store.read_stream("user-1")] == [0, 1, 2]
+    assert len(list(store.read_all(0, 10))) == 3

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from adapters.log import Log
-from domain.kernel.errors import EsError, PartUnavailable
-from domain.kernel.events import Position
+from domain.kernel.errors import Damaged, EsError, PartUnavailable
+from domain.kernel.events import NO_STREAM, EventData, Position
+from domain.kernel.messages import Body, Request
 from domain.users.account import USER, UserErased
-from tests.support.accounts import ADA, ALAN, GRACE, change, erase
+from tests.support.accounts import ADA, ALAN, GRACE, change, create, delete, erase
+from tests.support.builders import append
 from tests.support.erasures import Erasures
 from tests.support.parts import Steps, before_call, crashed, every_crash, replaced, unavailable
 from workers.erasures.process import COMPLETING, DESTROYING
@@ -101,6 +104,87 @@ def test_a_damaged_stream_does_not_block_the_erasure_of_others(erasures: Erasure
 
     assert erasures.is_erased(waiting)
     assert erasures.completions(waiting) == 1
+
+
+DAMAGES: dict[str, Callable[[Erasures, int], None]] = {
+    "a damaged key": lambda e, user_id: e.change_vault(
+        "UPDATE data_keys SET wrapped = zeroblob(60) WHERE subject = ?", user_id
+    ),
+    "a missing key": lambda e, user_id: e.change_vault("DELETE FROM data_keys WHERE subject = ?", user_id),
+    "a damaged event": lambda e, user_id: e.damage(user_id),
+    "forged ciphertext": lambda e, user_id: e.store_event(user_id, "user-renamed.v1", b'{"name":"es1:x"}'),
+    "an event of a newer version": lambda e, user_id: e.store_event(user_id, "user-promoted.v9"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["active", "deleted"])
+def test_a_person_with_unreadable_data_can_be_erased(
+    erasures: Erasures, damage: str, is_deleted: bool
+) -> None:
+    user_id = erasures.a_user(ADA)
+    DAMAGES[damage](erasures, user_id)
+    if is_deleted:
+        erasures.done(delete(user_id))
+    found: list[bool] = []
+
+    def purge(is_theirs: Callable[[Body], bool]) -> int:
+        found.append(is_theirs({"unreadable": f"<{ADA}>"}))
+        return 0
+
+    erasures.done(erase(user_id))
+    erasures.run(purge_dead_letters=purge)
+
+    assert erasures.is_erased(user_id)
+    assert erasures.completions(user_id) == 1
+    assert found == [True], "the claim tells whose address it is"
+    assert erasures.done(create(ADA))["user_id"] != str(user_id), "the address is free"
+    (status,) = erasures.queries().handle([Request("erasures.status", {"user_id": str(user_id)})])
+    assert isinstance(status, dict)
+    assert status["erasure"] == "completed"
+
+
+def test_an_event_in_a_stream_without_a_user_id_blocks_no_erasure(erasures: Erasures) -> None:
+    user_id = erasures.a_user(ADA)
+    for type_ in ("user-erased.v1", "user-deleted.v1"):
+        append(erasures.store, f"user-{type_}", NO_STREAM, [EventData(uuid4(), type_, b"{}", b"{}")])
+    erasures.done(erase(user_id))
+
+    erasures.run()
+
+    assert erasures.is_erased(user_id)
+
+
+def test_a_deletion_of_a_damaged_user_frees_the_address(erasures: Erasures) -> None:
+    user_id = erasures.a_user(ADA)
+    erasures.damage(user_id)
+
+    erasures.done(delete(user_id))
+    erasures.run()
+
+    assert erasures.vault.holder(ADA) is None
+
+
+def test_an_erasure_that_damage_prevents_stays_owed_and_is_completed_later(erasures: Erasures) -> None:
+    damaged, other = erasures.a_user(ADA), erasures.a_user(GRACE)
+    for user_id in (damaged, other):
+        erasures.done(erase(user_id))
+
+    def destroy_key(subject: int, **more: Any) -> None:
+        if subject == damaged:
+            raise Damaged("vault", "a page is torn")
+        erasures.vault.destroy_key(subject, **more)
+
+    process = erasures.process(vault=replaced(erasures.vault, destroy_key=destroy_key))
+    process.run(lambda: False)
+    (status,) = erasures.queries(process).handle([Request("erasures.status", {"user_id": str(damaged)})])
+
+    assert (erasures.is_erased(damaged), erasures.is_erased(other)) == (False, True)
+    assert isinstance(status, dict)
+    assert (status["erasure"], status["waits_for"]["code"]) == ("under-way", "damaged")
+    assert process.reached < erasures.store.head(), "its lag shows it"
+    erasures.run()
+    assert (erasures.is_erased(damaged), erasures.completions(damaged)) == (True, 1)
 
 
 # --- an older copy was restored --------------------------------------------------------------

@@ -219,10 +219,20 @@ def test_a_rebuild_that_meets_an_outage_resumes_after_it(
 
     store = before_call(projected.store, "head", fail)
     rebuilds = projected.rebuilds_of(lambda: projected.rebuild(store=store))
+    seen: list[str] = []
+
+    def look(_: float) -> None:
+        (building,) = projected.answer("projections.status")["projections"][1:]
+        seen.append(building["last_error"]["message"])
+
+    projected.rebuilds = rebuilds
+    monkeypatch.setattr(rebuilds, "_pause", lambda: look(0))
     rebuilds.ensure(USERS)
     rebuilds.join()
 
     assert "rebuild-waits" in log_text()
+    assert seen == ["event store is unavailable: it is unavailable"]
+    assert rebuilds.last_error(USERS) is None, "it is over"
     assert [g.number for g in projected.generations()] == [1, 2]
     assert projected.generations()[-1].state is GenerationState.CURRENT
 

@@ -213,8 +213,15 @@ class Run:
             raise self.left.pop(0)
 
 
-def run_to_its_end(run: Run, log: Log, on_wait: Callable[[EsError], None]) -> Follower:
-    follower = Follower("f", run, stopping=threading.Event(), on_wait=on_wait, log=log)
+def run_to_its_end(run: Run, log: Log, reported: list[EsError]) -> Follower:
+    follower = Follower(
+        "f",
+        run,
+        stopping=threading.Event(),
+        on_wait=lambda _, error: reported.append(error),
+        on_work=lambda _: None,
+        log=log,
+    )
     follower.join()
     return follower
 
@@ -222,17 +229,44 @@ def run_to_its_end(run: Run, log: Log, on_wait: Callable[[EsError], None]) -> Fo
 def test_a_follower_reports_an_outage_and_runs_again(log: Log) -> None:
     run, reported = Run(DOWN, DOWN), list[EsError]()
 
-    follower = run_to_its_end(run, log, reported.append)
+    follower = run_to_its_end(run, log, reported)
 
     assert reported == [DOWN, DOWN]
     assert run.left == []
     assert follower.crashed is None
 
 
+def test_a_follower_says_when_a_run_lasts_again(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, worked, stopping = 100.0, list[tuple[str, float]](), threading.Event()
+    monkeypatch.setattr("workers.runtime.followers.time.monotonic", lambda: now_s)
+
+    def run(stopped: Callable[[], bool]) -> None:
+        nonlocal now_s
+        if now_s == 100.0:
+            now_s += 1
+            raise DOWN
+        while not stopped():
+            now_s += 1
+            if now_s > 120:
+                stopping.set()
+
+    follower = Follower(
+        "f",
+        run,
+        stopping=stopping,
+        on_wait=lambda *_: None,
+        on_work=lambda name: worked.append((name, now_s)),
+        log=log,
+    )
+    follower.join()
+
+    assert worked == [("f", 107.0)]
+
+
 def test_a_bug_ends_the_follower_and_is_logged_by_its_class(log: Log, log_file: Path) -> None:
     reported: list[EsError] = []
 
-    follower = run_to_its_end(Run(LookupError("ada@example.com")), log, reported.append)
+    follower = run_to_its_end(Run(LookupError("ada@example.com")), log, reported)
 
     assert isinstance(follower.crashed, LookupError)
     assert reported == []

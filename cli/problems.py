@@ -1,0 +1,85 @@
+"""What is wrong with the workers, from what `es status` found: one finding per problem, each with its cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cli.supervisor import name_of
+from domain.kernel.errors import EsError
+from domain.kernel.messages import Body
+
+_SOUND = ("ready", "starting")
+_CURES = {
+    "waiting": "It recovers when the part is available: `es doctor` examines each part.",
+    "silent": "It is suspended or stuck: continue it with `kill -CONT {pid}`, or end it with `kill -9 {pid}`: it is restarted.",
+}
+
+
+def problems(found: Body) -> list[Body]:
+    """`{"part", "state", "detail", "next"}` for each problem. `state` is failed, or warning if all requests are served."""
+    if not found["running"]:
+        return [_problem("workers", "no workers are running", "Start them with `es up`.")]
+    return [*_workers(found), *_queues(found), *_followers(found)]
+
+
+def unavailable(part: str, error: EsError) -> Body:
+    return _problem(part, str(error), error.hint)
+
+
+def workers(found: Body) -> list[Body]:
+    """One finding of `es doctor` for each worker that does its work; `problems` has the others."""
+    return [
+        {
+            "part": f"worker {name_of(worker)}",
+            "state": "ok",
+            "detail": f"{worker['state']}, process {worker['pid']}, up {worker['uptime_s']:.0f} s",
+            "next": "",
+        }
+        for worker in found["workers"]
+        if is_sound(worker)
+    ]
+
+
+def is_sound(worker: Body) -> bool:
+    return worker["state"] in _SOUND
+
+
+def _workers(found: Body) -> Iterator[Body]:
+    for worker in found["workers"]:
+        if not is_sound(worker):
+            error = worker["last_error"]
+            detail = f"{worker['state']}: {error['message']}" if error else worker["state"]
+            cure = _CURES.get(worker["state"], f"`es logs {worker['role']}` shows why.")
+            yield _problem(f"worker {name_of(worker)}", detail, cure.format(**worker))
+    unnamed = found["silent"] - sum(worker["state"] == "silent" for worker in found["workers"])
+    if unnamed > 0:
+        detail = f"{unnamed} of other homes take requests from the broker, but do not report their state"
+        yield _problem("workers", detail, "On their machines, `es status` names them.")
+
+
+def _queues(found: Body) -> Iterator[Body]:
+    for queue in found["queues"]:
+        part, role = f"queue {queue['role']}", queue["role"]
+        if not queue["workers"]:
+            cure = f"Start one with `es up`, or with `es workers run {role}`."
+            yield _problem(part, f"no worker takes from it; {queue['waiting']} requests wait", cure)
+        if queue["dead"]:
+            cure = f"Show them with `es dead show {role}`; then retry or drop them."
+            yield _problem(part, f"{queue['dead']} dead letters", cure, state="warning")
+
+
+def _followers(found: Body) -> Iterator[Body]:
+    silent = [follower["role"] for follower in found["followers"] if "lag" not in follower]
+    silent += [] if found["projections"] else ["projections"]
+    for role in dict.fromkeys(silent):
+        yield _problem(f"follower {role}", "its worker does not reply", f"`es logs {role}` shows why.")
+    for state in found["projections"]:
+        if state["parked"]:
+            name = state["projection"]
+            cure = f"`es logs projections` shows the errors. Correct the cause, then `es projections rebuild {name}`."
+            detail = f"{state['parked']} parked events: rows lack them"
+            yield _problem(f"projection {name}", detail, cure, state="warning")
+
+
+def _problem(part: str, detail: str, cure: str, *, state: str = "failed") -> Body:
+    return {"part": part, "state": state, "detail": detail, "next": cure}

@@ -1,0 +1,78 @@
+"""The problems of `es status` and `es doctor`, from what the workers and the broker report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cli.problems import problems, workers
+from domain.kernel.errors import PartUnavailable
+
+READY = {"role": "users", "instance": 1, "pid": 7, "state": "ready", "uptime_s": 5.0, "last_error": None}
+DOWN = PartUnavailable("vault", "PostgreSQL at db: connection refused").to_wire()
+SOUND = {
+    "running": True,
+    "silent": 0,
+    "workers": [READY],
+    "queues": [{"role": "users", "waiting": 0, "workers": 1, "dead": 0}],
+    "projections": [{"projection": "users", "parked": 0}],
+    "followers": [{"role": "erasures", "lag": 0}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "part", "state", "said"),
+    [
+        ({"running": False}, "workers", "failed", "`es up`"),
+        ({"workers": [READY | {"state": "silent"}]}, "worker users", "failed", "`kill -CONT 7`"),
+        (
+            {"workers": [READY | {"state": "waiting", "last_error": DOWN}]},
+            "worker users",
+            "failed",
+            "refused",
+        ),
+        ({"workers": [READY | {"state": "failing"}]}, "worker users", "failed", "`es logs users`"),
+        ({"silent": 1}, "workers", "failed", "1 of other homes"),
+        (
+            {"queues": [{"role": "ids", "waiting": 3, "workers": 0, "dead": 0}]},
+            "queue ids",
+            "failed",
+            "3 requests wait",
+        ),
+        (
+            {"queues": [{"role": "ids", "waiting": 0, "workers": 1, "dead": 2}]},
+            "queue ids",
+            "warning",
+            "`es dead show ids`",
+        ),
+        ({"projections": []}, "follower projections", "failed", "does not reply"),
+        ({"followers": [{"role": "relay"}]}, "follower relay", "failed", "does not reply"),
+        (
+            {"projections": [{"projection": "users", "parked": 2}]},
+            "projection users",
+            "warning",
+            "`es projections rebuild users`",
+        ),
+    ],
+)
+def test_each_problem_is_named_with_its_cure(
+    changed: dict[str, Any], part: str, state: str, said: str
+) -> None:
+    (problem,) = problems(SOUND | changed)
+
+    assert (problem["part"], problem["state"]) == (part, state)
+    assert said in problem["detail"] + problem["next"]
+
+
+def test_sound_workers_are_no_problem() -> None:
+    assert problems(SOUND) == []
+    assert [(found["part"], found["detail"]) for found in workers(SOUND)] == [
+        ("worker users", "ready, process 7, up 5 s")
+    ]
+
+
+def test_a_silent_worker_of_this_home_is_not_counted_twice() -> None:
+    found = problems(SOUND | {"silent": 1, "workers": [READY | {"state": "silent"}]})
+
+    assert [problem["part"] for problem in found] == ["worker users"]
