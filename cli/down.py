@@ -25,6 +25,8 @@ def down(as_json: render.Json = False) -> None:
         session.note(f"no workers are running in {settings.home}")
     value = {"stopped": stopping is not None, "home": str(settings.home)}
     render.answer(value, as_json=as_json, human=lambda: None)
+    if stopping is not None and not as_json:
+        render.on_terminal(f"stopped the workers in {settings.home}")
 
 
 def wait_for_end(settings: Settings, pid: int) -> None:

@@ -64,7 +64,8 @@ def rebuild(
     """
     begun = session.ask("projections", "projections.rebuild", {"name": name})
     if no_wait:
-        render.answer(begun, as_json=as_json, human=lambda: None)
+        said = f"the rebuild of {name} began, as generation {begun['generation']}: `es projections status {name}`"
+        render.answer(begun, as_json=as_json, human=lambda: render.on_terminal(said))
         return
     try:
         current = _wait_until_current(name, begun["generation"])

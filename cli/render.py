@@ -85,6 +85,12 @@ def sentence(text: str) -> None:
         line(part)
 
 
+def on_terminal(text: str) -> None:
+    """Print a sentence on a terminal. A pipe gets nothing: there the exit code says it."""
+    if is_terminal():
+        sentence(text)
+
+
 def drawn(text: str) -> None:
     """Print a line with escape sequences of ours. Everything from outside in it must be safe."""
     _write(text)

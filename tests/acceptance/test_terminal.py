@@ -113,3 +113,13 @@ def test_a_script_deletes_without_a_question(shared: System) -> None:
     user_id = shared.create("scripted@example.com")
     assert shared.es("users", "delete", user_id).ok().err == ""
     assert shared.get(user_id)["status"] == "deleted"
+
+
+@same_everywhere
+def test_what_ends_without_an_answer_says_so_on_a_terminal_only(running: System) -> None:
+    began = on_terminal(running, "projections", "rebuild", "users", "--no-wait").ok().out
+    assert "the rebuild of users began" in began
+    assert running.es("projections", "rebuild", "users", "--no-wait").ok().out == ""
+    assert "stopped the workers" in on_terminal(running, "down").ok().out
+    running.es("up").ok()
+    assert running.es("down").ok().out == ""
