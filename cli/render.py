@@ -74,14 +74,14 @@ def line(text: str) -> None:
     _write(safe(text, keep_lines=True))
 
 
-def sentence(text: str) -> None:
-    """Print one line of the answer; a terminal gets it broken between words."""
+def sentence(text: str, *, indent: str = "") -> None:
+    """Print one line of the answer; a terminal gets it broken between words, with an indent from the second line on."""
     if not is_terminal():
         line(text)
         return
     from cli import terminal
 
-    for part in terminal.wrapped(safe(text)):
+    for part in terminal.wrapped(safe(text), indent):
         line(part)
 
 
@@ -163,7 +163,7 @@ def fields(value: Mapping[str, Any]) -> None:
     """Print an object for reading: one line per field."""
     width = max(map(len, value), default=0)
     for name, item in value.items():
-        line(f"{name:<{width}}  {_cell(item)}".rstrip())
+        sentence(f"{name:<{width}}  {_cell(item)}".rstrip(), indent=" " * (width + 2))
 
 
 def table(
