@@ -164,7 +164,7 @@ def show_workers(status: Body) -> None:
     if render.is_terminal():  # whole, below the table: an error often names a file or a command
         for worker, error in zip(status["workers"], errors, strict=True):
             if error:
-                render.sentence(f"{name_of(worker)}: last error {error}")
+                render.line(f"{name_of(worker)}: last error {error}")
 
 
 def _shown_error(worker: Body) -> str:
