@@ -15,7 +15,7 @@ from domain.kernel.ids import Range, ceil_id, decode, floor_id, parse_id, time_t
 from domain.kernel.messages import Body
 from domain.lanes.limits import CHECK_MAX, COUNT_MAX
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es ids next -n 3")
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids.")]
 Time = Annotated[

@@ -11,7 +11,7 @@ from cli.progress import Progress
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Body
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es projections rebuild users")
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", autocompletion=projections, help="The projection, for example users.")
