@@ -5,7 +5,7 @@ import typer
 from adapters.settings import similar_setting, without_password
 from cli import render, session
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es config show")
 
 
 @app.command(epilog="Example: es config show")

@@ -15,7 +15,7 @@ from domain.kernel.errors import InvalidInput
 if TYPE_CHECKING:
     from adapters.rabbitmq.dead_letters import DeadLetter, DeadLetters
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es dead list")
 
 Role = Annotated[str, typer.Argument(metavar="ROLE", autocompletion=roles, help="For example users.")]
 MessageIds = Annotated[

@@ -44,6 +44,8 @@ def down(as_json: render.Json = False) -> None:
         )
     value = {"stopped": stopping is not None, "home": str(settings.home)}
     render.answer(value, as_json=as_json, human=lambda: None)
+    if stopping is not None and not as_json:
+        render.on_terminal(f"stopped the workers in {settings.home}")
 
 
 def _refuse_remaining(settings: Settings) -> None:

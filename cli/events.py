@@ -9,7 +9,7 @@ from cli.completion import event_types, streams
 from cli.times import parse_since_us
 from domain.kernel.ids import time_text
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es events tail")
 
 _PAGE = 500
 

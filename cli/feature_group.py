@@ -18,7 +18,11 @@ def group_of(feature: Feature, registry: Registry) -> typer.Typer:
     role = feature.roles[0].name if feature.roles else ""
     key = next((each.key for each in registry.projections_of(feature) if each.name == feature.name), None)
     describe = None if key is None else lambda: row(f"{feature.name}.get", key)
-    app = typer.Typer(cls=command_group(role, lambda: commands, describe), no_args_is_help=True)
+    app = typer.Typer(
+        cls=command_group(role, lambda: commands, describe),
+        no_args_is_help=True,
+        epilog=f"Example: es {feature.name} --help",
+    )
     for projection in registry.projections_of(feature):
         _add_rows(app, feature, projection)
     return app

@@ -10,7 +10,7 @@ from cli import render, session
 from cli.confirm import introduce, person
 from domain.kernel.errors import PartUnavailable
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es gdpr erase 252562058352301107")
 
 DEFAULT_BASIS = "GDPR Art. 17"
 _WAIT_S = 6.0

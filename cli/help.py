@@ -1,6 +1,6 @@
 """`es help …`: the help of a group or command, as `--help` after it prints it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,11 +9,21 @@ from cli import session
 app = typer.Typer(add_completion=False)
 
 
+def _names(context: typer.Context, incomplete: str) -> list[str]:
+    """The groups and commands below the words that are typed already."""
+    command: Any = context.find_root().command
+    for word in context.params.get("words") or []:
+        command = command.get_command(context, word) if hasattr(command, "get_command") else None
+    found = command.list_commands(context) if hasattr(command, "list_commands") else []
+    return [name for name in found if name.startswith(incomplete)]
+
+
 @app.command(epilog="Example: es help users create")
 def show(
     context: typer.Context,
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="For example `users create`.")
+        list[str] | None,
+        typer.Argument(metavar="[COMMAND]...", autocompletion=_names, help="For example `users create`."),
     ] = None,
 ) -> None:
     """Show the help of a group or command."""

@@ -15,7 +15,7 @@ from domain.kernel.ids import Range, ceil_id, decode, floor_id, parse_id, time_t
 from domain.kernel.messages import Body
 from domain.lanes.limits import CHECK_MAX, COUNT_MAX
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es ids next -n 3")
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids.")]
 Time = Annotated[
@@ -139,7 +139,12 @@ def check(ids: Ids, as_json: render.Json = False) -> None:
         part = [str(parse_id(text)) for text in ids[start : start + CHECK_MAX]]
         answers += session.ask("ids", "ids.check", {"ids": part}, timeout_s=_LANES_TIMEOUT_S)["ids"]
     columns = ["id", "status", "time", "lane", "worker", "host", "pid", "granted_at", "from", "until"]
-    render.rows(answers, columns, as_json=as_json)
+    render.rows(
+        answers,
+        columns,
+        as_json=as_json,
+        first_dropped=["pid", "from", "until", "host", "granted_at", "lane", "worker"],
+    )
     if any(answer["status"] != "granted" for answer in answers):
         raise typer.Exit(1)
 

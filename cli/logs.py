@@ -56,7 +56,10 @@ def logs(
     level: Annotated[
         str,
         typer.Option(
-            "--level", metavar="LEVEL", autocompletion=levels, help="info, warning or error, and worse."
+            "--level",
+            metavar="LEVEL",
+            autocompletion=levels,
+            help="Only lines of this level or a worse one: info, warning, error.",
         ),
     ] = "info",
     as_json: Annotated[bool, typer.Option("--json", help="Print the lines as they were written.")] = False,

@@ -154,6 +154,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="An event-sourced system: users, ids, projections and erasures, from the shell.",
+    epilog="Example: es help users create",
 )
 
 

@@ -11,7 +11,7 @@ from cli.progress import Progress
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Body
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es projections rebuild users")
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", autocompletion=projections, help="The projection, for example users.")
@@ -68,7 +68,8 @@ def rebuild(
     """
     begun = session.ask("projections", "projections.rebuild", {"name": name})
     if no_wait:
-        render.answer(begun, as_json=as_json, human=lambda: None)
+        said = f"the rebuild of {name} began, as generation {begun['generation']}: `es projections status {name}`"
+        render.answer(begun, as_json=as_json, human=lambda: render.on_terminal(said))
         return
     try:
         current = _wait_until_current(name, begun["generation"])

@@ -74,15 +74,21 @@ def line(text: str) -> None:
     _write(safe(text, keep_lines=True))
 
 
-def sentence(text: str) -> None:
-    """Print one line of the answer; a terminal gets it broken between words."""
+def sentence(text: str, *, indent: str = "") -> None:
+    """Print one line of the answer; a terminal gets it broken between words, with an indent from the second line on."""
     if not is_terminal():
         line(text)
         return
     from cli import terminal
 
-    for part in terminal.wrapped(safe(text)):
+    for part in terminal.wrapped(safe(text), indent):
         line(part)
+
+
+def on_terminal(text: str) -> None:
+    """Print a sentence on a terminal. A pipe gets nothing: there the exit code says it."""
+    if is_terminal():
+        sentence(text)
 
 
 def drawn(text: str) -> None:
@@ -169,7 +175,7 @@ def fields(value: Mapping[str, Any]) -> None:
     """Print an object for reading: one line per field."""
     width = max(map(len, value), default=0)
     for name, item in value.items():
-        line(f"{name:<{width}}  {_cell(item)}".rstrip())
+        sentence(f"{name:<{width}}  {_cell(item)}".rstrip(), indent=" " * (width + 2))
 
 
 def table(

@@ -9,7 +9,7 @@ from cli.completion import streams
 from cli.lists import remark_on_more
 from domain.kernel.errors import EsError, Kind
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es streams list --prefix user-")
 
 
 class StreamNotFound(EsError):

@@ -75,7 +75,8 @@ def wrapped(text: str, indent: str = "") -> list[str]:
     cells = max(width(), 20)
     lines = [""]
     for word in re.findall(" *[^ ]+", text):
-        if lines[-1].strip() and cell_len(lines[-1] + word) > cells:
+        is_moved = cell_len(indent + word.lstrip()) <= cells  # a longer word is cut where it stands
+        if is_moved and lines[-1].strip() and cell_len(lines[-1] + word) > cells:
             lines.append(indent + word.lstrip())
         else:
             lines[-1] += word
@@ -133,6 +134,10 @@ class _Column:
     def enough(self) -> int:
         return self.width if self.is_whole else min(self.width, _ENOUGH)
 
+    @property
+    def least(self) -> int:
+        return self.width if self.is_whole else min(self.width, _LEAST)
+
 
 class Table:
     """A table of texts for a terminal. `lines` are its lines, `dropped` the columns that had no room."""
@@ -151,24 +156,31 @@ class Table:
         self._mark, self._rule = _marks(stream)
         self._columns = [_Column(name, [row[at] for row in rows]) for at, name in enumerate(columns)]
         self.dropped: list[str] = []
-        for name in first_dropped:
-            if self._total([column.enough for column in self._columns]) <= cells:
-                break
-            self._columns = [column for column in self._columns if column.name != name]
-            self.dropped.append(name)
+        self._drop(first_dropped, cells, lambda column: column.enough)
+        self._drop(columns[:1:-1], cells, lambda column: column.least)  # only if nothing else helps
         self._shorten(cells)
+
+    def _drop(self, names: Sequence[str], cells: int, needed: Callable[[_Column], int]) -> None:
+        """Drop columns in this order until what the others need fits."""
+        for name in names:
+            if self._total(list(map(needed, self._columns))) <= cells:
+                return
+            if name not in self.dropped:
+                self._columns = [column for column in self._columns if column.name != name]
+                self.dropped.append(name)
 
     def _total(self, widths: Sequence[int]) -> int:
         return sum(widths) + len(_GAP) * (len(widths) - 1)
 
     def _shorten(self, cells: int) -> None:
-        """Take from the widest column until the table fits; from the first only if nothing else can give."""
-        for candidates in (self._columns[1:], self._columns[:1]):
-            giving = [column for column in candidates if not column.is_whole and column.width > _LEAST]
-            while giving and self._total([column.width for column in self._columns]) > cells:
-                widest = max(giving, key=lambda column: column.width)
+        """Take from the widest text until the table fits; from the first column and from numbers only at last."""
+        texts = [column for column in self._columns[1:] if not column.is_whole]
+        for candidates in (texts, self._columns[:1], self._columns):
+            while self._total([column.width for column in self._columns]) > cells:
+                widest = max(candidates, key=lambda column: column.width, default=None)
+                if widest is None or widest.width <= _LEAST:
+                    break
                 widest.width -= 1
-                giving = [column for column in giving if column.width > _LEAST]
 
     @property
     def lines(self) -> list[str]:

@@ -44,7 +44,11 @@ def _describe() -> "Describe":
     return person
 
 
-app = typer.Typer(cls=command_group("users", _commands, _describe), no_args_is_help=True)
+app = typer.Typer(
+    cls=command_group("users", _commands, _describe),
+    no_args_is_help=True,
+    epilog="Example: es users create --email ada@example.com --name 'Ada Lovelace'",
+)
 
 
 def _statuses(incomplete: str) -> list[str]:

@@ -11,7 +11,7 @@ from cli.completion import roles
 from domain.features import registry
 from domain.kernel.errors import InvalidInput
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog="Example: es workers run ids users")
 
 
 @app.command(epilog="Example: es workers run ids users")

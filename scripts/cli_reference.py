@@ -14,8 +14,16 @@ HEAD = """# The command line
 
 `make docs` generates this page from the commands; `make check` fails when it is out of date.
 
-- Standard output is the answer, standard error is everything else. Tables and colour appear only on a
-  terminal (`NO_COLOR` is respected); a pipe gets tab-separated lines.
+- Standard output is the answer, standard error is everything else.
+- A terminal gets tables that fit its width: long texts end with `…`, columns without room are named below, times are to the
+  second. Colour marks what needs an operator (`NO_COLOR` is respected). Changes say what happened. Events and logs are
+  laid out for reading. Only this form may change between versions.
+- A pipe gets values for scripts: a new id, the position of a change, lists as tab-separated lines without a header, logs
+  as the JSON lines that were written. Nothing is shortened.
+- A list that its default limit cuts says so on standard error, with the command for the others. With a `--limit` of yours
+  it does so on a terminal only.
+- `es users delete` and `es gdpr erase` show on a terminal whom they are about, and ask; `--yes` answers. Without a terminal
+  `delete` goes ahead, and `erase` refuses without `--yes`.
 - `--json` gives one JSON object; a list gives one object per line. Ids are decimal strings, because they
   exceed 2^53. Times are RFC 3339 UTC.
 - A command that changes something takes `--command-id UUID`, and `--json` shows the one it used. A retry with

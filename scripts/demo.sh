@@ -25,8 +25,11 @@ say 'Start the workers in a temporary home'
 run up
 
 say 'Ids: unique, numeric, sortable by time'
-run ids next -n 3
-run ids decode "$(es ids next)"
+printf '$ es ids next -n 3\n'
+IDS=$(es ids next -n 3)
+printf '%s\n' "$IDS"
+run ids decode "${IDS##*
+}"
 
 say 'An account'
 printf '$ es users create --email ada@example.com --name "Ada Lovelace"\n'

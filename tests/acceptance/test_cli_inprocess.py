@@ -89,10 +89,10 @@ def test_the_version_is_a_version() -> None:
 @every_name
 def test_every_command_has_an_example_that_can_be_typed(name: str) -> None:
     for words, command in _tree(name):
+        example = shlex.split(command.epilog.removeprefix("Example: "))
+        assert example[: len(words.split()) + 1] == ["es", *words.split()], words
         if not hasattr(command, "list_commands"):
-            shown = command.epilog.removeprefix("Example: ")
-            assert shlex.split(shown)[: len(words.split()) + 1] == ["es", *words.split()], words
-            command.make_context(words, shlex.split(shown)[len(words.split()) + 1 :])  # it parses
+            command.make_context(words, example[len(words.split()) + 1 :])  # it parses
 
 
 @every_name
@@ -344,6 +344,9 @@ def test_bash_accepts_the_completion_script(system: System) -> None:
         ("es projections re", {"rebuild"}),
         ("es users create --na", {"--name"}),
         ("es workers run pro", {"projections"}),
+        ("es help st", {"streams", "status"}),
+        ("es help users re", {"rename"}),
+        ("es logs su", {"supervisor"}),
         ("es users list --status ", {"active", "deleted", "erased"}),
         ("es projections rebuild ", {"users"}),
         ("es projections status us", {"users"}),

@@ -113,3 +113,19 @@ def test_a_script_deletes_without_a_question(shared: System) -> None:
     user_id = shared.create("scripted@example.com")
     assert shared.es("users", "delete", user_id).ok().err == ""
     assert shared.get(user_id)["status"] == "deleted"
+
+
+@same_everywhere
+def test_what_ends_without_an_answer_says_so_on_a_terminal_only(running: System) -> None:
+    began = on_terminal(running, "projections", "rebuild", "users", "--no-wait").ok().out
+    assert "the rebuild of users began" in began
+    assert running.es("projections", "rebuild", "users", "--no-wait").ok().out == ""
+    assert "stopped the workers" in on_terminal(running, "down").ok().out
+    running.es("up").ok()
+    assert running.es("down").ok().out == ""
+
+
+@same_everywhere
+def test_an_error_is_red_unless_colour_is_turned_off(shared: System) -> None:
+    assert "\x1b[1;31merror:\x1b[0m there is no user 5" in on_terminal(shared, "users", "get", "5").out
+    assert "\x1b" not in on_terminal(shared, "users", "get", "5", environment={"NO_COLOR": "1"}).out

@@ -109,3 +109,22 @@ def test_a_terminal_without_the_marks_gets_others() -> None:
 def test_times_are_shown_to_the_second() -> None:
     assert terminal.to_the_second("2026-11-28T22:31:27.087321Z") == "2026-11-28T22:31:27Z"
     assert terminal.to_the_second("at 2026-11-28T22:31:27.087321Z") == "at 2026-11-28T22:31:27.087321Z"
+
+
+@pytest.mark.parametrize("cells", [40, 30, 24])
+def test_numbers_are_dropped_or_cut_before_a_line_gets_too_long(cells: int) -> None:
+    row = ["252562058352301107", "granted", "2026-11-28T22:31:27Z", "246649070116538"]
+
+    table = terminal.Table(
+        ["id", "status", "time", "position"], [row], Terminal(), first_dropped=[], cells=cells
+    )
+
+    assert max(cell_len(plain(line)) for line in table.lines) <= cells
+    assert "position" in table.dropped
+
+
+def test_a_word_moves_to_the_next_line_only_if_it_fits_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+
+    assert terminal.wrapped("name  Ada Lovelace King", "      ") == ["name  Ada Lovelace", "      King"]
+    assert terminal.wrapped("url  " + "x" * 30, "     ") == ["url  " + "x" * 15, "     " + "x" * 15]
