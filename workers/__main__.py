@@ -81,18 +81,30 @@ def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
             log=log,
         )
     except AlreadyRunning:
+        if arguments.foreground:
+            reason = f"another one serves {settings.home}"
+            return _not_supervising(
+                PartUnavailable("the supervisor", reason, "Stop it first (`es down`)."), arguments
+            )
         _say({"state": "already-running"})
         return 0
     except EsError as error:
-        _say({"error": error.to_wire()})
-        return EXIT_CODES[error.kind]
+        return _not_supervising(error, arguments)
     except OSError as error:
-        _say({"error": PartUnavailable("the home", f"{settings.home}: {error.strerror}").to_wire()})
-        return 1
+        return _not_supervising(PartUnavailable("the home", f"{settings.home}: {error.strerror}"), arguments)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: supervisor.stop())
     in_order = supervisor.run(on_listening=lambda: _listening(foreground=arguments.foreground))
     return 0 if in_order else EXIT_CODES[Kind.UNAVAILABLE]
+
+
+def _not_supervising(error: EsError, arguments: argparse.Namespace) -> int:
+    """Tell `es`, or the terminal in the foreground, why there is no supervisor; the exit code."""
+    if arguments.foreground:
+        open_log("supervisor", None).error("supervisor-gives-up", error)
+    else:
+        _say({"error": error.to_wire()})
+    return EXIT_CODES[error.kind]
 
 
 def _instances(given: list[str], settings: Settings) -> dict[str, int]:

@@ -314,7 +314,8 @@ def test_several_roles_in_the_foreground_stop_together(system: System, number: s
 
 
 @pytest.mark.over("embedded", because="over a broker any number of workers may serve a role")
-def test_a_second_worker_in_the_foreground_is_refused(shared: System) -> None:
-    ran = finish(_foreground(shared.ready(), "ids")).without_traceback()
+@pytest.mark.parametrize("roles", [("ids",), ("ids", "users")], ids=len)
+def test_a_second_worker_in_the_foreground_is_refused(shared: System, roles: tuple[str, ...]) -> None:
+    ran = finish(_foreground(shared.ready(), *roles)).without_traceback()
     assert (ran.code, "another one serves" in ran.err) == (4, True), ran
-    shared.create("second@example.com")
+    shared.create(f"second{len(roles)}@example.com")

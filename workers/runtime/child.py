@@ -167,7 +167,7 @@ class Child:
         if now_s - self._started_at_s > _SOUND_AFTER_S:
             self._backoff_s = _BACKOFF_S[0]
         self._restarts += 1
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        how = f"killed by {_signal_name(-code)}" if code < 0 else f"ended with status {code}"
         last_words = self._reports.last_words
         if last_words and code not in (0, -signal.SIGTERM, -signal.SIGKILL):
             # It ended before it had a log.
@@ -230,6 +230,13 @@ class _Reports:
             elif line.strip():
                 self.last_words = [*self.last_words, line.decode("utf-8", "replace").strip()][-_LAST_WORDS:]
         return reports
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def _with_time(error: Mapping[str, str]) -> Mapping[str, str]:

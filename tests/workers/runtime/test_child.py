@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -57,6 +58,13 @@ def test_a_worker_that_cannot_be_started_fails_until_it_can(
     assert "No such file" in found["last_error"]["message"]
     assert "worker-not-started" in log_file.read_text()
     tended(child, "waiting")  # for its broker: it runs
+
+
+def test_a_worker_killed_by_a_signal_without_a_name_is_restarted(child: Child) -> None:
+    os.kill(tended(child, "waiting")["pid"], 40)
+
+    assert tended(child, "restarting")["last_error"]["message"] == "killed by signal 40"
+    tended(child, "waiting")
 
 
 def test_the_last_words_of_a_worker_without_a_log_are_in_its_log(
