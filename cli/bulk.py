@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, BinaryIO
 
-from cli import render, session
+from cli import OutputFailed, render, session
 from cli.input_lines import LineTooLong, lines_of
 from cli.progress import Progress
 from domain.kernel.errors import EXIT_CODES, EsError, InvalidInput, Kind
@@ -33,6 +33,16 @@ class Interrupted(EsError):
         return "interrupted before the reply arrived, so the outcome is unknown"
 
 
+class AnswerLost(EsError):
+    """The answer could not be printed. The command may have taken effect."""
+
+    code = "output-lost"
+    hint = "Send the line again with this command id."
+
+    def __str__(self) -> str:
+        return "the answer could not be printed"
+
+
 class Bulk:
     """One bulk run of one kind of command."""
 
@@ -40,8 +50,9 @@ class Bulk:
         self._role = role
         self._kind = kind
         self._command_ids: collections.deque[str | None] = collections.deque()
-        """Of the lines without a reply, in order."""
+        """Of the lines without a printed answer, in order."""
         self._interrupts = 0
+        self._exit_code = 0
         self._done = 0
         self._failed: collections.Counter[str] = collections.Counter()
         self._kinds: set[Kind] = set()
@@ -49,17 +60,26 @@ class Bulk:
     def run(self, source: BinaryIO) -> int:
         """Send every line and print every reply; return the exit code."""
         before = signal.signal(signal.SIGINT, self._interrupted)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+                signal.signal(number, self._interrupted)
         progress = Progress(answers_meanwhile=True)
         try:
             with closing(session.caller()) as connection:
                 questions = self._questions(source)
                 for reply in connection.pipeline(self._role, questions, timeout_s=session.TIMEOUT_S * 3):
-                    self._show(self._command_ids.popleft(), reply)
+                    self._show(self._command_ids[0], reply)
+                    self._command_ids.popleft()
                     progress.show(lambda: f"{self._summary()}{self._rate(progress)}")
         except KeyboardInterrupt:
             # These requests may have taken effect: print their ids, so that a retry is safe.
             while self._command_ids:
                 self._show(self._command_ids.popleft(), Interrupted())
+        except OutputFailed:
+            # The same on standard error, which alone is left. A line that was not sent has no command id here.
+            for command_id in self._command_ids:
+                session.tell({"command_id": command_id, "error": render.error_object(AnswerLost())})
+            raise
         finally:
             # Ignore a third Ctrl-C: the process ends within milliseconds, and the summary must be printed.
             signal.signal(signal.SIGINT, signal.SIG_IGN if self._interrupts > 1 else before)
@@ -67,12 +87,13 @@ class Bulk:
         progress.close(f"{self._summary()}{f' ({codes})' if codes else ''}{self._rate(progress)}")
         if self._interrupts:
             session.note("interrupted: the printed lines are final; send the remaining lines again")
-            return render.EXIT_INTERRUPTED
+            return self._exit_code
         return next((EXIT_CODES[kind] for kind in _WORST_FIRST if kind in self._kinds), 0)
 
-    def _interrupted(self, _signal: int, _frame: types.FrameType | None) -> None:
-        """Stop reading at the first Ctrl-C; at the second, stop waiting for replies as well."""
+    def _interrupted(self, number: int, _frame: types.FrameType | None) -> None:
+        """Stop reading at the first Ctrl-C or SIGTERM; at the second, stop waiting for replies as well."""
         self._interrupts += 1
+        self._exit_code = 128 + number
         if self._interrupts == 2:  # not again at a third: it would cut off the list of unknown outcomes
             raise KeyboardInterrupt
 

@@ -30,8 +30,7 @@ def erase(
     """Destroy a person's data key, so that their data stays sealed for ever, here and in every copy."""
     session.ask_first(f"Erase user {user_id} for good?", because="an erasure cannot be undone", yes=yes)
     reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
-    with session.errors_of(reply["command_id"]):
-        reply["erasure"] = _wait(user_id)
+    reply["erasure"] = _wait(user_id)
     render.answer(
         reply,
         as_json=as_json,

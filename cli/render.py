@@ -6,7 +6,6 @@ Promise: standard output holds the answer and nothing else; errors and remarks g
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -32,21 +31,7 @@ After = Annotated[
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="The maximum number of results.")]
 
-EXIT_INTERRUPTED = 130
-EXIT_OUTPUT_CLOSED = 141  # what a shell shows for a program ended by SIGPIPE
-
 _SHOWN_CHARACTERS = 60  # how much of a sealed value is shown: the whole value is long
-
-
-class OutputLost(EsError):
-    """The answer cannot be written to standard output."""
-
-    reason: str
-    code = "output-lost"
-    hint = "Retry with a standard output that can be written to."
-
-    def __str__(self) -> str:
-        return f"standard output cannot be written: {self.reason}"
 
 
 # --- answers ---------------------------------------------------------------------------------
@@ -54,16 +39,8 @@ class OutputLost(EsError):
 
 def line(text: str) -> None:
     """Print one line of the answer. It is flushed, so that a program that reads the lines gets each at once."""
-    if sys.stdout is None:
-        raise OutputLost("it is closed")
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        give_up_output()
-        raise OutputLost(error.strerror or "it failed") from error
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def json_line(value: Mapping[str, Any]) -> None:
@@ -112,7 +89,7 @@ def fields(value: Mapping[str, Any]) -> None:
 def table(columns: Sequence[str], items: Iterable[Sequence[object]]) -> None:
     """Print a list for reading: a table on a terminal, tab-separated lines in a pipe."""
     cells = ([_cell(value) for value in item] for item in items)
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not sys.stdout.isatty():
         for row in cells:
             line("\t".join(row))
         return
@@ -155,10 +132,5 @@ def show_error(error: EsError, *, as_json: bool) -> None:
     print(f"error: {error}", file=sys.stderr)
     if error.hint:
         print(f"  hint: {error.hint}", file=sys.stderr)
-    if error.command_id and error.kind is Kind.UNAVAILABLE:
+    if error.command_id and error.kind in (Kind.UNAVAILABLE, Kind.DAMAGED):  # its outcome may be unknown
         print(f"  command id: {error.command_id}", file=sys.stderr)
-
-
-def give_up_output() -> None:
-    """Send the rest of standard output to nowhere: otherwise the interpreter reports a closed pipe at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
