@@ -185,11 +185,29 @@ def _without_secrets(rest: str) -> str:
 
 def _home(flag: str | None, environment: Mapping[str, str]) -> Setting:
     if flag:
-        return Setting(os.path.abspath(os.path.expanduser(flag)), "flag")
+        return Setting(_absolute(flag, "flag"), "flag")
     if environment.get("ES_HOME"):
-        return Setting(os.path.abspath(os.path.expanduser(environment["ES_HOME"])), "ES_HOME")
-    data = environment.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return Setting(os.path.join(data, "es"), "default")
+        return Setting(_absolute(environment["ES_HOME"], "ES_HOME"), "ES_HOME")
+    data = environment.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(data):  # as its specification says, a relative one is ignored
+        data = "~/.local/share"
+    return Setting(os.path.join(_absolute(data, "default"), "es"), "default")
+
+
+def _absolute(folder: str, source: str) -> str:
+    """The absolute path of a folder. Raises InvalidSetting if that depends on something unknown."""
+    if folder.startswith("~/") and not os.path.isabs(os.environ.get("HOME", "/")):
+        reason = f"({source}) is unknown, because HOME is empty or relative"
+        raise InvalidSetting("home", reason, "Set HOME, ES_HOME or --home.")
+    found = os.path.expanduser(folder)
+    if found.startswith("~"):
+        reason = f"({source}) begins with {found.partition('/')[0]}, whose folder is unknown"
+        raise InvalidSetting("home", reason, "Name the home with --home or ES_HOME.")
+    try:
+        return os.path.abspath(found)
+    except OSError as error:
+        reason = f"({source}) is relative, and the working folder is unknown: {error.strerror}"
+        raise InvalidSetting("home", reason, "Change to another folder, or give an absolute path.") from error
 
 
 def _read_file(path: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from cli import render, session
+from cli import OutputFailed, render, session
 from cli.input_lines import LineTooLong, lines_of
 from cli.progress import Progress
 from domain.kernel.errors import (
@@ -62,6 +62,16 @@ class _Outage:
     recovered: int = 0
 
 
+class AnswerLost(EsError):
+    """The answer could not be printed. The command may have taken effect."""
+
+    code = "output-lost"
+    hint = "Send the line again with this command id."
+
+    def __str__(self) -> str:
+        return "the answer could not be printed"
+
+
 class Bulk:
     """One bulk run of one kind of command."""
 
@@ -69,12 +79,13 @@ class Bulk:
         self._role = role
         self._kind = kind
         self._waiting: collections.deque[tuple[int, str | None]] = collections.deque()
-        """Number and command id of the lines without a reply, in order."""
+        """Number and command id of the lines without a printed answer, in order."""
         self._last_line = 0
         self._repeat_from: int | None = None
         """The first line whose reply was not waited for."""
         self._outage: _Outage | None = None
         self._interrupts = 0
+        self._exit_code = 0
         self._done = 0
         self._failed: collections.Counter[str] = collections.Counter()
         self._kinds: set[Kind] = set()
@@ -82,18 +93,29 @@ class Bulk:
     def run(self, source: BinaryIO) -> int:
         """Send every line and print every reply; return the exit code."""
         before = signal.signal(signal.SIGINT, self._interrupted)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+                signal.signal(number, self._interrupted)
         progress = Progress(answers_meanwhile=True)
         try:
             with closing(session.caller()) as connection:
                 questions = self._questions(source)
                 for reply in connection.pipeline(self._role, questions, timeout_s=session.TIMEOUT_S * 3):
-                    self._show(*self._waiting.popleft(), reply)
+                    self._show(*self._waiting[0], reply)
+                    self._waiting.popleft()
                     progress.show(lambda: f"{self._summary()}{self._rate(progress)}")
         except KeyboardInterrupt:
             # These requests may have taken effect: print their ids, so that a retry is safe.
             self._repeat_from = self._waiting[0][0] if self._waiting else None
             while self._waiting:
                 self._show(*self._waiting.popleft(), Interrupted())
+        except OutputFailed:
+            # The same on standard error, which alone is left. A line that was not sent has no command id here.
+            for line, command_id in self._waiting:
+                session.tell(
+                    {"command_id": command_id, "line": line, "error": render.error_object(AnswerLost())}
+                )
+            raise
         finally:
             # Ignore a third Ctrl-C: the process ends within milliseconds, and the summary must be printed.
             signal.signal(signal.SIGINT, signal.SIG_IGN if self._interrupts > 1 else before)
@@ -102,7 +124,7 @@ class Bulk:
         if self._interrupts:
             line = self._repeat_from or self._last_line + 1
             session.note(f"interrupted: the printed answers are final; send the input again from line {line}")
-            return render.EXIT_INTERRUPTED
+            return self._exit_code
         if self._outage is not None:
             session.note(
                 f"line {self._outage.line} and those after it failed ({self._outage.error}). Fix this, then send the"
@@ -110,9 +132,10 @@ class Bulk:
             )
         return next((EXIT_CODES[kind] for kind in _WORST_FIRST if kind in self._kinds), 0)
 
-    def _interrupted(self, _signal: int, _frame: types.FrameType | None) -> None:
-        """Stop reading at the first Ctrl-C; at the second, stop waiting for replies as well."""
+    def _interrupted(self, number: int, _frame: types.FrameType | None) -> None:
+        """Stop reading at the first Ctrl-C or SIGTERM; at the second, stop waiting for replies as well."""
         self._interrupts += 1
+        self._exit_code = 128 + number
         if self._interrupts == 2:  # not again at a third: it would cut off the list of unknown outcomes
             raise KeyboardInterrupt
 

@@ -34,8 +34,7 @@ def erase(
     introduce(lambda: person({"user_id": user_id}), yes=yes)
     session.ask_first("Erase this person for good?", because="an erasure cannot be undone", yes=yes)
     reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
-    with session.errors_of(reply["command_id"]):
-        reply["erasure"] = _wait(user_id)
+    reply["erasure"] = _wait(user_id)
     render.answer(
         reply,
         as_json=as_json,

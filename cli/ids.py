@@ -196,6 +196,6 @@ def fence(
         "Stop all ids until the lost time is over?", because="a fence stops all ids for minutes", yes=yes
     )
     body = {"command_id": chosen, "workers_stopped": workers_stopped}
-    with session.errors_of(chosen):
-        answer = session.ask("ids", "ids.fence", body, timeout_s=_LANES_TIMEOUT_S)
+    session.sending(chosen)
+    answer = session.ask("ids", "ids.fence", body, timeout_s=_LANES_TIMEOUT_S)
     render.record(answer, as_json=as_json)

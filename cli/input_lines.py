@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from cli import session
-from domain.kernel.errors import EsError, InvalidInput, Kind
+from domain.kernel.errors import EsError, Kind
 
 LINE_LIMIT_BYTES = 64 * 1024
 _CHUNK_BYTES = 1 << 16
-_STOP_CHECK_S = 0.1
+_STOP_CHECK_MS = 100
 
 
 class LineTooLong(EsError):
@@ -35,7 +35,7 @@ def open_input(name: str) -> BinaryIO:
     try:
         return open(name, "rb")
     except OSError as error:
-        raise InvalidInput(f"--from {name}", f"cannot be read: {error.strerror}") from error
+        raise session.unreadable(f"--from {name}", error) from error
 
 
 def lines_of(source: BinaryIO, stopped: Callable[[], bool]) -> Iterator[tuple[int, bytes | LineTooLong]]:
@@ -66,11 +66,16 @@ def _chunks(source: BinaryIO, stopped: Callable[[], bool]) -> Iterator[bytes]:
     except (io.UnsupportedOperation, AttributeError):
         yield source.read()
         return
+    ready = select.poll()  # not select(), which knows descriptors below 1024 only
+    ready.register(fd, select.POLLIN)
     while not stopped():
         # Wait with a limit: a plain read of a silent pipe could not be stopped.
-        if not select.select([fd], [], [], _STOP_CHECK_S)[0]:
+        if not ready.poll(_STOP_CHECK_MS):
             continue
-        chunk = os.read(fd, _CHUNK_BYTES)
+        try:
+            chunk = os.read(fd, _CHUNK_BYTES)
+        except OSError as error:
+            raise session.unreadable("the input", error) from error
         if not chunk:
             return
         yield chunk

@@ -4,6 +4,7 @@ Promise: a group is imported only when one of its commands is used, and every fa
 and an exit code. Refusal: without `--debug` no traceback is printed.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cli import render, session
+from cli import OutputFailed, render, session
 from cli.lazy_group import LazyGroup
 from domain.features import Registry, registry
 from domain.kernel.errors import EXIT_CODES, EsError
@@ -35,6 +36,9 @@ COMMANDS = {
 """Commands that belong to no group, with their line in `es --help`."""
 
 
+_EXIT_OUTPUT_CLOSED = 141  # what a shell shows for a program ended by SIGPIPE
+
+
 class Bug(EsError):
     """An exception that is no `EsError`. Only its class is shown: its text may quote personal data."""
 
@@ -44,6 +48,17 @@ class Bug(EsError):
 
     def __str__(self) -> str:
         return f"the command line failed with {self.exception}"
+
+
+class SystemRefused(EsError):
+    """The operating system refused something that no command handles in its own way, such as to open one more file."""
+
+    reason: str
+    code = "system-refused"
+    hint = "Check limits (`ulimit -a`), free disk space and permissions, then retry."
+
+    def __str__(self) -> str:
+        return f"the operating system refused: {self.reason}"
 
 
 class RootGroup(LazyGroup):
@@ -78,13 +93,24 @@ class RootGroup(LazyGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         # Before anything is parsed: wrong usage is printed as JSON too.
         options = args[: args.index("--")] if "--" in args else args
-        session.options.as_json = "--json" in options
+        session.options.as_json, session.options.sent = "--json" in options, None
         with _printed_failures():
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         with _printed_failures():
             return super().invoke(ctx)
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().main(*args, **options)
+        except (
+            OutputFailed
+        ) as error:  # of the help, which is printed last for a command without its arguments
+            try:
+                _output_failed(error)
+            except typer.Exit as end:
+                sys.exit(end.exit_code)
 
 
 @contextmanager
@@ -95,12 +121,11 @@ def _printed_failures() -> Iterator[None]:
     except EsError as error:
         _show_trace()
         _fail(error)
-    except KeyboardInterrupt:
-        session.note("interrupted")
-        raise typer.Exit(render.EXIT_INTERRUPTED) from None
-    except BrokenPipeError:
-        render.give_up_output()
-        raise typer.Exit(render.EXIT_OUTPUT_CLOSED) from None
+    except KeyboardInterrupt as error:
+        _interrupted(error if isinstance(error, session.Ended) else session.Ended())
+    except OutputFailed as error:
+        _show_trace()
+        _output_failed(error)
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
@@ -112,7 +137,24 @@ def _printed_failures() -> Iterator[None]:
         if message is not None:
             raise
         _show_trace()
+        if isinstance(error, OSError) and error.strerror:
+            _fail(SystemRefused(error.strerror))
         _fail(Bug(type(error).__name__))
+
+
+def _interrupted(by: session.Ended) -> NoReturn:
+    if session.options.sent:
+        _fail(session.Interrupted(by.name), exit_code=by.exit_code)
+    session.note("interrupted")
+    raise typer.Exit(by.exit_code) from None
+
+
+def _output_failed(error: OutputFailed) -> NoReturn:
+    if not error.is_closed_pipe:
+        _fail(session.OutputLost(error.reason))
+    if session.options.sent:
+        session.note(f"the answer was not read; the command id is {session.options.sent}")
+    raise typer.Exit(_EXIT_OUTPUT_CLOSED) from None
 
 
 def _show_trace() -> None:
@@ -122,9 +164,10 @@ def _show_trace() -> None:
         traceback.print_exc()
 
 
-def _fail(error: EsError) -> NoReturn:
+def _fail(error: EsError, *, exit_code: int | None = None) -> NoReturn:
+    error.command_id = error.command_id or session.options.sent
     render.show_error(error, as_json=session.options.as_json)
-    raise typer.Exit(EXIT_CODES[error.kind]) from None
+    raise typer.Exit(exit_code or EXIT_CODES[error.kind]) from None
 
 
 def _features(ctx: Any) -> Registry:

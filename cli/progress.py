@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self, *, answers_meanwhile: bool = False) -> None:
         """`answers_meanwhile` says that answers are printed during the work: on one terminal they would mix."""
-        answers_on_terminal = answers_meanwhile and sys.stdout is not None and sys.stdout.isatty()
+        answers_on_terminal = answers_meanwhile and sys.stdout.isatty()
         self._is_moving = sys.stderr.isatty() and not answers_on_terminal
         self._started_s = self._shown_s = time.monotonic()
 

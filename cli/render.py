@@ -7,7 +7,6 @@ from outside reaches a terminal with a character that the terminal would obey.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,23 +35,9 @@ Limit = Annotated[
     int, typer.Option("--limit", metavar="N", min=1, max=1000, help="The maximum number of results.")
 ]
 
-EXIT_INTERRUPTED = 130
-EXIT_OUTPUT_CLOSED = 141  # what a shell shows for a program ended by SIGPIPE
-
 _SHOWN_CHARACTERS = 60  # how much of a sealed value is shown: the whole value is long
 # Control characters, marks that turn the direction of text, and surrogates, which no output can encode.
 _OBEYED = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-
-
-class OutputLost(EsError):
-    """The answer cannot be written to standard output."""
-
-    reason: str
-    code = "output-lost"
-    hint = "Retry with a standard output that can be written to."
-
-    def __str__(self) -> str:
-        return f"standard output cannot be written: {self.reason}"
 
 
 # --- answers ---------------------------------------------------------------------------------
@@ -97,16 +82,8 @@ def drawn(text: str) -> None:
 
 
 def _write(text: str) -> None:
-    if sys.stdout is None:
-        raise OutputLost("it is closed")
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        give_up_output()
-        raise OutputLost(error.strerror or "it failed") from error
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def json_line(value: Mapping[str, Any]) -> None:
@@ -236,19 +213,14 @@ def show_error(error: EsError, *, as_json: bool) -> None:
     print(f"{_alarm('error:')} {safe(str(error))}", file=sys.stderr)
     if error.hint:
         print(f"  hint: {safe(error.hint)}", file=sys.stderr)
-    if error.command_id and error.kind is Kind.UNAVAILABLE:
+    if error.command_id and error.kind in (Kind.UNAVAILABLE, Kind.DAMAGED):  # its outcome may be unknown
         print(f"  command id: {safe(error.command_id)}", file=sys.stderr)
 
 
 def _alarm(text: str) -> str:
     """In red on a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         return text
     from cli import terminal
 
     return terminal.paint(text, "alarm", sys.stderr)
-
-
-def give_up_output() -> None:
-    """Send the rest of standard output to nowhere: otherwise the interpreter reports a closed pipe at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

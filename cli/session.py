@@ -6,15 +6,19 @@ Start-up: nothing of a transport is imported before the first request.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from types import FrameType
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from cli import render
 from domain.kernel.errors import EsError, InvalidInput, Kind
+from domain.kernel.messages import to_json
 
 if TYPE_CHECKING:
     from adapters.settings import Settings
@@ -25,6 +29,36 @@ TIMEOUT_S = 8.0
 """How long a command waits for a reply. With its start and its end it takes less than 10 s."""
 _LINE_LIMIT_BYTES = 64 * 1024
 _PAGE = 1000
+
+
+class OutputLost(EsError):
+    """The answer cannot be written to standard output."""
+
+    reason: str
+    code = "output-lost"
+    hint = "Retry with a standard output that can be written to."
+
+    def __str__(self) -> str:
+        return f"standard output cannot be written: {self.reason}"
+
+
+class Interrupted(EsError):
+    """A signal ended the process after a command was sent and before its answer was printed."""
+
+    signal: str
+    code = "interrupted"
+    hint = "The outcome is unknown. A retry with the command id is safe."
+
+    def __str__(self) -> str:
+        return f"ended by {self.signal} before the answer was printed"
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asks the process to end. Like Ctrl-C it passes through everything that handles errors."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self.name = signal.Signals(number).name
+        self.exit_code = 128 + number
 
 
 class NotConfirmed(EsError):
@@ -45,6 +79,8 @@ class Options:
     home: str | None = None
     debug: bool = False
     as_json: bool = False
+    sent: str | None = None
+    """The id of the command that this process has sent. Every failure after that shows it: a retry needs it."""
 
 
 options = Options()
@@ -116,8 +152,8 @@ def send(role: str, kind: str, fields: Mapping[str, Any], *, given_id: str | Non
     """Send one command and return the reply. An error carries the command id, with which a retry is safe."""
     chosen = command_id(given_id)
     body = {"command_id": chosen, "actor": actor(), "input": dict(fields)}
-    with errors_of(chosen):
-        return ask(role, kind, body)
+    sending(chosen)
+    return ask(role, kind, body)
 
 
 def command_id(given: object, *, field: str = "--command-id") -> str:
@@ -129,14 +165,17 @@ def command_id(given: object, *, field: str = "--command-id") -> str:
     return str(parse_command_id(given, field=field))
 
 
-@contextmanager
-def errors_of(command_id: str) -> Iterator[None]:
-    """Put the id of a sent command on the errors that are raised here: with it a retry is safe."""
-    try:
-        yield
-    except EsError as error:
-        error.command_id = command_id
-        raise
+def sending(command_id: str) -> None:
+    """From here on every failure of this process shows the command id, also if a signal ends it."""
+    options.sent = command_id
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+                signal.signal(number, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Ended(number)
 
 
 def actor() -> str:
@@ -154,6 +193,10 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
+def unreadable(what: str, error: OSError) -> InvalidInput:
+    return InvalidInput(what, f"cannot be read: {error.strerror or 'it is not open for reading'}")
+
+
 def from_argument(value: str) -> str:
     """The value of an argument; for `-` a line of standard input, which keeps personal data out of process lists."""
     if value != "-":
@@ -162,6 +205,8 @@ def from_argument(value: str) -> str:
         return standard_input().readline(_LINE_LIMIT_BYTES).decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InvalidInput("standard input", "is not valid UTF-8") from error
+    except OSError as error:
+        raise unreadable("standard input", error) from error
 
 
 def is_interactive() -> bool:
@@ -179,6 +224,11 @@ def ask_first(question: str, *, because: str, yes: bool) -> None:
     reply = sys.stdin.readline()  # not input(), which handles Ctrl-C in its own way
     if reply.strip().lower() not in ("y", "yes"):
         raise NotConfirmed
+
+
+def tell(value: Mapping[str, Any]) -> None:
+    """Print an object to standard error."""
+    print(to_json(value), file=sys.stderr)
 
 
 def note(text: str) -> None:

@@ -33,7 +33,7 @@ def status(
     while True:
         found = ask_status()
         # Clear the screen only now: it would stay empty while the workers are asked.
-        if watch and sys.stdout is not None and sys.stdout.isatty():
+        if watch and sys.stdout.isatty():
             sys.stdout.write("\x1b[H\x1b[2J")
         render.answer(found, as_json=as_json, human=partial(_show_status, found))
         if not watch:

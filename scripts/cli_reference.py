@@ -41,7 +41,7 @@ HEAD = """# The command line
 | 3 | no such thing |
 | 4 | unavailable, or the outcome is unknown: a retry with the command id shown is safe |
 | 5 | damaged: tampered data, or a part whose content this program did not write |
-| 130 | interrupted |
+| 130, 143 | interrupted by Ctrl-C, ended by SIGTERM |
 | 141 | the reader of standard output closed it (as in `\\| head -1`) |
 
 """

@@ -17,7 +17,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from adapters.local.frames import CHUNK_BYTES, frame, take_frames
 from adapters.pipeline import Pipeline
@@ -156,15 +155,21 @@ class LocalPipeline(Pipeline):
             self._reconnect(first)
             return
         now = self._now()
-        reading: list[Any] = [each for each in (self._waker, self.connection) if each is not None]
-        writing = [self.connection] if self.connection is not None and self._outgoing else []
-        wait_s = max(first.deadline - now, 0) if first is not None else None
-        readable, writable, _ = select.select(reading, writing, [], wait_s)
-        if self._waker is not None and self._waker in readable:
+        wait_ms = max(first.deadline - now, 0) * 1000 if first is not None else None
+        poll = select.poll()  # not select(), which fails for a descriptor above 1023
+        if self._waker is not None:
+            poll.register(self._waker, select.POLLIN)
+        connection_fd = -1
+        if self.connection is not None:
+            connection_fd = self.connection.fileno()
+            poll.register(connection_fd, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+        ready = dict(poll.poll(wait_ms))
+        events = ready.pop(connection_fd, 0)
+        if ready and self._waker is not None:
             self._waker.clear()
-        if writable:
+        if events & select.POLLOUT:
             self._send()
-        if self.connection is not None and self.connection in readable:
+        if self.connection is not None and events & ~select.POLLOUT:
             self._receive()
         elif first is not None and now >= first.deadline:
             # Only if nothing was readable: a reply that is here, unread, was not late.
@@ -244,5 +249,5 @@ class LocalPipeline(Pipeline):
         return PartUnavailable(
             f"the {self._role} worker",
             f"no reply within {self._timeout_s:g} s, so the outcome is unknown",
-            "Retry with the same command id. See `es status` and `es logs`.",
+            "A retry is safe. See `es status` and `es logs`.",
         )

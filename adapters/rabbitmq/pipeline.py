@@ -105,7 +105,7 @@ class RabbitPipeline(Pipeline):
         return PartUnavailable(
             part,
             f"{what} within {timeout_s:g} s, so the outcome is unknown",
-            "Retry with the same command id. See `es status` and `es logs`.",
+            "A retry is safe. See `es status` and `es logs`.",
         )
 
 

@@ -36,7 +36,7 @@ class EsError(Exception):
 
     code = "internal"
     kind = Kind.UNAVAILABLE
-    hint = "See `es logs`. Retrying with the same `--command-id` is safe."
+    hint = "See `es logs`. A retry is safe."
 
     command_id: str | None = None
     """The id of the failed command, if a caller may retry it. It is not a field: equality ignores it."""

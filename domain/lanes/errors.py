@@ -46,6 +46,17 @@ class ClockRejected(EsError):
         return f"the event store's clock is {self.offset_us / 1_000_000:.1f} s behind ids that were already issued"
 
 
+class ClockOutOfRange(EsError):
+    """The store's clock shows `at_us`, a time for which no id exists: it would not fit in 63 bits."""
+
+    at_us: int
+    code = "clock-out-of-range"
+    hint = "Correct the clock of the event store's machine. A retry is safe."
+
+    def __str__(self) -> str:
+        return f"the event store's clock shows {time_text(self.at_us)}, but ids exist for 2025 to 2094 only"
+
+
 class LayoutMismatch(EsError):
     """The store was pinned to another layout, epoch or range of lanes than this worker's."""
 

@@ -16,15 +16,17 @@ from uuid import UUID
 
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import NO_STREAM
-from domain.kernel.ids import position_at
-from domain.lanes.errors import StoreWentBack
+from domain.kernel.ids import POSITION_BITS, position_at
+from domain.lanes.errors import ClockOutOfRange, StoreWentBack
 from domain.lanes.events import WorkerSeen, worker_stream
+from domain.lanes.limits import AHEAD, MAX_LEASE
 from workers.ids.retrying_store import Attempt, RetryingStore
 
 POSITIONS_PER_NS = 562_949_953
 """In units of 2^-37: 4096 positions in 10^6 ns, with an error below 1 ns per second. A division would cost more."""
 _READS = 4  # the last one is used even if it was slow
 _FRESH_NS = 200_000_000  # a read that took longer is too late to be used
+_POSITIONS_END = (1 << POSITION_BITS) - MAX_LEASE - AHEAD
 _SLEEP_NS = 1_000_000_000  # after a longer sleep of the machine the clock is read again
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # only some systems count their sleep
 
@@ -94,7 +96,11 @@ class StoreClock:
         raise PartUnavailable("event store", "its clock cannot be read, because its answers get lost")
 
     def _set(self, recorded_at_us: int) -> None:
+        position = position_at(recorded_at_us)
+        # Such ids would not fit in 63 bits: no other command would accept them.
+        if not 0 <= position < _POSITIONS_END:
+            raise ClockOutOfRange(recorded_at_us)
         # Counted from the answer, not from the request: a late clock is harmless, an early one runs ahead.
-        self.offset = position_at(recorded_at_us) - self._monotonic_position()
+        self.offset = position - self._monotonic_position()
         self._asleep_at_read_ns = self._machine.asleep_ns()
         self.was_read = True

@@ -327,6 +327,7 @@ def test_a_position_belongs_to_its_grant_until_its_release() -> None:
         (errors.LeaseExhausted(None, "sqlite:events.db"), "no lease yet"),
         (errors.NoFreeLane(1024, 1_800_000_000_000_000), "none of the 1024 lanes of ids is free; the first becomes free at 2027"),
         (errors.ClockRejected(3_600_000_000), "3600.0 s behind"),
+        (errors.ClockOutOfRange(0), "shows 1970-01-01T00:00:00"),
         (errors.LayoutMismatch("one", "other"), "layout one; this worker makes other"),
         (errors.StoreWentBack("lane-7", 5, 3), "lane-7 is at version 3, but version 5 was seen"),
         (errors.AheadLimit(1_500_000, 1_000_000), "1.500 s ahead of the clock; the limit is 1.000 s"),

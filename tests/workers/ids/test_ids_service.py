@@ -20,7 +20,14 @@ from domain.kernel.errors import EsError, InvalidInput, PartUnavailable, Unknown
 from domain.kernel.ids import STEP, Range, decode, lane_of, parse_id
 from domain.kernel.messages import Request
 from domain.kernel.ports.event_store import EventStore
-from domain.lanes.errors import AheadLimit, ClockRejected, LeaseExhausted, NoFreeLane, StoreWentBack
+from domain.lanes.errors import (
+    AheadLimit,
+    ClockOutOfRange,
+    ClockRejected,
+    LeaseExhausted,
+    NoFreeLane,
+    StoreWentBack,
+)
 from domain.lanes.events import EVENTS, LaneFenced
 from domain.lanes.layout import LaneRange
 from domain.lanes.limits import AHEAD, CHECK_MAX, COUNT_MAX
@@ -208,6 +215,17 @@ def test_a_clock_that_went_back_is_refused_once_and_gives_a_new_identity(world: 
     assert isinstance(world.ask(1), ClockRejected)
     assert world.service.token != before
     assert world.ask(1) is None
+
+
+@pytest.mark.parametrize("years", [-100, 100])
+def test_a_clock_for_which_no_id_exists_is_refused_and_recovers(world: World, years: int) -> None:
+    world.clocks.step_store(years * 365 * 24 * HOUR_US)
+
+    refused = world.ask(1)
+
+    assert isinstance(refused, ClockOutOfRange)
+    world.clocks.step_store(0)
+    assert not isinstance(world.ask(1), EsError)
 
 
 def test_two_workers_never_share_a_lane(store: EventStore) -> None:
