@@ -18,7 +18,7 @@ from cli import render, session
 from cli.input_lines import LineTooLong, lines_of
 from cli.progress import Progress
 from domain.kernel.errors import EXIT_CODES, EsError, InvalidInput, Kind
-from domain.kernel.messages import Question
+from domain.kernel.messages import INPUT_DEPTH, Question, is_shallow, too_deep
 
 _WORST_FIRST = (Kind.DAMAGED, Kind.UNAVAILABLE, Kind.REFUSED, Kind.INVALID, Kind.NOT_FOUND)
 
@@ -105,10 +105,13 @@ def _question(kind: str, line: bytes | LineTooLong, actor: str) -> tuple[str | N
     if isinstance(line, LineTooLong):
         return None, line
     try:
-        given = json.loads(line.decode().removeprefix("\ufeff"))
+        text = line.decode().removeprefix("\ufeff")
+        if not is_shallow(text, levels=INPUT_DEPTH):
+            return None, too_deep("the line", INPUT_DEPTH)
+        given = json.loads(text)
     except UnicodeDecodeError:
         return None, InvalidInput("the line", "is not valid UTF-8")
-    except (ValueError, RecursionError):
+    except ValueError:
         return None, InvalidInput("the line", "is not valid JSON")
     if not isinstance(given, dict):
         return None, InvalidInput("the line", "is not a JSON object")
