@@ -45,6 +45,5 @@ def _add_rows(app: typer.Typer, feature: Feature, projection: Projection) -> Non
         fresh: render.Fresh = False,
         as_json: render.Json = False,
     ) -> None:
-        body = {"after": after, "limit": limit, "fresh": fresh}
-        rows = session.ask("projections", f"{kind}.list", body)["rows"]
+        rows, _ = session.listed(f"{kind}.list", {"after": after, "fresh": fresh}, "rows", limit=limit)
         render.rows(rows, [projection.key, *projection.columns], as_json=as_json)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 8.0
 """How long a command waits for a reply. With its start and its end it takes less than 10 s."""
 _LINE_LIMIT_BYTES = 64 * 1024
+_PAGE = 1000
 
 
 class NotConfirmed(EsError):
@@ -78,6 +79,23 @@ def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIM
     """Send one request and return the reply. Raises the `EsError` that the worker replied with."""
     with closing(caller()) as connection:
         return connection.ask(role, kind, body, timeout_s=timeout_s)
+
+
+def listed(
+    kind: str, body: Mapping[str, Any], name: str, *, limit: int
+) -> tuple[list[Body], Mapping[str, Any] | None]:
+    """At most `limit` rows of a list, and the fields that request the rows after them; None if there are none.
+
+    A worker sends fewer rows than requested if more do not fit in one reply, so they are requested page by page.
+    """
+    rows: list[Body] = []
+    following: Mapping[str, Any] | None = {}
+    while following is not None and len(rows) < limit:
+        wanted = {"limit": min(limit - len(rows), _PAGE)}
+        page = ask("projections", kind, {**body, **following, **wanted})
+        rows += page[name]
+        following = page["next"]
+    return rows, following
 
 
 def send(role: str, kind: str, fields: Mapping[str, Any], *, given_id: str | None) -> Body:

@@ -29,8 +29,8 @@ def list_streams(
     as_json: render.Json = False,
 ) -> None:
     """List streams in order of name, each with its version."""
-    body = {"prefix": prefix, "after": after, "limit": limit}
-    streams = session.ask("projections", "streams.list", body)["streams"]
+    body = {"prefix": prefix, "after": after}
+    streams, _ = session.listed("streams.list", body, "streams", limit=limit)
     render.rows(streams, ["stream", "version"], as_json=as_json)
 
 
@@ -45,8 +45,8 @@ def read(
     as_json: render.Json = False,
 ) -> None:
     """Show the events of a stream."""
-    body = {"stream": stream, "from_version": from_version, "limit": limit, "backwards": backwards}
-    events = session.ask("projections", "streams.read", body)["events"]
+    body = {"stream": stream, "from_version": from_version, "backwards": backwards}
+    events, _ = session.listed("streams.read", body, "events", limit=limit)
     if not events:
         raise StreamNotFound
     for event in events:

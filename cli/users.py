@@ -1,5 +1,6 @@
 """`es users …`: create, read, change and delete user accounts."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,6 @@ from domain.kernel.messages import Body
 
 if TYPE_CHECKING:
     from domain.kernel.commands import Command
-
-_PAGE = 500
-_LIST_PAGE = 1000
 
 
 def _commands() -> "Sequence[type[Command]]":
@@ -65,15 +63,8 @@ def list_users(
     as_json: render.Json = False,
 ) -> None:
     """List users in order of id."""
-    users: list[Body] = []
-    while len(users) < limit:
-        wanted = min(limit - len(users), _LIST_PAGE)
-        body = {"after": after, "limit": wanted, "status": status, "fresh": fresh}
-        page = session.ask("projections", "users.list", body)["users"]
-        users += page
-        if len(page) < wanted:
-            break
-        after = page[-1]["user_id"]
+    body = {"after": after, "status": status, "fresh": fresh}
+    users, _ = session.listed("users.list", body, "users", limit=limit)
     render.rows(users, ["user_id", "email", "name", "status", "version", "registered_at"], as_json=as_json)
 
 
@@ -90,13 +81,7 @@ def find(
 @app.command()
 def history(user_id: UserId, as_json: render.Json = False) -> None:
     """Show every event of a user, with its command and its actor."""
-    events: list[Body] = []
-    while True:
-        body = {"user_id": user_id, "from_version": len(events), "limit": _PAGE}
-        page = session.ask("projections", "users.history", body)["events"]
-        events += page
-        if len(page) < _PAGE:
-            break
+    events, _ = session.listed("users.history", {"user_id": user_id}, "events", limit=sys.maxsize)
     columns = ["version", "time", "event", "data", "command", "command id", "actor"]
     render.rows(events if as_json else map(_event_shown, events), columns, as_json=as_json)
 
