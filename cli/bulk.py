@@ -29,7 +29,7 @@ from domain.kernel.errors import (
     Kind,
     PartUnavailable,
 )
-from domain.kernel.messages import Question
+from domain.kernel.messages import INPUT_DEPTH, Question, is_shallow, too_deep
 
 _OUTAGE = (PartUnavailable.code, KeyUnavailable.code, Damaged.code)
 """Codes of errors that the next line probably meets as well."""
@@ -189,10 +189,13 @@ def _question(kind: str, line: bytes | LineTooLong, actor: str) -> tuple[str | N
     if isinstance(line, LineTooLong):
         return None, line
     try:
-        given = json.loads(line.decode().removeprefix("\ufeff"))
+        text = line.decode().removeprefix("\ufeff")
+        if not is_shallow(text, levels=INPUT_DEPTH):
+            return None, too_deep("the line", INPUT_DEPTH)
+        given = json.loads(text)
     except UnicodeDecodeError:
         return None, InvalidInput("the line", "is not valid UTF-8")
-    except (ValueError, RecursionError):
+    except ValueError:
         return None, InvalidInput("the line", "is not valid JSON")
     if not isinstance(given, dict):
         return None, InvalidInput("the line", "is not a JSON object")

@@ -63,8 +63,6 @@ def _add_rows(app: typer.Typer, feature: Feature, projection: Projection) -> Non
         as_json: render.Json = False,
     ) -> None:
         body = {"after": after, "fresh": fresh}
-        rows, following = session.listed(
-            f"{kind}.list", body, "rows", limit=limit, after=lambda last: {"after": str(last[projection.key])}
-        )
+        rows, following = session.listed(f"{kind}.list", body, "rows", limit=limit)
         render.rows(rows, [projection.key, *projection.columns], as_json=as_json)
         remark_on_more(context, len(rows), following)

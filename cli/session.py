@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
@@ -128,23 +128,19 @@ def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIM
 
 
 def listed(
-    kind: str,
-    body: Mapping[str, Any],
-    name: str,
-    *,
-    limit: int,
-    after: Callable[[Body], Mapping[str, Any]],
+    kind: str, body: Mapping[str, Any], name: str, *, limit: int
 ) -> tuple[list[Body], Mapping[str, Any] | None]:
-    """At most `limit` rows of a list, and the fields `after(last row)` if there are more; None if there are none."""
+    """At most `limit` rows of a list, and the fields that request the rows after them; None if there are none.
+
+    A worker sends fewer rows than requested if more do not fit in one reply, so they are requested page by page.
+    """
     rows: list[Body] = []
     following: Mapping[str, Any] | None = {}
     while following is not None and len(rows) < limit:
-        wanted = min(limit - len(rows), _PAGE)
-        page = ask("projections", kind, {**body, **following, "limit": wanted})[name]
-        rows += page
-        following = after(page[-1]) if len(page) == wanted else None
-    if following is not None and not ask("projections", kind, {**body, **following, "limit": 1})[name]:
-        return rows, None
+        wanted = {"limit": min(limit - len(rows), _PAGE)}
+        page = ask("projections", kind, {**body, **following, **wanted})
+        rows += page[name]
+        following = page["next"]
     return rows, following
 
 

@@ -41,9 +41,7 @@ def list_streams(
 ) -> None:
     """List streams in order of name, each with its version."""
     body = {"prefix": prefix, "after": after}
-    found, following = session.listed(
-        "streams.list", body, "streams", limit=limit, after=lambda last: {"after": last["stream"]}
-    )
+    found, following = session.listed("streams.list", body, "streams", limit=limit)
     render.rows(found, ["stream", "version"], as_json=as_json)
     remark_on_more(context, len(found), following)
 
@@ -62,15 +60,11 @@ def read(
     as_json: render.Json = False,
 ) -> None:
     """Show the events of a stream."""
-    body = {"stream": stream, "from_version": from_version, "limit": limit, "backwards": backwards}
-    events = session.ask("projections", "streams.read", body)["events"]
-    beyond = {"from_version": events[-1]["version"] + 1} if len(events) == limit else None
+    body = {"stream": stream, "from_version": from_version, "backwards": backwards}
+    events, following = session.listed("streams.read", body, "events", limit=limit)
     if not events:
         raise StreamNotFound
     for event in events:
         render.event(event, as_json=as_json)
-    if backwards:
-        is_cut = events[-1]["version"] > from_version
-        remark_on_more(context, len(events), {"backwards": False} if is_cut else None)
-    elif beyond and session.ask("projections", "streams.read", {**body, **beyond, "limit": 1})["events"]:
-        remark_on_more(context, len(events), beyond)
+    # Backwards there is no option for the earlier events: the others are those from the beginning.
+    remark_on_more(context, len(events), {"backwards": False} if following and backwards else following)

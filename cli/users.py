@@ -1,5 +1,6 @@
 """`es users …`: create, read, change and delete user accounts."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,6 @@ from domain.kernel.messages import Body
 if TYPE_CHECKING:
     from cli.confirm import Describe
     from domain.kernel.commands import Command
-
-_PAGE = 500
 
 
 class Unreadable(EsError):
@@ -109,9 +108,7 @@ def list_users(
 ) -> None:
     """List users in order of id."""
     body = {"after": after, "status": status, "fresh": fresh}
-    users, following = session.listed(
-        "users.list", body, "users", limit=limit, after=lambda last: {"after": last["user_id"]}
-    )
+    users, following = session.listed("users.list", body, "users", limit=limit)
     render.rows(
         users,
         ["user_id", "email", "name", "status", "version", "registered_at"],
@@ -138,19 +135,13 @@ def find(
 @app.command(epilog="Example: es users history 252562058352301107")
 def history(user_id: UserId, as_json: render.Json = False) -> None:
     """Show every event of a user, with its command and its actor."""
-    events: list[Body] = []
-    while True:
-        body = {"user_id": user_id, "from_version": len(events), "limit": _PAGE}
-        page = session.ask("projections", "users.history", body)["events"]
-        events += page
-        if len(page) < _PAGE:
-            break
+    events, _ = session.listed("users.history", {"user_id": user_id}, "events", limit=sys.maxsize)
     if render.is_terminal():
         for event in events:
             render.event(event, as_json=as_json)
-        return
-    columns = ["version", "time", "event", "data", "command", "command id", "actor"]
-    render.rows(events if as_json else map(_event_shown, events), columns, as_json=as_json)
+    else:
+        columns = ["version", "time", "event", "data", "command", "command id", "actor"]
+        render.rows(events if as_json else map(_event_shown, events), columns, as_json=as_json)
     for event in events:
         _need_readable(event, f"event {event['version']} of user {user_id}")
 

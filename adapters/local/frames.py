@@ -10,46 +10,46 @@ nothing after it can be trusted.
 
 from __future__ import annotations
 
-import json
 import struct
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from domain.kernel.errors import MessageTooLarge
-from domain.kernel.messages import Body, to_json
+from domain.kernel.messages import MAX_MESSAGE_BYTES, Body, encode, parse_json
 
-MAX_FRAME_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 18
 """How much is sent or received at once."""
 _LENGTH = struct.Struct(">I")
 
 
 def frame(message: Mapping[str, Any], *, what: str = "the request") -> bytes:
-    """The frame of a message. Raises MessageTooLarge, in which `what` names the message."""
-    raw = to_json(message).encode("utf-8", "surrogatepass")
-    if len(raw) > MAX_FRAME_BYTES:
-        raise MessageTooLarge(what, MAX_FRAME_BYTES)
+    """The frame of a message. Raises MessageTooLarge or InvalidInput, in which `what` names the message."""
+    raw = encode(message, what)
     return _LENGTH.pack(len(raw)) + raw
 
 
-def take_frames(buffer: bytearray) -> list[Body]:
-    """Take the whole frames from the front of `buffer`, which keeps the rest.
+def has_frame(buffer: bytearray) -> bool:
+    """Whether `buffer` begins with a whole frame. Raises ValueError if it can never become one."""
+    if len(buffer) < _LENGTH.size:
+        return False
+    (length,) = _LENGTH.unpack_from(buffer)
+    if length > MAX_MESSAGE_BYTES:
+        raise ValueError("oversized frame")
+    return len(buffer) >= _LENGTH.size + int(length)
 
-    Raises ValueError or RecursionError on anything else.
+
+def take_frames(buffer: bytearray, limit: int = sys.maxsize) -> list[tuple[Body, int]]:
+    """Take whole frames from the front of `buffer`, which keeps the rest: the messages with their sizes in bytes.
+
+    Raises ValueError on anything else.
     """
-    messages: list[Body] = []
-    start = 0
-    while len(buffer) - start >= _LENGTH.size:
-        (length,) = _LENGTH.unpack_from(buffer, start)
-        if length > MAX_FRAME_BYTES:
-            raise ValueError("oversized frame")
-        end = start + _LENGTH.size + length
-        if len(buffer) < end:
-            break
-        message = json.loads(str(buffer[start + _LENGTH.size : end], "utf-8", "surrogatepass"))
+    messages: list[tuple[Body, int]] = []
+    while len(messages) < limit and has_frame(buffer):
+        (length,) = _LENGTH.unpack_from(buffer)
+        end = _LENGTH.size + length
+        message = parse_json(buffer[_LENGTH.size : end])
         if not isinstance(message, dict):
             raise ValueError("a frame must hold an object")
-        messages.append(message)
-        start = end
-    del buffer[:start]
+        messages.append((message, length))
+        del buffer[:end]
     return messages

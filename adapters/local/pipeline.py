@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from adapters.local.frames import CHUNK_BYTES, frame, take_frames
 from adapters.pipeline import Pipeline
-from domain.kernel.errors import AnsweredError, EsError, MessageTooLarge, PartUnavailable
+from domain.kernel.errors import AnsweredError, EsError, InvalidInput, MessageTooLarge, PartUnavailable
 from domain.kernel.messages import Body, Question
 
 
@@ -109,7 +109,7 @@ class LocalPipeline(Pipeline):
             kind, body = question
             try:
                 raw = frame({"id": number, "kind": kind, "body": body})
-            except MessageTooLarge as error:
+            except (MessageTooLarge, InvalidInput) as error:
                 self._waiting[number] = _Waiting(b"", deadline, error)
             else:
                 waiting = self._waiting[number] = _Waiting(raw, deadline, None)
@@ -207,7 +207,7 @@ class LocalPipeline(Pipeline):
             self._disconnect()
             return
         self._incoming += chunk
-        for message in take_frames(self._incoming):
+        for message, _ in take_frames(self._incoming):
             waiting = self._waiting.get(message["id"])
             if waiting is None or waiting.reply is not None:
                 continue  # it was given up

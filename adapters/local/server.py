@@ -6,41 +6,65 @@ disconnected are dropped, and a connection that sends anything but frames is clo
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import itertools
 import select
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from adapters.local.frames import CHUNK_BYTES, frame, take_frames
-from domain.kernel.errors import EsError, MessageTooLarge
-from domain.kernel.messages import Body, Later, Reply, Request
+from adapters.local.frames import CHUNK_BYTES, frame, has_frame, take_frames
+from domain.kernel.errors import EsError, InvalidInput, MessageTooLarge
+from domain.kernel.messages import MAX_MESSAGE_BYTES, Body, Later, Reply, Request, is_shallow, to_json
 
-_UNSENT_LIMIT_BYTES = 4 << 20
-_READY_LIMIT = 4096
+# Limits of one client. Beyond them it is not read from, so its requests wait in its own memory.
+_UNSENT_LIMIT_BYTES = 1 << 18  # replies that it does not read, beside those in the socket
+_HELD_LIMIT_BYTES = 4 << 20  # requests that were handed over and have no reply
+_INCOMING_LIMIT_BYTES = MAX_MESSAGE_BYTES + 4  # requests that were not handed over; the largest frame fits
+_REQUEST_COST_BYTES = 1024  # what a request takes in memory beside its text
+# Every reply repeats the frame id, so it has to be small: otherwise not even an error would fit.
+_ID_LIMIT = 4096  # characters of JSON
+_ID_DEPTH = 8
+_UNREAD_LIMIT_S = 60.0
+"""How long replies may wait for a client that reads nothing. Then it is disconnected; a client that resumes reconnects."""
+# While all clients together take more than `_CROWDED_BYTES`, each has less.
+_CROWDED_BYTES = 16 << 20
+_CROWDED_UNSENT_LIMIT_BYTES = 1
+_CROWDED_HELD_LIMIT_BYTES = 16 << 10
+_CROWDED_UNREAD_LIMIT_S = 1.0
+_CLOSE_S = 1.0
 
 
 class _Peer:
     """One connection of a server."""
 
-    __slots__ = ("incoming", "outgoing", "socket")
+    __slots__ = ("held_bytes", "incoming", "outgoing", "socket", "unread_since_s")
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
-        self.incoming = bytearray()
+        self.incoming = bytearray()  # requests that were not handed over, and the begin of the next
         self.outgoing = bytearray()
+        self.held_bytes = 0
+        self.unread_since_s = 0.0  # monotonic; meaningful while replies wait in `outgoing`
 
 
 class Delivery:
     """A request, with the connection and the frame id for its reply."""
 
-    __slots__ = ("frame_id", "peer", "request")
+    __slots__ = ("frame_id", "held_bytes", "peer", "request")
 
-    def __init__(self, peer: _Peer, frame_id: Any, request: Request) -> None:
+    def __init__(self, peer: _Peer, message: Body, size: int) -> None:
+        """Raises ValueError if the frame id is too large to be repeated in a reply."""
         self.peer = peer
-        self.frame_id = frame_id
-        self.request = request
+        self.frame_id: Any = message.get("id")
+        if type(self.frame_id) is not int:
+            id_text = to_json(self.frame_id)
+            if len(id_text) > _ID_LIMIT or not is_shallow(id_text, levels=_ID_DEPTH):
+                raise ValueError("oversized frame id")
+        body = message.get("body")
+        self.request = Request(str(message.get("kind")), body if isinstance(body, dict) else {})
+        self.held_bytes = size + _REQUEST_COST_BYTES
 
 
 class LocalServer:
@@ -54,19 +78,56 @@ class LocalServer:
         self._listener: socket.socket | None = listener
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
-        self._is_full = False
+        self._has_no_descriptor = False
         self._peers: dict[int, _Peer] = {}
-        self._ready: collections.deque[Delivery] = collections.deque()
+        self._ready: dict[_Peer, None] = {}  # those with requests to hand over, in order of their turns
+        self._unread: dict[int, _Peer] = {}  # those with replies that they have not read
+        self._held_bytes = self._unsent_bytes = 0  # of all peers
 
     @property
-    def is_full(self) -> bool:
+    def has_no_descriptor(self) -> bool:
         """Whether no descriptor is left for a further connection."""
-        return self._is_full
+        return self._has_no_descriptor
 
     def receive(self, limit: int, wait_s: float) -> list[Delivery]:
         """Receive up to `limit` requests, as soon as there are any; none after `wait_s` seconds."""
-        self._pump(0 if self._ready else wait_s)
-        return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+        self._pump(0 if any(map(self._has_turn, self._ready)) else wait_s)
+        peers = [peer for peer in self._ready if self._has_turn(peer)]
+        # Each client in turn: one with many requests does not delay those with few.
+        share = max(limit // max(len(peers), 1), 1)
+        rounds = itertools.zip_longest(*(self._take(peer, share) for peer in peers[:limit]))
+        return [delivery for each in rounds for delivery in each if delivery is not None]
+
+    def _has_turn(self, peer: _Peer) -> bool:
+        is_crowded = self._held_bytes >= _CROWDED_BYTES
+        limit_bytes = _CROWDED_HELD_LIMIT_BYTES if is_crowded else _HELD_LIMIT_BYTES
+        return not self._is_unread(peer) and peer.held_bytes < limit_bytes
+
+    def _is_unread(self, peer: _Peer) -> bool:
+        """Whether a client has too many replies that it does not read."""
+        is_crowded = self._unsent_bytes >= _CROWDED_BYTES
+        return len(peer.outgoing) >= (_CROWDED_UNSENT_LIMIT_BYTES if is_crowded else _UNSENT_LIMIT_BYTES)
+
+    def _take(self, peer: _Peer, limit: int) -> list[Delivery]:
+        """Take requests from a client that has some. Its next turn is after those of the others."""
+        del self._ready[peer]
+        fd = peer.socket.fileno()
+        try:
+            deliveries = [
+                Delivery(peer, message, size) for message, size in take_frames(peer.incoming, limit)
+            ]
+            if has_frame(peer.incoming):
+                self._ready[peer] = None
+        except ValueError:
+            self._drop(fd)
+            return []
+        self._hold(peer, sum(delivery.held_bytes for delivery in deliveries))
+        self._watch(fd, peer)
+        return deliveries
+
+    def _hold(self, peer: _Peer, more_bytes: int) -> None:
+        peer.held_bytes += more_bytes
+        self._held_bytes += more_bytes
 
     def answer(self, replies: Sequence[tuple[Delivery, Reply]]) -> None:
         """Send replies. Replies to disconnected callers are dropped."""
@@ -77,32 +138,39 @@ class LocalServer:
             message.update({"error": reply.to_wire()} if isinstance(reply, EsError) else {"ok": reply})
             try:
                 raw = frame(message, what="the reply")
-            except MessageTooLarge as error:
+            except (MessageTooLarge, InvalidInput) as error:
                 raw = frame({"id": delivery.frame_id, "error": error.to_wire()})
-            delivery.peer.outgoing += raw
-            touched[delivery.peer.socket.fileno()] = delivery.peer
+            if not self.is_gone(delivery):
+                delivery.peer.outgoing += raw
+                self._unsent_bytes += len(raw)
+                self._hold(delivery.peer, -delivery.held_bytes)
+                touched[delivery.peer.socket.fileno()] = delivery.peer
         for fd, peer in touched.items():
-            if fd >= 0:
-                self._send(fd, peer)
+            self._send(fd, peer)
 
     def is_gone(self, delivery: Delivery) -> bool:
         """Whether the caller has disconnected."""
         return delivery.peer.socket.fileno() < 0
 
+    def is_full(self, delivery: Delivery) -> bool:
+        """Whether the caller has not read the replies that it was sent."""
+        return self._is_unread(delivery.peer)
+
     def stop_listening(self) -> None:
         """Accept no new connections. Open ones continue."""
         if self._listener is not None:
-            if not self._is_full:
+            if not self._has_no_descriptor:
                 self._poll.unregister(self._listener)
             self._listener.close()
             self._listener = None
 
     def close(self) -> None:
-        """Send what can be sent within a second per connection, then close every connection."""
+        """Send what can be sent within a second, then close every connection."""
         self.stop_listening()
+        deadline = time.monotonic() + _CLOSE_S
         for fd, peer in list(self._peers.items()):
             with contextlib.suppress(OSError):
-                peer.socket.settimeout(1.0)
+                peer.socket.settimeout(max(deadline - time.monotonic(), 0.001))
                 peer.socket.sendall(peer.outgoing)
             self._drop(fd)
 
@@ -116,6 +184,17 @@ class LocalServer:
                     self._send(fd, peer)
                 if fd in self._peers and events & (select.POLLIN | select.POLLHUP | select.POLLERR):
                     self._read(fd, peer)
+        if self._unread:
+            self._drop_unread()
+
+    def _drop_unread(self) -> None:
+        """Disconnect clients that have read nothing for too long: their replies take our memory."""
+        is_crowded = self._unsent_bytes >= _CROWDED_BYTES
+        limit_s = _CROWDED_UNREAD_LIMIT_S if is_crowded else _UNREAD_LIMIT_S
+        now_s = time.monotonic()
+        for fd, peer in list(self._unread.items()):
+            if now_s - peer.unread_since_s > limit_s:
+                self._drop(fd)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -127,15 +206,13 @@ class LocalServer:
             except OSError:
                 # No file descriptor is left: further callers wait in the backlog until one is closed.
                 self._poll.unregister(self._listener)
-                self._is_full = True
+                self._has_no_descriptor = True
                 return
             connection.setblocking(False)
             self._peers[connection.fileno()] = _Peer(connection)
             self._poll.register(connection, select.POLLIN)
 
     def _read(self, fd: int, peer: _Peer) -> None:
-        if len(self._ready) >= _READY_LIMIT:
-            return  # requests beyond the limit wait in the sockets, not in memory
         try:
             chunk = peer.socket.recv(CHUNK_BYTES)
         except BlockingIOError:
@@ -147,12 +224,12 @@ class LocalServer:
             return
         peer.incoming += chunk
         try:
-            for message in take_frames(peer.incoming):
-                body = message.get("body")
-                request = Request(str(message.get("kind")), body if isinstance(body, dict) else {})
-                self._ready.append(Delivery(peer, message.get("id"), request))
-        except (ValueError, RecursionError):
+            if has_frame(peer.incoming):
+                self._ready[peer] = None
+        except ValueError:
             self._drop(fd)
+            return
+        self._watch(fd, peer)
 
     def _send(self, fd: int, peer: _Peer) -> None:
         try:
@@ -163,16 +240,29 @@ class LocalServer:
             self._drop(fd)
             return
         del peer.outgoing[:sent]
-        # Stop reading from a client that does not read its replies: they are buffered in memory.
-        reading = select.POLLIN if len(peer.outgoing) < _UNSENT_LIMIT_BYTES else 0
+        self._unsent_bytes -= sent
+        if sent or fd not in self._unread:
+            peer.unread_since_s = time.monotonic()
+        if peer.outgoing:
+            self._unread[fd] = peer
+        else:
+            self._unread.pop(fd, None)
+        self._watch(fd, peer)
+
+    def _watch(self, fd: int, peer: _Peer) -> None:
+        """Read from a client as long as it reads its replies and its next request is not complete."""
+        reading = 0 if self._is_unread(peer) or len(peer.incoming) >= _INCOMING_LIMIT_BYTES else select.POLLIN
         self._poll.modify(fd, reading | (select.POLLOUT if peer.outgoing else 0))
 
     def _drop(self, fd: int) -> None:
         self._poll.unregister(fd)
+        self._unread.pop(fd, None)
         peer = self._peers.pop(fd)
-        peer.socket.close()
-        if self._is_full and self._listener is not None:
-            self._poll.register(self._listener, select.POLLIN)
-            self._is_full = False
+        self._hold(peer, -peer.held_bytes)
+        self._unsent_bytes -= len(peer.outgoing)
         # Requests of a disconnected caller that were not begun are dropped: it cannot receive a reply.
-        self._ready = collections.deque(waiting for waiting in self._ready if waiting.peer is not peer)
+        self._ready.pop(peer, None)
+        peer.socket.close()
+        if self._has_no_descriptor and self._listener is not None:
+            self._poll.register(self._listener, select.POLLIN)
+            self._has_no_descriptor = False

@@ -33,12 +33,15 @@ from adapters.rabbitmq.messages import (
     queue_of,
 )
 from domain.kernel.errors import EsError
-from domain.kernel.messages import Body, to_json
+from domain.kernel.messages import MAX_MESSAGE_BYTES, Body, to_json
 
 PREFETCH_COUNT = 512
 """Unacknowledged messages of a worker: a whole batch, the next one, and requests answered with `LATER`."""
 SUSPECT_AFTER = 3
 """A message that was redelivered this often may crash workers. From then on it is handled alone."""
+_MESSAGE_LIMIT_BYTES = 2 * MAX_MESSAGE_BYTES
+"""A larger message becomes a dead letter. Callers put more than one request in a message only if they are small."""
+_ROOM_POLL_S = 0.01
 
 
 # --- between the threads ---------------------------------------------------------------------
@@ -104,6 +107,8 @@ class Handover:
         self.incoming: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         # From the worker thread, which wakes the link afterwards.
         self.outgoing: collections.deque[Outcome] = collections.deque()
+        # Bytes of replies: those that the worker thread passed on, and those that the I/O thread has published.
+        self.answered_bytes = self.sent_bytes = 0
         # Written by the I/O thread for each channel that it opens or loses. Messages of others are stale.
         self.generation = 0
 
@@ -177,6 +182,7 @@ class Consumer:
     def opened(self, channel: Any) -> None:
         self._handover.generation += 1
         self._channel, self._tags = channel, Tags()
+        self.pump()  # drop the replies of the last channel: they count until then
         declare_queues(channel, self._role)
         channel.basic_qos(prefetch_count=PREFETCH_COUNT)
         # The roll call before the role's queue: every worker that is counted as a consumer answers it.
@@ -208,6 +214,10 @@ class Consumer:
             channel.basic_publish("", properties.reply_to, to_json(self._describe()).encode())
 
     def _on_message(self, channel: Any, method: Any, properties: Any, raw: bytes) -> None:
+        if len(raw) > _MESSAGE_LIMIT_BYTES:
+            self._log.warning("message-rejected", size_bytes=len(raw))
+            channel.basic_reject(method.delivery_tag, requeue=False)
+            return
         self._tags.add(method.delivery_tag)
         message = Message(self._handover.generation, method.delivery_tag, properties, raw)
         if properties.reply_to and not message.reply_to:
@@ -216,8 +226,9 @@ class Consumer:
 
     def pump(self) -> None:
         outgoing = self._handover.outgoing
-        while outgoing:
+        while outgoing and self.link.has_room:
             message, bodies, verdict = outgoing.popleft()
+            self._handover.sent_bytes += sum(map(len, bodies))
             # Compare first: on another channel the tag names another message, which would be lost for ever.
             if message.generation != self._handover.generation:
                 continue
@@ -233,6 +244,8 @@ class Consumer:
                 self._tags.settle(message.tag)
         for tag, multiple in self._tags.take():
             self._channel.basic_ack(tag, multiple)
+        if outgoing:
+            self.link.call_later(_ROOM_POLL_S, self.link.wake)
 
     def cancel(self, cancelled: threading.Event) -> None:
         """Stop consuming, then set the event. The messages that were delivered before are in the handover."""

@@ -270,7 +270,7 @@ def _requests(raw: bytes) -> list[dict[str, Any]]:
     """The requests of a message; none if it is unreadable."""
     try:
         return requests_of(raw)
-    except (ValueError, RecursionError):
+    except ValueError:
         return []
 
 

@@ -24,6 +24,7 @@ from domain.kernel.errors import EsError, PartUnavailable
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 5.0
 _CLOSE_TIMEOUT_S = 5.0
+_UNSENT_LIMIT_BYTES = 4 << 20
 
 
 class Log(Protocol):
@@ -118,6 +119,13 @@ class Link:
         self._attempt = 0
         self._log.info("broker-connected", broker=self._place())
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the broker has taken what was published, but for 4 MiB. True in the last `pump` before a stop."""
+        if self._is_stopping or self._connection is None:
+            return True
+        return bool(self._connection._get_write_buffer_size() < _UNSENT_LIMIT_BYTES)
+
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
         self._loop.call_later(delay_s, action)
 
@@ -202,9 +210,9 @@ class Link:
             self._tenant.pump()
 
     def _shut(self) -> None:
+        self._is_stopping = True
         if self._channel is not None and self._channel.is_open:
             self._tenant.pump()
-        self._is_stopping = True
         if self._connection is not None and self._connection.is_open:
             self._connection.close()
         else:

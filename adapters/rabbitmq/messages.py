@@ -7,12 +7,13 @@ Refusal: nothing here opens a connection.
 from __future__ import annotations
 
 import base64
-import json
 import re
 import struct
 from typing import Any
 
 import pika  # type: ignore[import-untyped]
+
+from domain.kernel.messages import parse_json
 
 PERSISTENT = 2
 REPLY_QUEUE = "amq.rabbitmq.reply-to"
@@ -71,9 +72,9 @@ def declare_roll_call(channel: Any) -> None:
 def requests_of(raw: bytes) -> list[dict[str, Any]]:
     """The requests in a message: one JSON object, a list of them, or `{"requests": […]}`.
 
-    Raises ValueError or RecursionError if the message holds anything else, or no request.
+    Raises ValueError if the message holds anything else, or no request.
     """
-    value = json.loads(str(raw, "utf-8", "surrogatepass"))
+    value = parse_json(raw)
     if isinstance(value, dict):
         value = value.get("requests", [value])
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):

@@ -16,11 +16,8 @@ from adapters.pipeline import Pipeline
 from adapters.rabbitmq.errors import PART
 from adapters.rabbitmq.messages import queue_of
 from adapters.rabbitmq.sender import Envelope, Item, Outbox, Sender
-from domain.kernel.errors import EsError, MessageTooLarge, PartUnavailable
-from domain.kernel.messages import Body, Question, to_json
-
-MAX_REQUEST_BYTES = 1 << 20
-"""The size limit of one request, as over the local transport."""
+from domain.kernel.errors import EsError, InvalidInput, MessageTooLarge, PartUnavailable
+from domain.kernel.messages import Body, Question, encode
 
 
 class RabbitPipeline(Pipeline):
@@ -113,7 +110,7 @@ def _item(question: Question, deadline: float) -> Item:
     if isinstance(question, EsError):
         return Item(b"", deadline, question)
     kind, body = question
-    raw = to_json({"kind": kind, "body": body}).encode("utf-8", "surrogatepass")
-    if len(raw) > MAX_REQUEST_BYTES:
-        return Item(b"", deadline, MessageTooLarge("the request", MAX_REQUEST_BYTES))
-    return Item(raw, deadline)
+    try:
+        return Item(encode({"kind": kind, "body": body}, "the request"), deadline)
+    except (MessageTooLarge, InvalidInput) as error:
+        return Item(b"", deadline, error)

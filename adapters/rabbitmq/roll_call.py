@@ -6,13 +6,13 @@ given time, and a missing reply is not interpreted: the caller compares with the
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
 from typing import Any
 
 from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.messages import REPLY_QUEUE, ROLL_CALL, Properties, declare_roll_call
-from domain.kernel.messages import Body
+from domain.kernel.messages import Body, parse_json
 
 
 def roll_call(url: str, *, expected: int, wait_s: float) -> list[Body]:
@@ -23,7 +23,8 @@ def roll_call(url: str, *, expected: int, wait_s: float) -> list[Body]:
     states: list[Body] = []
 
     def on_reply(channel: Any, method: Any, properties: Any, raw: bytes) -> None:
-        states.append(json.loads(raw))
+        with contextlib.suppress(ValueError):  # not a worker of this program
+            states.append(parse_json(raw))
 
     with open_channel(url) as channel:
         declare_roll_call(channel)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import json
 import math
 import threading
 import time
@@ -25,7 +24,7 @@ from typing import Any
 from adapters.rabbitmq.link import Link, Silence
 from adapters.rabbitmq.messages import PERSISTENT, REPLY_QUEUE, TIMEOUT_HEADER, Properties, queue_of
 from domain.kernel.errors import AnsweredError, EsError
-from domain.kernel.messages import Body
+from domain.kernel.messages import Body, parse_json
 
 CHUNK_LIMIT = 128
 """Requests in one message: many for its cost, and few enough to be shared among workers."""
@@ -214,7 +213,7 @@ class Sender:
             return  # too late, or the second reply to a message that was sent twice
         try:
             replies = [
-                (envelope.items[index], _reply(answer)) for index, answer in json.loads(body)["replies"]
+                (envelope.items[index], _reply(answer)) for index, answer in parse_json(body)["replies"]
             ]
         except (ValueError, KeyError, TypeError, IndexError):
             return  # not a reply of a worker of this program; the request times out

@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from adapters.rabbitmq.consumer import Consumer, Handover, Message, Verdict
 from adapters.rabbitmq.link import Log
 from adapters.rabbitmq.messages import requests_of
-from domain.kernel.errors import EsError, Kind, MessageTooLarge
-from domain.kernel.messages import Body, Later, Reply, Request, to_json
+from domain.kernel.errors import EsError, InvalidInput, Kind, MessageTooLarge
+from domain.kernel.messages import MAX_MESSAGE_BYTES, Body, Later, Reply, Request, encode
 
-MAX_REPLY_BYTES = 1 << 20
-"""The size limit of one reply, as over the local transport, and of the replies that share a message."""
+_UNSENT_LIMIT_BYTES = 8 << 20
+"""Replies that the broker has not taken. Beyond it no request is handled."""
 _CANCEL_TIMEOUT_S = 1.0
 
 
@@ -41,7 +41,7 @@ class Delivery:
 
 
 def parse_requests(raw: bytes) -> list[Request]:
-    """The requests of a message. Raises ValueError or RecursionError if it is malformed."""
+    """The requests of a message. Raises ValueError if it is malformed."""
     requests = []
     for item in requests_of(raw):
         kind, body = item.get("kind"), item.get("body", {})
@@ -135,7 +135,7 @@ class RabbitServer:
             if message.has_bad_headers:
                 raise ValueError("the number of its deliveries is unknown")
             requests = parse_requests(message.raw)
-        except (ValueError, RecursionError):
+        except ValueError:
             self._handover.outgoing.append((message, (), Verdict.REJECT))
             self._link.wake()
             return
@@ -165,6 +165,7 @@ class RabbitServer:
         if message.is_undone and verdict is Verdict.ACKNOWLEDGE:
             # For example a retried dead letter. No caller would send it again, so it becomes one again.
             verdict, bodies = Verdict.REJECT, ()
+        self._handover.answered_bytes += sum(map(len, bodies))
         self._handover.outgoing.append((message, bodies, verdict))
 
     def is_gone(self, delivery: Delivery) -> bool:
@@ -183,6 +184,10 @@ class RabbitServer:
         self._link.wake()
         return True
 
+    def is_full(self, delivery: Delivery) -> bool:
+        """Whether the broker takes replies more slowly than they are made, for example during an alarm."""
+        return self._handover.answered_bytes - self._handover.sent_bytes >= _UNSENT_LIMIT_BYTES
+
     def stop_listening(self) -> None:
         """Stop deliveries. Messages that were delivered before can be received once this returns."""
         cancelled = threading.Event()
@@ -196,10 +201,10 @@ class RabbitServer:
 
 def _encode(index: int, reply: Reply) -> bytes:
     answer = {"error": reply.to_wire()} if isinstance(reply, EsError) else {"ok": reply}
-    raw = to_json([index, answer]).encode("utf-8", "surrogatepass")
-    if len(raw) > MAX_REPLY_BYTES:
-        return _encode(index, MessageTooLarge("the answer", MAX_REPLY_BYTES))
-    return raw
+    try:
+        return encode([index, answer], "the reply")
+    except (MessageTooLarge, InvalidInput) as error:
+        return _encode(index, error)
 
 
 def _bodies(parts: list[bytes]) -> list[bytes]:
@@ -207,7 +212,7 @@ def _bodies(parts: list[bytes]) -> list[bytes]:
     groups: list[list[bytes]] = [[]]
     size = 0
     for part in parts:
-        if size + len(part) > MAX_REPLY_BYTES and groups[-1]:
+        if size + len(part) > MAX_MESSAGE_BYTES and groups[-1]:
             groups.append([])
             size = 0
         groups[-1].append(part)

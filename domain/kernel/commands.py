@@ -12,6 +12,7 @@ The worker fills in a field without an `Input`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
@@ -19,6 +20,9 @@ from uuid import UUID
 
 from domain.kernel.errors import InvalidInput
 from domain.kernel.personal import Personal
+
+ACTOR_LIMIT = 100
+_ACTOR = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/+-]{{0,{ACTOR_LIMIT - 1}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +104,15 @@ def parse_command_id(value: object, *, field: str = "command_id") -> UUID:
         return UUID(value)  # type: ignore[arg-type]  # a value of another type raises
     except (ValueError, TypeError, AttributeError) as error:
         raise InvalidInput(field, "is not a UUID") from error
+
+
+def parse_actor(value: object) -> str:
+    """The sender in a request, `unknown` if it names none. Raises InvalidInput for any other text than a name.
+
+    Every event of the command stores it, and it is shown: it must be short, and is no place for personal data.
+    """
+    if value is None:
+        return "unknown"
+    if not isinstance(value, str) or _ACTOR.fullmatch(value) is None:
+        raise InvalidInput("actor", f"must be 1 to {ACTOR_LIMIT} letters, digits or ._:/+- such as uid:1000")
+    return value

@@ -25,6 +25,14 @@ class Kind(StrEnum):
 EXIT_CODES = {Kind.REFUSED: 1, Kind.INVALID: 2, Kind.NOT_FOUND: 3, Kind.UNAVAILABLE: 4, Kind.DAMAGED: 5}
 """The exit code of a process that fails with an error of each kind."""
 
+_ECHO_LIMIT = 100  # characters of a request that its error repeats
+_WIRE_LIMIT = 2000  # characters of a text in a reply: a reply with an error always fits
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, cut after `limit` characters."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
 
 @dataclass_transform()
 class EsError(Exception):
@@ -73,8 +81,9 @@ class EsError(Exception):
         return "a worker failed unexpectedly"
 
     def to_wire(self) -> dict[str, str]:
-        """The error as JSON for a transport: `{"code", "kind", "message", "hint"}`."""
-        return {"code": self.code, "kind": self.kind.value, "message": str(self), "hint": self.hint}
+        """The error as JSON for a transport: `{"code", "kind", "message", "hint"}`, with texts of 2,000 characters at most."""
+        message, hint = shortened(str(self), _WIRE_LIMIT), shortened(self.hint, _WIRE_LIMIT)
+        return {"code": self.code, "kind": self.kind.value, "message": message, "hint": hint}
 
 
 class AnsweredError(EsError):
@@ -129,7 +138,7 @@ class UnknownRequest(EsError):
     hint = "The `es` command and the workers may have different versions: run `es down`, then `es up`."
 
     def __str__(self) -> str:
-        return f"no worker knows the request {self.request!r}"
+        return f"no worker knows the request {shortened(self.request, _ECHO_LIMIT)!r}"
 
 
 class MessageTooLarge(EsError):

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
-from domain.kernel.errors import EsError
+from domain.kernel.errors import EsError, InvalidInput, MessageTooLarge
 
 Body = dict[str, Any]
 """A JSON object. Ids in it are decimal strings."""
 
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Encode a JSON value as text, in the one form that this program writes."""
+
+MAX_MESSAGE_BYTES = 1 << 20
+"""The size limit of one request and of one reply, over every transport."""
+MAX_DEPTH = 32
+"""How deeply lists and objects are nested at most in what arrives. Python's parser would fail at about 1,000 levels."""
+_ENCODED_DEPTH = MAX_DEPTH - 2
+"""The same for one request or reply: RabbitMQ carries it inside `{"requests": [` or `{"replies": [`."""
+INPUT_DEPTH = MAX_DEPTH - 4
+"""The same for the input of a command, which is inside `{"requests": [{"body": {"input":`."""
+_NO_BRACKETS = r'(?:[^\[\]{}"]++|"(?:[^"\\]++|\\.)*+")++'
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1, '"': 0}
 
 
 @dataclass(slots=True, eq=False)
@@ -40,3 +53,38 @@ Question = tuple[str, Mapping[str, Any]] | EsError
 reply, and keeps its place in a pipeline."""
 
 Reply = Body | EsError | Later
+
+
+def is_shallow(text: str, *, levels: int = MAX_DEPTH) -> bool:
+    """Whether JSON text is nested at most so deeply. It counts without recursion, so no text can make it fail."""
+    if text.count("[") + text.count("{") <= levels:
+        return True
+    brackets = re.sub(_NO_BRACKETS, "", text, flags=re.DOTALL)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) <= levels
+
+
+def parse_json(raw: bytes | bytearray) -> Any:
+    """The JSON value of a message from outside. Raises ValueError and nothing else."""
+    text = str(raw, "utf-8", "surrogatepass")
+    if not is_shallow(text):
+        raise ValueError("nested too deeply")
+    return json.loads(text)
+
+
+def encode(message: Any, what: str) -> bytes:
+    """A message as a transport carries it. Raises MessageTooLarge or InvalidInput, in which `what` names the message."""
+    try:
+        text = to_json(message)
+    except RecursionError as error:
+        raise too_deep(what, _ENCODED_DEPTH) from error
+    raw = text.encode("utf-8", "surrogatepass")
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise MessageTooLarge(what, MAX_MESSAGE_BYTES)
+    if not is_shallow(text, levels=_ENCODED_DEPTH):
+        raise too_deep(what, _ENCODED_DEPTH)
+    return raw
+
+
+def too_deep(what: str, levels: int) -> InvalidInput:
+    """The error of a request, reply or line that `is_shallow` refuses."""
+    return InvalidInput(what, f"is nested more than {levels} levels deep")

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from adapters.local.frames import MAX_FRAME_BYTES
 from domain.kernel.errors import EsError, Kind
-from domain.kernel.messages import LATER, Question, Reply, Request
+from domain.kernel.messages import LATER, MAX_MESSAGE_BYTES, Question, Reply, Request
 from domain.kernel.ports.transport import Caller
 from domain.users.errors import EmailTaken, UserNotFound
 from tests.support.transports import (
@@ -183,7 +182,7 @@ def test_nothing_but_errors_needs_no_worker(caller: Caller) -> None:
 
 
 def test_a_request_that_is_too_large_is_an_error_in_its_place(echoing: Serving, caller: Caller) -> None:
-    mixed = [*questions(1), ("echo", {"n": 1, "pad": "x" * MAX_FRAME_BYTES}), *questions(1)]
+    mixed = [*questions(1), ("echo", {"n": 1, "pad": "x" * MAX_MESSAGE_BYTES}), *questions(1)]
 
     replies = list(caller.pipeline(ROLE, mixed))
 

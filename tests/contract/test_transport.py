@@ -10,9 +10,8 @@ import time
 
 import pytest
 
-from adapters.local.frames import MAX_FRAME_BYTES
-from domain.kernel.errors import EsError, PartUnavailable
-from domain.kernel.messages import LATER, Body, Reply, Request
+from domain.kernel.errors import EsError, PartUnavailable, UnknownRequest
+from domain.kernel.messages import INPUT_DEPTH, LATER, MAX_DEPTH, MAX_MESSAGE_BYTES, Body, Reply, Request
 from domain.kernel.ports.transport import Caller
 from domain.users.errors import EmailTaken, UserNotFound
 from tests.support.transports import (
@@ -51,7 +50,7 @@ def test_the_kind_of_a_request_reaches_the_service(transport: Transport, caller:
         {"id": "9223372036854775807", "n": 9223372036854775807},
         {"nested": {"list": [1, 2.5, None, True, {"deep": []}]}},
         {"lone surrogate": "\ud800"},
-        {"large": "x" * (MAX_FRAME_BYTES - 200)},
+        {"large": "x" * (MAX_MESSAGE_BYTES - 200)},
     ],
     ids=lambda body: next(iter(body), "empty"),
 )
@@ -105,7 +104,7 @@ def test_a_late_reply_is_not_the_reply_to_the_next_request(
 
 def test_a_reply_that_is_too_large_is_an_error_in_its_place(transport: Transport, caller: Caller) -> None:
     transport.serve(
-        lambda request: {"n": request.body["n"], "pad": "x" * (request.body["n"] * MAX_FRAME_BYTES)}
+        lambda request: {"n": request.body["n"], "pad": "x" * (request.body["n"] * MAX_MESSAGE_BYTES)}
     )
 
     replies = list(caller.pipeline(ROLE, questions(3)))
@@ -113,6 +112,35 @@ def test_a_reply_that_is_too_large_is_an_error_in_its_place(transport: Transport
     assert isinstance(replies[1], EsError)
     assert replies[1].code == "request-too-large"
     assert replies[0] == {"n": 0, "pad": ""}
+
+
+def nested(levels: int) -> Body:
+    body: Body = {}
+    for _ in range(levels - 1):
+        body = {"in": body}
+    return body
+
+
+def test_a_request_or_reply_that_is_nested_too_deeply_fails_alone(
+    transport: Transport, caller: Caller
+) -> None:
+    transport.serve(lambda request: {"n": request.body["n"], **nested(request.body["depth"])})
+    depths = [1, INPUT_DEPTH, MAX_DEPTH, 985, 100_000, 1]
+    asked = [("echo", {"n": n, "depth": depth}) for n, depth in enumerate(depths)]
+    sent = [("echo", {"n": n, "depth": 1, **nested(depth)}) for n, depth in enumerate(depths)]
+
+    replies = [*caller.pipeline(ROLE, asked), *caller.pipeline(ROLE, sent)]
+
+    codes = [reply.code if isinstance(reply, EsError) else "done" for reply in replies]
+    assert codes == ["done", "done", *["invalid-input"] * 3, "done"] * 2
+
+
+def test_an_error_that_repeats_a_large_request_arrives(transport: Transport, caller: Caller) -> None:
+    transport.serve(lambda request: UnknownRequest(request.kind))
+
+    replies = list(caller.pipeline(ROLE, [("\x01\ud800" * 100_000, {}), ("x", {})]))
+
+    assert [str(reply)[:27] for reply in replies] == ["no worker knows the request"] * 2
 
 
 def test_a_caller_can_be_closed_twice_and_used_again(echoing: Serving, caller: Caller) -> None:

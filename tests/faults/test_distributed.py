@@ -137,7 +137,7 @@ def test_requests_without_a_caller_take_effect_once_while_workers_are_killed(on_
     with open_channel(on_rabbitmq.environment["ES_BROKER"]) as channel:
         for n, command_id in enumerate(command_ids):
             given = {"email": f"abandoned{n}@example.com", "name": f"Abandoned {n}"}
-            body = {"command_id": command_id, "actor": "a test", "input": given}
+            body = {"command_id": command_id, "actor": "test", "input": given}
             request = json.dumps({"kind": "users.create", "body": body}).encode()
             # Without a queue for the reply: its caller has disconnected and does not retry.
             properties = Properties(delivery_mode=PERSISTENT)

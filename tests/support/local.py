@@ -59,8 +59,17 @@ def connected(path: Path) -> socket.socket:
 
 
 def read_frame(connection: socket.socket) -> Any:
-    (length,) = struct.unpack(">I", connection.recv(4, socket.MSG_WAITALL))
-    return json.loads(connection.recv(length, socket.MSG_WAITALL))
+    (length,) = struct.unpack(">I", _exactly(connection, 4))
+    return json.loads(_exactly(connection, length))
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        chunk = connection.recv(count - len(found))
+        assert chunk, "the server has closed the connection"
+        found += chunk
+    return found
 
 
 def received(server: LocalServer) -> Iterator[Any]:

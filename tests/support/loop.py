@@ -27,6 +27,8 @@ class ScriptedServer:
         self.limits: set[int] = set()
         self.gone: set[int] = set()
         """The requests whose caller has disconnected."""
+        self.full: set[int] = set()
+        """The requests whose caller does not read its replies."""
 
     def receive(self, limit: int, wait_s: float) -> list[NumberedDelivery]:
         self.limits.add(limit)
@@ -42,6 +44,9 @@ class ScriptedServer:
 
     def is_gone(self, delivery: NumberedDelivery) -> bool:
         return delivery.number in self.gone
+
+    def is_full(self, delivery: NumberedDelivery) -> bool:
+        return delivery.number in self.full
 
     def stop_listening(self) -> None:
         self.calls.append("stop listening")

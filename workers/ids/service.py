@@ -33,6 +33,9 @@ from workers.ids.store_clock import POSITIONS_PER_NS, Machine, asleep_ns
 
 _NEAR = (AHEAD - 2) * STEP  # how far an id may be ahead of the clock's id so that its successor is allowed
 
+_OTHERS_LIMIT = 8
+"""Queries in one batch. Each may read all lanes, and the replies of a batch are in memory at once."""
+
 
 class IdsService:
     """Clocks, randomness, the range of lanes and the length of a lease are arguments for the sake of tests."""
@@ -88,10 +91,14 @@ class IdsService:
         with self.lock:
             issuing = _Issuing(self._keeper)
             replies: list[Reply] = []
+            others = 0
             for index, request in enumerate(batch):
                 try:
-                    is_next = request.kind == "ids.next"
-                    replies.append(issuing.reply(index, request.body) if is_next else self._other(request))
+                    if request.kind == "ids.next":
+                        replies.append(issuing.reply(index, request.body))
+                        continue
+                    others += 1
+                    replies.append(self._other(request) if others <= _OTHERS_LIMIT else LATER)
                 except EsError as error:
                     replies.append(self._keeper.halt_if_store_went_back(error))
             for index, reply in issuing.block_replies():

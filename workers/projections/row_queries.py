@@ -12,6 +12,7 @@ from domain.kernel.errors import EsError, InvalidInput, Kind
 from domain.kernel.ids import parse_id
 from domain.kernel.messages import Body, Later, Reply, Request
 from domain.kernel.projection import Key, Projection, Value
+from workers.runtime.pages import fit
 from workers.runtime.queries import Queries, Sources, limit_of
 
 
@@ -47,12 +48,14 @@ class RowQueries:
         after = request.body.get("after")
         if later := self._sources.wait_for(self._projection, request, self._sources.target(request)):
             return later
+        limit = limit_of(request)
         rows = self._sources.read_model.rows(
             self._projection,
             after=None if after is None else self._key(after, "after"),
-            limit=limit_of(request),
+            limit=limit + 1,
         )
-        return {"rows": [self._shown(row) for row in rows]}
+        shown, has_more = fit(request, map(self._shown, rows[:limit]), len(rows))
+        return {"rows": shown, "next": {"after": shown[-1][self._projection.key]} if has_more else None}
 
     def _key(self, value: object, field: str) -> Key:
         if self._projection.key_type == "INTEGER":

@@ -10,9 +10,13 @@ from importlib import import_module
 
 from domain.features import Registry
 from domain.kernel.errors import EsError, InvalidSetting, PartUnavailable, UnknownRequest
-from domain.kernel.messages import Reply, Request
+from domain.kernel.messages import LATER, Reply, Request
 from workers.projections.row_queries import row_queries
+from workers.runtime.pages import bytes_of_page
 from workers.runtime.queries import ProjectionBehind, Queries, Query, Sources
+
+_BATCH_BYTES = 4 << 20
+"""The pages of one batch. All its replies are in memory at once, so further requests wait for a later batch."""
 
 
 def queries_of(registry: Registry, sources: Sources) -> Queries:
@@ -37,11 +41,16 @@ class QueriesService:
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
         replies: list[Reply] = []
         outage: PartUnavailable | None = None
+        pages_bytes = 0
         for request in batch:
+            if pages_bytes > _BATCH_BYTES:
+                replies.append(LATER)
+                continue
             # Detecting an outage takes seconds. Do it once per batch, or the callers time out.
             reply = outage or self._answer(request)
             if isinstance(reply, PartUnavailable) and not isinstance(reply, ProjectionBehind):
                 outage = reply
+            pages_bytes += bytes_of_page(request)
             replies.append(reply)
         return replies
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from domain.kernel.events import BEGINNING
-from domain.kernel.messages import LATER, Reply, Request
-from workers.runtime.queries import PATIENCE_S, Queries, Sources, limit_of, text, whole
+from domain.kernel.messages import LATER, Body, Reply, Request
+from workers.runtime.pages import fit
+from workers.runtime.queries import MAX_WHOLE, PATIENCE_S, Queries, Sources, limit_of, text, whole
 
 
 def queries(sources: Sources) -> Queries:
@@ -22,19 +23,28 @@ class StreamQueries:
         self._store = sources.store
 
     def list_streams(self, request: Request) -> Reply:
+        limit = limit_of(request)
         found = self._store.streams(
-            after=text(request, "after"), prefix=text(request, "prefix"), limit=limit_of(request)
+            after=text(request, "after"), prefix=text(request, "prefix"), limit=limit + 1
         )
-        return {"streams": [{"stream": name, "version": version} for name, version in found]}
+        rows: list[Body] = [{"stream": name, "version": version} for name, version in found]
+        shown, has_more = fit(request, rows[:limit], len(rows))
+        return {"streams": shown, "next": {"after": shown[-1]["stream"]} if has_more else None}
 
     def read_stream(self, request: Request) -> Reply:
-        events = self._store.read_stream(
-            text(request, "stream"),
-            whole(request, "from_version", 0),
-            backwards=request.body.get("backwards") is True,
-            limit=limit_of(request),
-        )
-        return {"events": [self._sources.shown(recorded) for recorded in events]}
+        """The events of a stream from `from_version` on; `backwards` down to it, below `before_version` if given."""
+        limit, stream = limit_of(request), text(request, "stream")
+        first, before = whole(request, "from_version", 0), whole(request, "before_version", MAX_WHOLE)
+        if request.body.get("backwards") is not True:
+            events = list(self._store.read_stream(stream, first, limit=limit + 1))
+            shown, has_more = fit(request, map(self._sources.shown, events[:limit]), len(events))
+            return {"events": shown, "next": {"from_version": shown[-1]["version"] + 1} if has_more else None}
+        last = next(self._store.read_stream(stream, backwards=True, limit=1), None)
+        skipped = 0 if last is None else max(last.version + 1 - before, 0)
+        events = list(self._store.read_stream(stream, first, backwards=True, limit=limit + 1 + skipped))
+        wanted = [event for event in events if event.version < before]
+        shown, has_more = fit(request, map(self._sources.shown, wanted[:limit]), len(wanted))
+        return {"events": shown, "next": {"before_version": shown[-1]["version"]} if has_more else None}
 
     def read_events(self, request: Request) -> Reply:
         """Events after a position. With `wait` the reply comes with the first event, or empty after 2 s."""
@@ -53,7 +63,6 @@ class StreamQueries:
         last = events[-1].position if events else after
         reached = last if len(events) == limit else max(head, last)
         type_ = text(request, "type")
-        return {
-            "events": [self._sources.shown(event) for event in events if event.type.startswith(type_)],
-            "position": reached,
-        }
+        wanted = [event for event in events if event.type.startswith(type_)]
+        shown, has_more = fit(request, map(self._sources.shown, wanted), len(wanted))
+        return {"events": shown, "position": shown[-1]["position"] if has_more else reached}

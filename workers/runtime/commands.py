@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.wiring import erased_keyring, keyring_of
 from domain.kernel.aggregate import Aggregate
 from domain.kernel.command_handler import CommandHandler, Done, Order
-from domain.kernel.commands import Command, inputs_of, parse_command, parse_command_id
+from domain.kernel.commands import Command, inputs_of, parse_actor, parse_command, parse_command_id
 from domain.kernel.errors import EsError, UnknownRequest
 from domain.kernel.events import Metadata, personal_fields
 from domain.kernel.messages import Body, Reply, Request
@@ -35,13 +35,12 @@ def order_of(
     """The order of a request. `filled` are the fields that are not input. Raises InvalidInput, which names the field."""
     parsed = parse_command(command, request.body.get("input"), **filled)
     command_id = parse_command_id(request.body.get("command_id"))
-    actor = request.body.get("actor")
     metadata = Metadata(
         command_id=command_id,
         command=command.wire,
         correlation_id=command_id,
         causation_id=command_id,
-        actor=actor if isinstance(actor, str) else "unknown",
+        actor=parse_actor(request.body.get("actor")),
     )
     id_ = getattr(parsed, aggregate.id_field)
     return Order(parsed, aggregate.stream_of(id_), id_, metadata)

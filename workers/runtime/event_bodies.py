@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from domain.kernel.commands import ACTOR_LIMIT
+from domain.kernel.errors import shortened
 from domain.kernel.events import Metadata, Recorded
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body
@@ -20,6 +22,7 @@ def event_body(recorded: Recorded, metadata: Metadata | None, data: Body) -> Bod
         "command_id": metadata and str(metadata.command_id),
         "correlation_id": metadata and str(metadata.correlation_id),
         "causation_id": metadata and str(metadata.causation_id),
-        "actor": metadata and metadata.actor,
+        # Older versions stored actors of any length.
+        "actor": metadata and shortened(str(metadata.actor), ACTOR_LIMIT),
         "data": data,
     }

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adapters.log import Log
-from domain.kernel.errors import EsError, KeyUnavailable, PartUnavailable
+from domain.kernel.errors import EsError, KeyUnavailable, PartUnavailable, shortened
 from domain.kernel.messages import Later, Reply, Request
 from domain.kernel.ports.transport import Delivery, Server, Service
 
@@ -108,15 +108,19 @@ def _turn(
     log: Log,
 ) -> list[Delivery]:
     """Handle and answer one batch; return the requests to hand over again."""
-    batch = [delivery for delivery in batch if not server.is_gone(delivery)]
-    if not batch:
-        return []
-    replies = _handle(service, [delivery.request for delivery in batch], log)
+    ready: list[Delivery] = []
+    full: list[Delivery] = []  # their replies would only wait in memory, beside those that wait already
+    for delivery in batch:
+        if not server.is_gone(delivery):
+            (full if server.is_full(delivery) else ready).append(delivery)
+    if not ready:
+        return full
+    replies = _handle(service, [delivery.request for delivery in ready], log)
     unavailable = (reply for reply in replies if isinstance(reply, EsError) and reply.code in _UNAVAILABLE)
     on_reply(next(unavailable, None))
-    pairs = list(zip(batch, replies, strict=True))
+    pairs = list(zip(ready, replies, strict=True))
     server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
-    return [delivery for delivery, reply in pairs if isinstance(reply, Later)]
+    return full + [delivery for delivery, reply in pairs if isinstance(reply, Later)]
 
 
 def _handle(service: Service, requests: list[Request], log: Log) -> list[Reply]:
@@ -127,7 +131,7 @@ def _handle(service: Service, requests: list[Request], log: Log) -> list[Reply]:
         log.error("batch-failed", error, requests=len(requests))
         return [error for _ in requests]
     except Exception as error:
-        log.error("batch-crashed", error, requests=len(requests), kind=requests[0].kind)
+        log.error("batch-crashed", error, requests=len(requests), kind=shortened(requests[0].kind, 100))
         if len(requests) == 1:
             return [InternalError()]
         # Retry each alone, which is safe because commands are idempotent: only the bad request fails.

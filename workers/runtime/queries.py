@@ -127,7 +127,7 @@ def whole(request: Request, field: str, default: int) -> int:
 
 
 def limit_of(request: Request) -> int:
-    """The number of items of a page: from 1 to 1000, by default 100."""
+    """The number of items of a page: from 1 to 1000, by default 100. Fewer are sent if they do not fit: see `pages`."""
     return max(1, min(whole(request, "limit", 100), LIST_LIMIT))
 
 

@@ -132,9 +132,11 @@ class Supervisor:
 
     def _look(self) -> None:
         self._lock.keep_told()
-        if self._server.is_full or not self._control.is_reachable:
+        if self._server.has_no_descriptor or not self._control.is_reachable:
             # Idle connections are closed as well: they must not take the descriptors that a worker needs to start.
-            self._log.warning("socket-replaced", role=SUPERVISOR, is_full=self._server.is_full)
+            self._log.warning(
+                "socket-replaced", role=SUPERVISOR, no_descriptor=self._server.has_no_descriptor
+            )
             self._server.close()
             self._control.close()
             self._listen()

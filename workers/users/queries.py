@@ -18,6 +18,7 @@ from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from domain.users.mail_domains import spellings
 from domain.users.projection import USERS
 from workers.runtime.opening import Showing
+from workers.runtime.pages import fit
 from workers.runtime.queries import LIST_LIMIT, MAX_WHOLE, Queries, Sources, limit_of, whole
 
 _UNREADABLE = "unreadable"
@@ -82,13 +83,15 @@ class UserQueries:
             raise InvalidInput("status", f"must be one of {', '.join(_SHOWN)}")
         if later := self._sources.wait_for(USERS, request, self._sources.target(request)):
             return later
+        limit = limit_of(request)
         rows = self._sources.read_model.rows(
             USERS,
             after=None if after is None else parse_user_id(after),
             where=None if status is None else {"status": status},
-            limit=min(whole(request, "limit", 100), LIST_LIMIT),
+            limit=limit + 1,
         )
-        return {"users": self._opened(rows)}
+        shown, has_more = fit(request, self._opened(rows[:limit]), len(rows))
+        return {"users": shown, "next": {"after": shown[-1]["user_id"]} if has_more else None}
 
     def find(self, request: Request) -> Reply:
         email = parse_email(request.body.get("email")).value
@@ -124,7 +127,8 @@ class UserQueries:
             for recorded in events[start : start + limit_of(request)]
         ]
         self._need_own_vault(opener)
-        return {"events": shown}
+        shown, has_more = fit(request, shown, len(events) - start)
+        return {"events": shown, "next": {"from_version": shown[-1]["version"] + 1} if has_more else None}
 
     def _need_own_vault(self, opener: Showing) -> None:
         """Raise KeyUnavailable if a key was missing and the vault has a key of no user: it is the wrong vault."""

@@ -50,6 +50,10 @@ class Server(Protocol):
         """Whether the caller has disconnected. If so, skip the request."""
         ...
 
+    def is_full(self, delivery: Any) -> bool:
+        """Whether too many bytes of replies wait to be sent. If so, keep the request for a later batch."""
+        ...
+
     def stop_listening(self) -> None:
         """Accept no new requests. Received ones may still be answered."""
         ...

@@ -16,17 +16,19 @@ import pytest
 
 from adapters.local.address import listen
 from adapters.local.caller import LocalCaller
-from adapters.local.frames import MAX_FRAME_BYTES
-from adapters.local.server import LocalServer
+from adapters.local.server import Delivery, LocalServer
+from domain.kernel.errors import UnknownRequest
+from domain.kernel.messages import MAX_MESSAGE_BYTES, Body
 from domain.kernel.ports.transport import Caller
 from tests.support.local import a_frame, connected, read_frame, received, server_process
-from tests.support.transports import ROLE, SHORT_S, Gate, Serving, Transport, asked
-from tests.support.waiting import eventually
+from tests.support.transports import ROLE, SHORT_S, Gate, Serving, Transport, asked, background
+from tests.support.waiting import assert_within, eventually
 
 ECHO = a_frame('{"id":1,"kind":"echo","body":{"n":1}}')
+LARGE: Body = {"pad": "x" * 900_000}
 GARBAGE: Mapping[str, bytes] = {
     "another protocol": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "a length beyond the limit": struct.pack(">I", MAX_FRAME_BYTES + 1),
+    "a length beyond the limit": struct.pack(">I", MAX_MESSAGE_BYTES + 1),
     "the largest length": b"\xff\xff\xff\xff",
     "no JSON": a_frame("{"),
     "nothing in a frame": a_frame(""),
@@ -34,6 +36,10 @@ GARBAGE: Mapping[str, bytes] = {
     "no text": a_frame(b"\xff\xfe\xfd"),
     "deep nesting": a_frame("[" * 100_000),
     "a deeply nested object": a_frame('{"id":1,"body":' * 50_000),
+    "a frame of exactly the limit with an id that fills it": a_frame(
+        '{"id":"%s","kind":"x"}' % ("i" * (MAX_MESSAGE_BYTES - 20))
+    ),
+    "a deeply nested id": a_frame('{"id":' + "[" * 30 + "]" * 30 + ',"kind":"x"}'),
     "an endless number": a_frame('{"id":' + "1" * 100_000 + "}"),
 }
 
@@ -98,6 +104,22 @@ def test_a_frame_may_arrive_byte_by_byte(echoing: Serving, path: Path) -> None:
         assert [read_frame(client), read_frame(client)] == [{"id": 1, "ok": {"n": 1}}] * 2
 
 
+def test_a_frame_of_exactly_the_limit_is_answered(transport: Transport, path: Path) -> None:
+    transport.serve(lambda request: UnknownRequest(request.kind))
+    text = '{"id":1,"kind":"%s"}'
+    frame = a_frame(text % ("x" * (MAX_MESSAGE_BYTES - len(text) + 2)))
+
+    with connected(path) as client:
+        for part in (
+            frame[:-1],
+            frame[-1:] + ECHO,
+        ):  # the rest arrives when the server has read the first part
+            client.sendall(part)
+        answers = [read_frame(client), read_frame(client)]
+
+    assert [answer["error"]["code"] for answer in answers] == ["unknown-request"] * 2
+
+
 def test_clients_that_disconnect_after_their_requests_disturb_no_other(
     echoing: Serving, caller: Caller, path: Path
 ) -> None:
@@ -134,6 +156,92 @@ def test_a_client_that_reads_no_replies_is_not_read_from_and_delays_no_other(
         return caller.ask(ROLE, "echo", {"n": 1})["n"] == 1 and serving.service.batches[-1] == [{"n": 1}]
 
     eventually(is_dropped, "its requests are dropped when it disconnects")
+
+
+def served(
+    server: LocalServer, path: Path, stack: ExitStack, count: int
+) -> list[tuple[socket.socket, Delivery]]:
+    """Clients with one request each, and their deliveries."""
+    clients = []
+    for _ in range(count):
+        client = stack.enter_context(connected(path))
+        client.sendall(ECHO)
+        clients.append((client, next(received(server))))
+    return clients
+
+
+def test_a_client_with_too_many_unread_replies_is_served_again_when_it_reads(path: Path) -> None:
+    with closing(LocalServer(listen(path))) as server, ExitStack() as stack:
+        (greedy, first), (_, other) = served(server, path, stack, 2)
+        greedy.sendall(ECHO * 6)
+        more = list(itertools.islice(received(server), 6))
+        greedy.sendall(ECHO)
+        server.answer([(delivery, LARGE) for delivery in (first, *more)])
+
+        assert (server.is_full(first), server.is_full(other)) == (True, False)
+        assert server.receive(10, 0.05) == []
+        with background(lambda: [read_frame(greedy) for _ in range(7)]) as reading:
+            eventually(lambda: server.receive(10, 0.01), "its next request is received")
+            eventually(lambda: server.receive(10, 0.01) or reading.done(), "it has read all")
+
+
+@pytest.mark.parametrize("limit", ["_UNREAD_LIMIT_S", "_CROWDED_UNREAD_LIMIT_S"])
+def test_a_client_that_reads_nothing_is_disconnected_in_the_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    if limit.startswith("_CROWDED"):
+        monkeypatch.setattr("adapters.local.server._CROWDED_BYTES", 100_000)
+    monkeypatch.setattr(f"adapters.local.server.{limit}", 0.01)
+    with closing(LocalServer(listen(path))) as server, ExitStack() as stack:
+        (_, silent), (_, idle) = served(server, path, stack, 2)
+        server.answer([(silent, LARGE), (idle, {})])
+
+        eventually(
+            lambda: server.receive(10, 0.01) or server.is_gone(silent), "it is disconnected", within_s=30
+        )
+        assert not server.is_gone(idle)
+
+
+def test_requests_without_a_reply_are_limited_for_each_client(path: Path) -> None:
+    with closing(LocalServer(listen(path))) as server, ExitStack() as stack:
+        greedy = stack.enter_context(connected(path))
+        with background(lambda: greedy.sendall(ECHO * 20_000)):
+            held = eventually(lambda: server.receive(256, 0.01), "the first are received")
+            while batch := server.receive(256, SHORT_S):
+                held += batch
+            assert len(held) < 6000, "the others wait in the client"
+
+            (_, other) = served(server, path, stack, 1)[0]
+            assert other.request.body == {"n": 1}
+            server.answer([(delivery, {}) for delivery in held])
+            eventually(lambda: server.receive(256, 0.01), "the rest follows the replies")
+            server.close()
+
+
+def test_a_client_with_many_requests_leaves_room_in_a_batch(path: Path) -> None:
+    with closing(LocalServer(listen(path))) as server, connected(path) as many, connected(path) as few:
+        many.sendall(ECHO * 1000)
+        few.sendall(a_frame('{"id":"few","kind":"echo","body":{}}'))
+        first = eventually(lambda: server.receive(256, 0.01), "a batch is received")
+
+        assert len(first) <= 256
+        assert "few" in [delivery.frame_id for delivery in first][:2]
+
+
+def test_a_stop_does_not_wait_for_each_client_that_reads_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.local.server._CLOSE_S", 0.1)
+
+    def close_server() -> float:
+        server = LocalServer(listen(path))
+        with ExitStack() as stack:
+            server.answer([(delivery, LARGE) for _, delivery in served(server, path, stack, 20)])
+            began_s = time.monotonic()
+            server.close()
+            return time.monotonic() - began_s
+
+    assert_within(1.0, close_server)
 
 
 def test_replies_to_a_disconnected_client_disturb_no_other(run: Path, path: Path) -> None:

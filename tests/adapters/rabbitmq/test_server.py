@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.consumer import SUSPECT_AFTER, Tags
+from adapters.rabbitmq.dead_letters import DeadLetters
 from adapters.rabbitmq.errors import QueueMismatch
 from adapters.rabbitmq.messages import Properties
 from adapters.rabbitmq.roll_call import roll_call
 from domain.kernel.errors import PartUnavailable
+from domain.kernel.messages import MAX_MESSAGE_BYTES
 from domain.kernel.ports.transport import Caller
 from tests.support.processes import start_python
 from tests.support.rabbitmq import Role, a_request, rabbit_server, receive
@@ -228,6 +230,59 @@ def test_a_message_that_may_crash_workers_is_handled_alone(role: Role, transport
     eventually(all_received, "all requests are received")
     assert [len(batch) for batch in batches] == [1] * 6
     assert sorted(str(batch[0]) for batch in batches) == ["0", "1", "2", "3", "4", "new"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        a_request(1, pad="x" * 2 * MAX_MESSAGE_BYTES),
+        b'[{"kind":"echo","body":{"n":' + b"[" * 985 + b"]" * 985 + b"}}]",
+    ],
+    ids=["size", "nesting"],
+)
+def test_a_message_beyond_a_limit_becomes_a_dead_letter(
+    role: Role, transport: Transport, caller: Caller, dead: DeadLetters, odd: bytes
+) -> None:
+    serving = transport.serve()
+    role.put(odd)
+
+    assert asked(caller, 3) == [0, 1, 2]
+    eventually(lambda: dead.counts()[0].dead == 1, "it is a dead letter")
+    assert serving.service.numbers == [0, 1, 2]
+
+
+def test_no_request_is_handled_while_the_broker_takes_no_replies(
+    role: Role, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = transport.server()
+    role.put(*(a_request(n) for n in range(2)), reply_to="nowhere")
+    first, second = receive(server, 2)
+    with monkeypatch.context() as blocked:
+        blocked.setattr("adapters.rabbitmq.link.Link.has_room", False)
+        blocked.setattr("adapters.rabbitmq.server._UNSENT_LIMIT_BYTES", 1000)
+        assert not server.is_full(first)
+        server.answer([(first, {"pad": "x" * 1000})])
+        assert server.is_full(second)
+        blocked.setattr("adapters.rabbitmq.link.Link.has_room", True)
+        eventually(lambda: not server.is_full(second), "the reply is sent")
+
+
+def test_replies_of_a_lost_channel_do_not_count(
+    role: Role, transport: Transport, cut: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.rabbitmq.server._UNSENT_LIMIT_BYTES", 1000)
+    server = transport.server()
+    role.put(a_request(1), reply_to="nowhere")
+    (delivery,) = receive(server, 1)
+    with monkeypatch.context() as blocked:
+        blocked.setattr("adapters.rabbitmq.link.Link.has_room", False)
+        server.answer([(delivery, {"pad": "x" * 1000})])
+        cut()
+        eventually(lambda: server.is_gone(delivery), "the loss is noticed")
+
+    (again,) = receive(server, 1)
+
+    eventually(lambda: not server.is_full(again), "the lost reply is no longer counted")
 
 
 def direct_reply(process: bytes) -> str:

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.kernel.commands import Command, Input, inputs_of, parse_command, parse_command_id, personal_inputs
+from domain.kernel.commands import (
+    ACTOR_LIMIT,
+    Command,
+    Input,
+    inputs_of,
+    parse_actor,
+    parse_command,
+    parse_command_id,
+    personal_inputs,
+)
 from domain.kernel.errors import InvalidInput
 from domain.kernel.personal import Personal
 
@@ -168,3 +177,15 @@ def test_another_value_is_no_command_id(value: object) -> None:
 def test_a_refused_command_id_is_named_by_the_field_of_requests() -> None:
     with pytest.raises(InvalidInput, match="command_id is not a UUID"):
         parse_command_id("seven")
+
+
+def test_an_actor_is_a_short_name() -> None:
+    assert [parse_actor(name) for name in ("uid:1000", "process:claims", "x" * ACTOR_LIMIT, None)] == [
+        "uid:1000",
+        "process:claims",
+        "x" * ACTOR_LIMIT,
+        "unknown",
+    ]
+    for wrong in ("", "x" * (ACTOR_LIMIT + 1), "a\x1b[2J", "a b", "ada@example.com", "é", "a\n", 7, ["a"]):
+        with pytest.raises(InvalidInput, match="actor must be"):
+            parse_actor(wrong)

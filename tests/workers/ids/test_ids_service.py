@@ -18,7 +18,7 @@ from adapters.memory.event_store import MemoryStore
 from adapters.sqlite.event_store import SqliteStore
 from domain.kernel.errors import EsError, InvalidInput, PartUnavailable, UnknownRequest
 from domain.kernel.ids import STEP, Range, decode, lane_of, parse_id
-from domain.kernel.messages import Request
+from domain.kernel.messages import Later, Request
 from domain.kernel.ports.event_store import EventStore
 from domain.lanes.errors import (
     AheadLimit,
@@ -265,6 +265,16 @@ def test_an_error_of_the_store_is_the_reply_and_is_not_raised(world: World) -> N
     assert isinstance(replies[0], LeaseExhausted)
     assert isinstance(replies[1], EsError)
     assert isinstance(replies[2], dict)
+
+
+def test_of_many_queries_some_wait_for_a_later_batch_and_ids_do_not(service: IdsService) -> None:
+    (id_,) = draw(service)
+    queries = [Request("ids.check", {"ids": [str(id_)]}) for _ in range(20)]
+
+    replies = service.handle([*queries, Request("ids.next", {})])
+
+    waiting = [isinstance(reply, Later) for reply in replies]
+    assert (waiting[0], waiting[19], waiting[20]) == (False, True, False)
 
 
 def test_check_returns_the_grant_of_an_id_and_finds_ids_without_one(service: IdsService) -> None:

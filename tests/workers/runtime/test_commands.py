@@ -220,7 +220,21 @@ def test_a_command_id_of_another_command_is_refused(store: Store, service: Comma
     assert versions(replies) == [CommandIdReused, 1]
 
 
-@pytest.mark.parametrize(("actor", "stored"), [("uid:1000", "uid:1000"), (None, "unknown"), (7, "unknown")])
+@pytest.mark.parametrize("actor", [7, "x" * 101, "\x1b[2J", "ada@example.com"])
+def test_an_actor_that_is_no_short_name_is_refused(
+    store: Store, service: CommandService, actor: object
+) -> None:
+    sent = open_shelf("1")
+    sent.body["actor"] = actor
+
+    (refused,) = service.handle([sent])
+
+    assert isinstance(refused, InvalidInput)
+    assert refused.field == "actor"
+    assert list(store.read_stream("shelf-1")) == []
+
+
+@pytest.mark.parametrize(("actor", "stored"), [("uid:1000", "uid:1000"), (None, "unknown")])
 def test_the_event_holds_the_command_and_its_actor(
     store: Store, service: CommandService, actor: object, stored: str
 ) -> None:

@@ -197,6 +197,20 @@ def test_a_waiting_request_of_a_disconnected_caller_is_dropped(loop: ScriptedLoo
     assert loop.server.replies == {2: {"ok": 1}}
 
 
+def test_a_request_whose_reply_could_not_be_sent_waits_and_delays_no_other(loop: ScriptedLoop) -> None:
+    loop.server.full = {1}
+
+    def reply(request: Request) -> Reply:
+        if request.body["n"] == 3:
+            loop.server.full = set()
+        return {"ok": 1}
+
+    loop.serve([1, 2], [3], reply=reply)
+
+    assert loop.service.batches == [[2], [3], [1]]
+    assert loop.server.replies.keys() == {1, 2, 3}
+
+
 # --- stopping --------------------------------------------------------------------------------
 
 
