@@ -215,7 +215,7 @@ def test_after_down_no_command_starts_the_workers_until_up(running: System) -> N
     for command in (("users", "list"), ("events", "tail"), ("users", "create", "--from", "-")):
         ran = running.es(*command, stdin='{"email": "b@example.com", "name": "B"}')
         assert (ran.code, "stopped by `es down`" in ran.err + ran.out) == (4, True), ran
-    assert running.processes() == []
+    running.ended()  # the process that refused to start may still be about to end
 
     running.up()
     running.kill_everything()
