@@ -21,7 +21,7 @@ HEAD = """# The command line
 - A command that changes something takes `--command-id UUID`, and `--json` shows the one it used. A retry with
   the same id is safe and gives the first answer.
 - `--from FILE|-` takes one JSON object per line, each with an optional `"command_id"`. It answers each line in
-  order, with the answer or `{"command_id", "error": {"code", "message", "hint"}}`.
+  order, with the answer or `{"line", "command_id", "error": {"code", "message", "hint"}}`.
 
 | exit | meaning |
 | --- | --- |
