@@ -25,6 +25,7 @@ from tests.support import effort
 from tests.support.builders import open_store
 from tests.support.own_parts import vhosts  # noqa: F401  # a fixture, like the following
 from tests.support.postgres import postgres_database, postgres_url  # noqa: F401
+from tests.support.processes import forbid_opening_beside_sqlite
 from tests.support.profiles import PROFILES, profile, running, shared, system, systems  # noqa: F401
 from tests.support.servers import find_eventstoredb, fold_skips, private_rabbitmq, rabbitmq  # noqa: F401
 
@@ -45,6 +46,8 @@ BUILT_IN_STORES = ("memory:", "sqlite:", "esdb:", "eventstoredb:")
 # A shell without job control starts background processes with SIGINT ignored. The processes that tests interrupt would
 # inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+forbid_opening_beside_sqlite()
 
 # Thousands of processes start; without the cache each would compile the changed modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

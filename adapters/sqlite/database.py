@@ -3,6 +3,10 @@
 Promise: every connection is opened alike, commits are durable unless the data is derived, and SQLite's errors
 become errors of this project. Refusal: no file of a newer schema version is opened.
 
+Danger: SQLite's locks are POSIX locks, and a process that closes any descriptor of a file loses all of its locks on
+that file (sqlite.org, "How To Corrupt An SQLite Database File", 2.2). Another program then resets the write-ahead log
+under a worker. So a file that a connection of this process may have open is never opened by anything but SQLite.
+
 apsw ships its own current SQLite. SQLite 3.7.0 to 3.51.2 can corrupt a WAL database when a write and a
 checkpoint coincide with a WAL reset (sqlite.org, release 3.51.3), and the system's library is often older.
 """
@@ -10,6 +14,7 @@ checkpoint coincide with a WAL reset (sqlite.org, release 3.51.3), and the syste
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -27,6 +32,9 @@ BUSY_TIMEOUT_MS = 10_000
 
 Connection = apsw.Connection
 
+_CREATING = threading.Lock()
+"""Held from the creation of a file until its first connection is open."""
+
 
 class Database:
     """One file, with one connection for each thread."""
@@ -43,13 +51,18 @@ class Database:
         self._all: list[Connection] = []
         self._lock = threading.Lock()
         self._closed = False
-        with self.errors():
-            created = not path.exists()
-            connection = self._open()
-            _use_wal(connection)
-            self._prepare(connection, schema)
-            if created:
-                _sync_directory(path.parent)
+        try:
+            with self.errors():
+                with _CREATING:
+                    created = _create(path)
+                    connection = self._open()
+                _use_wal(connection)
+                self._prepare(connection, schema)
+                if created:
+                    _sync_directory(path.parent)
+        except BaseException:
+            self.close()
+            raise
 
     def _prepare(self, connection: Connection, schema: Path) -> None:
         found = connection.pragma("user_version")
@@ -75,15 +88,13 @@ class Database:
     def _open(self) -> Connection:
         if self._closed:
             raise PartUnavailable(self.part, f"{self.path} was closed")
-        # Create the file as 0600 before SQLite does: -wal and -shm take the mode of the database.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        connection = apsw.Connection(str(self.path))
+        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
+        with self._lock:
+            self._all.append(connection)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         # These two belong to a connection. FULL: a commit survives a power cut. secure_delete: freed space is zeroed.
         connection.pragma("synchronous", self._synchronous)
         connection.pragma("secure_delete", True)
-        with self._lock:
-            self._all.append(connection)
         self._local.connection = connection
         return connection
 
@@ -179,6 +190,20 @@ def checked_values() -> Iterator[None]:
         yield
     except apsw.ConstraintError as error:
         raise ValueError("a value does not fit its column") from error
+
+
+def _create(path: Path) -> bool:
+    """Create a file as 0600 before SQLite does, because -wal and -shm take its mode; False if the file exists.
+
+    O_EXCL fails without a descriptor, so no lock of an open connection is lost.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+        return False
+    return True
 
 
 def _use_wal(connection: Connection) -> None:

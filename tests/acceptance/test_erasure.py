@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 from contextlib import closing
 from uuid import uuid4
 
+import apsw
 import pytest
 
 from tests.support import effort
@@ -25,9 +25,10 @@ def _wrapped_key(system: System, user_id: str) -> bytes:
         table = f"{url.rpartition('schema=')[2]}_vault.data_keys"
         ((wrapped,),) = execute(url, f"SELECT wrapped FROM {table} WHERE subject = {int(user_id)}")
     else:
-        with closing(sqlite3.connect(f"file:{system.home / 'vault.db'}?mode=ro", uri=True)) as vault:
+        vault_path = str(system.home / "vault.db")
+        with closing(apsw.Connection(vault_path, flags=apsw.SQLITE_OPEN_READONLY)) as vault:
             query = "SELECT wrapped FROM data_keys WHERE subject = ?"
-            ((wrapped,),) = vault.execute(query, (int(user_id),)).fetchall()
+            wrapped = vault.execute(query, (int(user_id),)).get
     assert isinstance(wrapped, bytes)
     return wrapped
 

@@ -1,4 +1,4 @@
-"""Processes of the operating system: start one, list those that run, and count open sockets."""
+"""Processes of the operating system: start one, list those that run, and what a process has open or locked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the repository."""
@@ -58,3 +59,53 @@ def open_sockets(process: int | str = "self") -> int:
         with suppress(FileNotFoundError):
             found += "socket" in os.readlink(f"/proc/{process}/fd/{entry}")
     return found
+
+
+def locks(path: Path) -> list[tuple[str, str, str]]:
+    """This process's locks on a file: kind (READ or WRITE), first and last byte."""
+    inode = str(path.stat().st_ino)
+    found = []
+    for line in Path("/proc/locks").read_text().splitlines():
+        if "->" not in line:  # a lock that waits
+            _, _, _, kind, pid, place, first, last = line.split()
+            if pid == str(os.getpid()) and place.rpartition(":")[2] == inode:
+                found.append((kind, first, last))
+    return sorted(found)
+
+
+def forbid_opening_beside_sqlite() -> None:
+    """Let Python's `open` fail in this process for a file that SQLite has open: closing it would drop SQLite's locks.
+
+    A child process may read such a file, see `raw_bytes`.
+    """
+    own = Path("/proc/self/fd")
+    if own.exists():
+        sys.addaudithook(_refuse_database_files)
+
+
+_DATABASE_FILES = (".db", ".db-wal", ".db-shm")
+
+
+def _refuse_database_files(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open" or not isinstance(arguments[0], (str, bytes)):
+        return
+    path = os.fsdecode(arguments[0])
+    if arguments[2] & os.O_EXCL:
+        return  # it fails for a file that exists, without a descriptor
+    if path.endswith(_DATABASE_FILES) and _has_open(path):
+        raise AssertionError(f"{path} is open in SQLite: read it in a child process")
+
+
+def _has_open(path: str) -> bool:
+    with suppress(FileNotFoundError):
+        found = os.stat(path)
+        for descriptor in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(int(descriptor)), found):
+                    return True
+    return False
+
+
+def raw_bytes(path: Path) -> bytes:
+    """The bytes of a file that SQLite may have open in this process."""
+    return subprocess.run(["cat", path], capture_output=True, check=True).stdout

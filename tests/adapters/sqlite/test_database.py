@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -19,9 +19,12 @@ from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import NO_STREAM
 from domain.kernel.ports.event_store import Append
 from tests.support.builders import a_stream, append, some_events
+from tests.support.processes import locks, start_python
 from tests.support.waiting import DEADLINE_S, eventually
 
 CANARY = "canary_77aa"
+
+needs_proc_locks = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="needs /proc/locks")
 
 
 def refused(database: Database) -> PartUnavailable:
@@ -127,6 +130,62 @@ def test_a_transaction_is_committed_when_it_ends(database: Database) -> None:
 
     with closing(apsw.Connection(str(database.path))) as other:
         assert other.execute("SELECT text FROM notes").get == "whole"
+
+
+# --- the locks of the process -----------------------------------------------------------------
+
+
+def _connect_in_a_thread(path: Path) -> None:
+    with closing(SqliteStore(path)) as store, ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: list(store.read_all(0, limit=1))).result()
+
+
+def _append(path: Path) -> None:
+    with closing(SqliteStore(path)) as store:
+        append(store, a_stream(), NO_STREAM, some_events(1))
+
+
+def _clean(path: Path) -> None:
+    with closing(SqliteStore(path)) as store:
+        store._database.remove_residue()
+
+
+def _be_refused(path: Path) -> None:
+    with closing(apsw.Connection(str(path))) as other:
+        other.pragma("user_version", 99)
+    with pytest.raises(PartUnavailable, match="schema version 99"):
+        SqliteStore(path)
+
+
+@needs_proc_locks
+@pytest.mark.parametrize("connect", [_connect_in_a_thread, _append, _clean, _be_refused])
+def test_no_further_connection_drops_the_locks_of_the_process(
+    path: Path, connect: Callable[[Path], None]
+) -> None:
+    with closing(SqliteStore(path)) as store:
+        store.head()
+        held = locks(path), locks(path.with_name("events.db-shm"))
+        assert all(held), "SQLite holds a lock on both files while a connection is open"
+
+        connect(path)
+
+        assert (locks(path), locks(path.with_name("events.db-shm"))) == held
+
+
+@needs_proc_locks
+def test_another_program_that_comes_and_goes_leaves_the_log_in_place(path: Path) -> None:
+    with closing(SqliteStore(path)) as store, ThreadPoolExecutor(1) as pool:
+        pool.submit(store.head).result()
+        append(store, "user-1", NO_STREAM, some_events(1))
+        log = path.with_name("events.db-wal").stat().st_ino
+
+        code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM events').fetchone()"
+        _, said = start_python(code, str(path)).communicate(timeout=DEADLINE_S)
+
+        assert not said
+        assert path.with_name("events.db-wal").stat().st_ino == log
+        append(store, "user-2", NO_STREAM, some_events(1))
+        assert [found.stream for found in store.read_all(0, 9)] == ["user-1", "user-2"]
 
 
 # --- errors and closing ----------------------------------------------------------------------

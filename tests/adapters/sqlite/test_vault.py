@@ -17,6 +17,7 @@ from adapters.sqlite.vault import SqliteVault
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.ports.vault import DestroyedKey, LivingKey, Reserved
 from tests.support.full_disk import limited
+from tests.support.processes import raw_bytes
 from tests.support.vaults import (
     ADA,
     GRACE,
@@ -58,7 +59,7 @@ def column(path: Path, name: str, subjects: Sequence[int]) -> list[bytes]:
 
 def contents(path: Path) -> dict[str, bytes]:
     """The bytes of the vault's files: the database, its write-ahead log and its index."""
-    return {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    return {file.name: raw_bytes(file) for file in path.parent.iterdir()}
 
 
 def files_with(needles: Sequence[bytes], path: Path) -> list[str]:
