@@ -19,7 +19,7 @@ import sys
 import apsw
 path, select, number = sys.argv[1:]
 connection = apsw.Connection(path)
-value = connection.execute(select).get
+(value,) = connection.execute(select).fetchone()
 connection.close()
 value = value.encode() if isinstance(value, str) else value
 content = bytearray(open(path, "rb").read())
