@@ -16,7 +16,7 @@ from domain.kernel.aggregate import Upcaster
 from domain.kernel.errors import Damaged, UnknownEventType
 from domain.kernel.events import Event, EventData, Metadata, Recorded, personal_fields
 from domain.kernel.messages import to_json
-from domain.kernel.personal import Personal, Sealed
+from domain.kernel.personal import Personal, Sealed, Unreadable
 from domain.kernel.ports.codec import Opener, Sealer
 
 
@@ -43,6 +43,7 @@ class JsonCodec:
     ) -> None:
         self._shapes = {event_class.type: _shape(event_class) for event_class in event_classes}
         self._upcasters = upcasters or {}
+        self._by_name = {_unversioned(wire_name): shape for wire_name, shape in self._shapes.items()}
 
     def encode(
         self, event: Event, *, event_id: UUID, subject: int | None, metadata: Metadata, sealer: Sealer | None
@@ -82,6 +83,14 @@ class JsonCodec:
         except TypeError as error:
             raise _damaged(recorded) from error
 
+    def outline(self, recorded: Recorded) -> Event | None:
+        # An older version of an event stands for its latest: an upcaster would need the data.
+        shape = self._by_name.get(_unversioned(recorded.type))
+        if shape is None:
+            return None
+        unreadable: dict[str, Any] = dict.fromkeys((*shape.personal, *shape.plain), Unreadable(Damaged.code))
+        return shape.event_class(**unreadable)
+
     def stored(self, recorded: Recorded) -> dict[str, Any]:
         return _object(recorded, recorded.data)
 
@@ -109,6 +118,11 @@ def _metadata_bytes(metadata: Metadata) -> bytes:
             "actor": metadata.actor,
         }
     ).encode()
+
+
+def _unversioned(wire_name: str) -> str:
+    """`user-registered` of `user-registered.v1`."""
+    return wire_name.rpartition(".v")[0] or wire_name
 
 
 def _object(recorded: Recorded, raw: bytes) -> dict[str, Any]:

@@ -42,7 +42,11 @@ def describe(error: BaseException) -> dict[str, Any]:
     """The fields of an exception for a log line, without a message that may quote a value."""
     if isinstance(error, EsError):
         return {"error": error.code, "message": str(error), "hint": error.hint}
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen importlib")
+    ]
     return {
         "error": type(error).__name__,
         "at": [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
@@ -63,6 +67,10 @@ class Log:
 
     def error(self, action: str, error: BaseException, **fields: object) -> None:
         self._logger.error(action, exc_info=error, extra={"fields": fields})
+
+    def close(self) -> None:
+        for handler in self._logger.handlers:
+            handler.close()
 
 
 def open_log(name: str, path: Path | None) -> Log:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,17 @@ _DEFAULTS = {
     "features": "",
 }
 _SCHEMES = {
-    "broker": ("local:", "amqp:", "amqps:"),
-    "store": ("sqlite:", "esdb:", "esdb+discover:"),
+    "broker": ("local:", "amqp://", "amqps://"),
+    "store": ("sqlite:", "esdb://", "esdb+discover://"),
     "database": ("sqlite:", "postgresql://", "postgres://"),
     "vault": ("sqlite:", "postgresql://", "postgres://"),
 }
+
+
+class NotPrivate(InvalidSetting):
+    """Another user can change a file or folder that this program obeys, or owns it. `field` says which."""
+
+    code = "not-private"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,8 @@ class Settings:
     features: tuple[str, ...]
     """Modules of features from outside, see `domain.features`."""
     origins: Mapping[str, Setting]
+    unknown: tuple[str, ...]
+    """Variables that begin with ES_ and are no setting, by name. They may belong to another program."""
 
     @property
     def is_local(self) -> bool:
@@ -75,6 +84,8 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
     home = _home(home_flag, environment)
     if os.path.exists(home.value) and not os.path.isdir(home.value):
         raise InvalidSetting("home", f"({home.source}) is not a folder: {home.value}")
+    # Before its es.toml is read: the settings name programs to run and servers to send personal data to.
+    check_private("the home", home.value)
     origins = {"home": home, **_given(environment, _read_file(Path(home.value) / CONFIG_FILE))}
     for name, schemes in _SCHEMES.items():
         if not origins[name].value.startswith(schemes):
@@ -99,7 +110,27 @@ def load_settings(*, home_flag: str | None = None, environment: Mapping[str, str
         autostart=_switch("autostart", origins["autostart"]),
         features=tuple(name for name in re.split(r"[,\s]+", origins["features"].value) if name),
         origins=origins,
+        unknown=tuple(sorted(name for name in environment if name.startswith("ES_") and _is_unknown(name))),
     )
+
+
+def _is_unknown(variable: str) -> bool:
+    name = variable.removeprefix("ES_").lower()
+    return name not in ("home", *_DEFAULTS) and not name.startswith("test_")
+
+
+def similar_setting(name: str) -> str:
+    """The variable of the setting that a name resembles; empty if it resembles none."""
+    import difflib  # here: only a wrong name pays for it
+
+    variables = [f"ES_{known.upper()}" for known in ("home", *_DEFAULTS)]
+    return next(iter(difflib.get_close_matches(name.upper(), variables, 1, 0.75)), "")
+
+
+def shared_by(settings: Settings) -> dict[str, str]:
+    """The values in which a supervisor, its workers and `es up` have to agree, by name. They may contain passwords."""
+    own = {"home", "autostart"} | ({"kek_file"} if settings.kek_is_ours else set())
+    return {name: setting.value for name, setting in settings.origins.items() if name not in own}
 
 
 def _given(environment: Mapping[str, str], from_file: Mapping[str, str]) -> dict[str, Setting]:
@@ -131,9 +162,25 @@ def _below(home: Path, value: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL for display."""
-    shown = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", url)  # up to the last @: a password may contain some
-    return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=***", shown)
+    """A URL for display. It hides too much rather than too little: a URL may be one that its driver refuses."""
+    scheme = re.match(r"(?!sqlite:|local:|memory:)[A-Za-z][A-Za-z0-9+.-]*:/*", url)
+    if scheme is None:
+        return url
+    given, at, rest = url[scheme.end() :].rpartition("@")  # a password may contain some
+    user = re.split(r"[:/?#,@]|%3a", given, maxsplit=1, flags=re.IGNORECASE)[0]
+    hidden = "" if user == given else ":***"
+    return f"{scheme[0]}{user}{hidden}{at}{_without_secrets(rest)}"
+
+
+def _without_secrets(rest: str) -> str:
+    """Host, path and query. All that follows a secret is hidden too: it may belong to it."""
+    from urllib.parse import unquote  # here: only displays need it
+
+    for option in re.finditer(r"[?&;#]([^=?&;#]*)=", rest):
+        name = unquote(option[1]).lower()
+        if re.search("pass|pwd|secret|token", name) and name != "passfile":
+            return f"{rest[: option.end()]}***"
+    return rest
 
 
 def _home(flag: str | None, environment: Mapping[str, str]) -> Setting:
@@ -146,6 +193,7 @@ def _home(flag: str | None, environment: Mapping[str, str]) -> Setting:
 
 
 def _read_file(path: Path) -> dict[str, str]:
+    check_private("the settings file", path)
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -160,7 +208,98 @@ def _read_file(path: Path) -> dict[str, str]:
         raise InvalidSetting(str(path), f"is not valid TOML: {error}") from error
     unknown = sorted(set(table) - set(_DEFAULTS))
     if unknown:
+        meant = similar_setting(f"ES_{unknown[0]}").removeprefix("ES_").lower()
+        hint = f"Did you mean {meant!r}? " if meant else ""
         raise InvalidSetting(
-            str(path), f"has an unknown setting {unknown[0]!r}; known are {', '.join(_DEFAULTS)}"
+            str(path),
+            f"has an unknown setting {unknown[0]!r}",
+            f"{hint}Known are {', '.join(_DEFAULTS)}.",
         )
     return {name: str(value) for name, value in table.items()}
+
+
+# --- who else can change a file --------------------------------------------------------------
+
+
+def check_private(what: str, path: str | Path, *, sticky: bool = False) -> None:
+    """Raise NotPrivate if another user than this one or root owns the file or folder, or can write to it.
+
+    A missing one passes. `sticky`: a folder passes in which users can replace only their own files.
+    """
+    try:
+        found = os.lstat(path)
+        _check_owner(what, path, found)  # of a symbolic link: its owner chooses the file that is opened
+        if stat.S_ISLNK(found.st_mode):
+            found = os.stat(path)
+            _check_owner(what, path, found)
+    except OSError:
+        return  # opening it fails, with the reason
+    is_safe = sticky and found.st_mode & stat.S_ISVTX
+    if not is_safe and (found.st_mode & 0o002 or (found.st_mode & 0o020 and not _is_own_group(found))):
+        raise NotPrivate(
+            f"{what} {path}",
+            f"can be changed by other users (mode {stat.S_IMODE(found.st_mode):04o})",
+            f"Look for changes that are not yours, then run `chmod go-w {quoted(path)}`, or choose another `--home`.",
+        )
+
+
+def _check_owner(what: str, path: str | Path, found: os.stat_result) -> None:
+    me = os.geteuid()
+    if found.st_uid in (0, me):
+        return
+    owner = _user_name(found.st_uid)
+    raise NotPrivate(
+        f"{what} {path}",
+        f"belongs to the user {owner}, not to {_user_name(me)}",
+        f"Run `es` as the user {owner}. Or look at what it contains, then run `chown -hR {me} {quoted(path)}`.",
+    )
+
+
+def _is_own_group(found: os.stat_result) -> bool:
+    """Whether the group is that of one user alone, as systems with a umask of 002 create it."""
+    import grp  # both for a file that a group can write to only: short commands must not pay for them
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(found.st_gid)
+    except KeyError:
+        return False
+    return (
+        user.pw_gid == group.gr_gid and group.gr_name == user.pw_name and not {*group.gr_mem} - {user.pw_name}
+    )
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a word of the shell."""
+    from shlex import quote
+
+    return quote(str(path))
+
+
+def readers_of(path: Path) -> str:
+    """Who else than its owner can read a file, for a finding; empty if no other user can, or it is missing."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return ""
+    return f"{path} can be read by other users (mode {mode:04o})" if mode & 0o044 else ""
+
+
+def open_parents(folder: Path) -> list[str]:
+    """The folders above a folder in which other users can rename or replace it."""
+    found = []
+    for parent in folder.parents:
+        try:
+            check_private("", parent, sticky=True)
+        except NotPrivate:
+            found.append(str(parent))
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from adapters.settings import Settings
+from adapters.settings import NotPrivate, Settings, check_private, quoted
 from domain.features import registry
 from domain.kernel.errors import InvalidSetting, KeyUnavailable, PartUnavailable
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 def prepare_home(settings: Settings) -> None:
-    """Create the home and its folders, accessible to their owner only. Raises PartUnavailable if that fails."""
+    """Create the home and its folders, accessible to their owner only. Raises PartUnavailable if that fails.
+
+    Raises NotPrivate for a folder or log file that another user can change, or could have made.
+    """
     try:
         for folder in (settings.home, settings.run, settings.log):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -40,6 +43,17 @@ def prepare_home(settings: Settings) -> None:
             f"{settings.home}: {error.strerror}",
             "Make it a folder that this user can write to, or choose another one with `--home` or ES_HOME.",
         ) from error
+    check_private("the home", settings.home)
+    check_private("the run folder", settings.run)
+    check_private("the log folder", settings.log)
+    for path in settings.log.glob("*.log*"):
+        if path.is_symlink():
+            raise NotPrivate(
+                f"the log file {path}",
+                "is a symbolic link, through which a worker would write into another file",
+                f"Run `rm {quoted(path)}`. To keep logs elsewhere, link their folder {settings.log}.",
+            )
+        check_private("the log file", path)
 
 
 def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:
@@ -68,7 +82,7 @@ def open_server(
     on_away: Callable[[EsError], None],
     describe: Callable[[], Body],
 ) -> Server:
-    """The server of a role. `listen_fd` is the socket that the supervisor opened, or None in the foreground.
+    """The server of a role. `listen_fd` is the socket on which it listens; None with a broker.
 
     Broker only: `on_serving` and `on_away` are called when requests can be received and no longer can; `describe`
     returns the reply to a roll call. Over sockets the supervisor reports the state of its workers.
@@ -81,19 +95,10 @@ def open_server(
         )
     import socket
 
-    from adapters.local.address import is_served, listen, socket_path
     from adapters.local.server import LocalServer
 
-    if listen_fd is not None:
-        return LocalServer(socket.socket(fileno=listen_fd))
-    path = socket_path(settings.run, role)
-    if is_served(path):
-        raise PartUnavailable(
-            f"the {role} worker",
-            f"another one serves {settings.home}",
-            "Stop it first (`es down`), or use another `--home`.",
-        )
-    return LocalServer(listen(path))
+    assert listen_fd is not None
+    return LocalServer(socket.socket(fileno=listen_fd))
 
 
 def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:
@@ -156,7 +161,7 @@ def open_vault(settings: Settings) -> Vault:
 
     Raises KeyUnavailable if the vault is missing or empty, but the event store contains users.
     """
-    from adapters.crypto.kek import load_kek, make_kek
+    from adapters.crypto.kek import make_kek
 
     def may_be_new() -> bool:
         return not _contains_users(settings)
@@ -164,7 +169,7 @@ def open_vault(settings: Settings) -> Vault:
     if settings.vault.startswith("postgres"):
         from adapters.postgres.vault import PostgresVault
 
-        return PostgresVault(settings.vault, kek=load_kek(settings.kek_file), may_be_new=may_be_new)
+        return PostgresVault(settings.vault, kek=_kek(settings.kek_file), may_be_new=may_be_new)
     from adapters.sqlite.vault import SqliteVault
 
     path = _path(settings.vault)
@@ -173,7 +178,19 @@ def open_vault(settings: Settings) -> Vault:
             raise KeyUnavailable(f"the vault {path} is missing, but the event store contains users")
         if settings.kek_is_ours:
             make_kek(settings.kek_file)
-    return SqliteVault(path, kek=load_kek(settings.kek_file), may_be_new=may_be_new)
+    return SqliteVault(path, kek=_kek(settings.kek_file), may_be_new=may_be_new)
+
+
+def _kek(path: Path) -> bytes:
+    """The key-encryption key. Raises KeyUnavailable, also if another user could have written it."""
+    from adapters.crypto.kek import load_kek
+
+    try:
+        check_private("the folder of the key-encryption key", path.parent, sticky=True)
+        check_private("the key-encryption key", path)
+    except NotPrivate as error:
+        raise KeyUnavailable(str(error), error.hint) from error
+    return load_kek(path)
 
 
 def _contains_users(settings: Settings) -> bool:

@@ -2,7 +2,7 @@
 
 import typer
 
-from adapters.settings import without_password
+from adapters.settings import similar_setting, without_password
 from cli import render, session
 
 app = typer.Typer(no_args_is_help=True)
@@ -11,7 +11,11 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def show(as_json: render.Json = False) -> None:
     """Show every setting with its value and its source. Passwords are hidden."""
-    origins = session.settings().origins
+    settings = session.settings()
+    for name in settings.unknown:
+        if not similar_setting(name):  # the others were mentioned when the settings were read
+            session.note(f"{name} is no setting of es")
+    origins = settings.origins
     shown = {name: {"value": without_password(s.value), "source": s.source} for name, s in origins.items()}
     render.answer(
         shown,

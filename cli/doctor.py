@@ -30,7 +30,10 @@ def doctor(
     findings = _findings(["--deep"] if deep else [])
     shown = [found for found in findings if not quiet or found["state"] != "ok"]
     rows = shown if as_json else [{**found, "detail": _detail(found)} for found in shown]
-    render.rows(rows, ["part", "state", "version", "detail", "next"], as_json=as_json)
+    if render.is_terminal() and not as_json:
+        _show(rows)
+    else:
+        render.rows(rows, ["part", "state", "version", "detail", "next"], as_json=as_json)
     failed = {found["code"] for found in findings if found["state"] == "failed"}
     if failed:
         raise typer.Exit(EXIT_CODES[Kind.DAMAGED if failed & _DAMAGE else Kind.UNAVAILABLE])
@@ -57,6 +60,14 @@ def _findings(options: list[str]) -> list[Body]:
     if process.returncode or findings is None:
         raise PartUnavailable("the doctor", "it failed", "Run `es --debug doctor` and report its output.")
     return findings
+
+
+def _show(rows: list[Body]) -> None:
+    """A table, and below it each problem with its cure: whole, so that commands in it can be copied."""
+    render.rows(rows, ["part", "state", "version", "detail"], as_json=False, first_dropped=["version"])
+    for row in rows:
+        if row["next"]:
+            render.line(f"\n{row['part']}: {row['detail']}\n  next: {row['next']}")
 
 
 def _detail(found: Body) -> str:

@@ -108,7 +108,8 @@ def decode_ids(ids: Ids, as_json: render.Json = False) -> None:
                 "position": str(found.position),
             }
         )
-    render.rows(rows, ["id", "time", "lane", "position"], as_json=as_json)
+    columns = ["id", "time", "lane", "position"]
+    render.rows(rows, columns, as_json=as_json, whole_times=True)
 
 
 @app.command()
@@ -151,6 +152,7 @@ def show_lanes(as_json: render.Json = False) -> None:
         lanes,
         ["lane", "status", "from", "until", "worker", "host", "pid", "version", "quarantined"],
         as_json=as_json,
+        first_dropped=["version", "host", "pid", "from", "worker", "until"],
     )
 
 

@@ -17,6 +17,7 @@ POLL_S = 0.1
 STALLED_S = 5.0
 """A rebuild that makes no progress for so long is requested again."""
 _COLUMNS = ["projection", "generation", "state", "position", "head", "lag", "events", "parked"]
+_FIRST_DROPPED = ["events", "head", "position", "generation"]
 
 
 def _states(name: str | None) -> list[Body]:
@@ -42,7 +43,7 @@ def status(
     as_json: render.Json = False,
 ) -> None:
     """Show each generation of each projection: its position, its lag, and its number of parked events."""
-    render.rows(_states(name), _COLUMNS, as_json=as_json)
+    render.rows(_states(name), _COLUMNS, as_json=as_json, first_dropped=_FIRST_DROPPED)
 
 
 @app.command()
@@ -64,7 +65,7 @@ def rebuild(
     except KeyboardInterrupt:
         session.note(f"the rebuild continues in its worker; `es projections status {name}` shows it")
         raise
-    render.rows([current], _COLUMNS, as_json=as_json)
+    render.rows([current], _COLUMNS, as_json=as_json, first_dropped=_FIRST_DROPPED)
 
 
 def _wait_until_current(name: str, generation: int) -> Body:

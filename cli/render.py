@@ -1,12 +1,14 @@
 """The form of answers and errors, and the options that many commands share.
 
-Promise: standard output holds the answer and nothing else; errors and remarks go to standard error.
+Promise: standard output holds the answer and nothing else; errors and remarks go to standard error. No value that came
+from outside reaches a terminal with a character that the terminal would obey.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -36,6 +38,8 @@ EXIT_INTERRUPTED = 130
 EXIT_OUTPUT_CLOSED = 141  # what a shell shows for a program ended by SIGPIPE
 
 _SHOWN_CHARACTERS = 60  # how much of a sealed value is shown: the whole value is long
+# Control characters, marks that turn the direction of text, and surrogates, which no output can encode.
+_OBEYED = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 
 
 class OutputLost(EsError):
@@ -52,8 +56,23 @@ class OutputLost(EsError):
 # --- answers ---------------------------------------------------------------------------------
 
 
+def safe(text: str, *, keep_lines: bool = False) -> str:
+    """Text from outside for a terminal: control characters as \\u001b, which in JSON is the same text.
+
+    `keep_lines` leaves tabs and line feeds as they are, because the caller has put them there.
+    """
+    if text.isprintable():
+        return text
+    pattern = f"[{_OBEYED}]" if keep_lines else f"[{_OBEYED}\t\n]"
+    return re.sub(pattern, lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def line(text: str) -> None:
     """Print one line of the answer. It is flushed, so that a program that reads the lines gets each at once."""
+    _write(safe(text, keep_lines=True))
+
+
+def _write(text: str) -> None:
     if sys.stdout is None:
         raise OutputLost("it is closed")
     try:
@@ -83,23 +102,37 @@ def record(value: Mapping[str, Any], *, as_json: bool) -> None:
     answer(value, as_json=as_json, human=lambda: fields(value))
 
 
-def rows(items: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
-    """Print a list: every object as a line of JSON, or a table of the named fields."""
+def rows(
+    items: Iterable[Mapping[str, Any]],
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    first_dropped: Sequence[str] | None = None,
+    whole_times: bool = False,
+) -> None:
+    """Print a list: every object as a line of JSON, or a table of the named fields; see `table`."""
     if not as_json:
-        table(columns, ([item.get(column) for column in columns] for item in items))
+        shown = ([item.get(column) for column in columns] for item in items)
+        table(columns, shown, first_dropped=first_dropped, whole_times=whole_times)
         return
     for item in items:
         json_line(item)
 
 
 def event(stored: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a stored event as JSON, or as one tab-separated line with long values shortened."""
+    """Print an event as JSON, as lines on a terminal, or as one tab-separated line with long values shortened."""
     if as_json:
         json_line(stored)
-        return
-    data = {name: _shortened(value) for name, value in stored["data"].items()}
-    names = ("position", "time", "stream", "version", "type")
-    line("\t".join([*(str(stored[name]) for name in names), json.dumps(data, ensure_ascii=False)]))
+    elif is_terminal():
+        from cli import terminal
+
+        for text, indent in terminal.event_texts(stored):
+            for event_line in terminal.wrapped(safe(text), indent):
+                line(event_line)
+    else:
+        data = {name: _shortened(value) for name, value in stored["data"].items()}
+        names = ("position", "time", "stream", "version", "type")
+        line("\t".join([*(_cell(stored[name]) for name in names), json.dumps(data, ensure_ascii=False)]))
 
 
 def fields(value: Mapping[str, Any]) -> None:
@@ -109,29 +142,41 @@ def fields(value: Mapping[str, Any]) -> None:
         line(f"{name:<{width}}  {_cell(item)}".rstrip())
 
 
-def table(columns: Sequence[str], items: Iterable[Sequence[object]]) -> None:
-    """Print a list for reading: a table on a terminal, tab-separated lines in a pipe."""
+def table(
+    columns: Sequence[str],
+    items: Iterable[Sequence[object]],
+    *,
+    first_dropped: Sequence[str] | None = None,
+    whole_times: bool = False,
+) -> None:
+    """Print a list for reading: a table on a terminal, tab-separated lines in a pipe.
+
+    A narrow terminal lacks the columns `first_dropped`, in that order; by default all but the first two, from the end.
+    """
     cells = ([_cell(value) for value in item] for item in items)
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not is_terminal():
         for row in cells:
             line("\t".join(row))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from cli import terminal
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        # Users copy the first column, which names the row: never break it. Fold the others, never cut them.
-        drawn.add_column(column, no_wrap=number == 0, overflow="fold")
-    for row in cells:
-        drawn.add_row(*(Text(cell) for cell in row))
-    Console().print(drawn)
+    shown = list(cells) if whole_times else [[terminal.to_the_second(cell) for cell in row] for row in cells]
+    droppable = columns[:1:-1] if first_dropped is None else first_dropped
+    drawn = terminal.Table(columns, shown, sys.stdout, first_dropped=droppable, cells=terminal.width())
+    for drawn_line in drawn.lines:
+        _write(drawn_line)
+    if drawn.dropped:
+        left_out = f"No room for: {', '.join(drawn.dropped)}. --json shows them."
+        _write(terminal.paint("\n".join(terminal.wrapped(left_out)), "dim", sys.stdout))
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal: it gets tables, colour, and sentences where a pipe gets values."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else safe(str(value))
 
 
 def _shortened(value: Any) -> Any:
@@ -150,13 +195,22 @@ def show_error(error: EsError, *, as_json: bool) -> None:
     """Print an error to standard error: a line with what happened, a line with what to do next."""
     if as_json:
         value: dict[str, Any] = {"command_id": error.command_id} if error.command_id else {}
-        print(to_json({**value, "error": error_object(error)}), file=sys.stderr)
+        print(safe(to_json({**value, "error": error_object(error)})), file=sys.stderr)
         return
-    print(f"error: {error}", file=sys.stderr)
+    print(f"{_alarm('error:')} {safe(str(error))}", file=sys.stderr)
     if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+        print(f"  hint: {safe(error.hint)}", file=sys.stderr)
     if error.command_id and error.kind is Kind.UNAVAILABLE:
-        print(f"  command id: {error.command_id}", file=sys.stderr)
+        print(f"  command id: {safe(error.command_id)}", file=sys.stderr)
+
+
+def _alarm(text: str) -> str:
+    """In red on a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return text
+    from cli import terminal
+
+    return terminal.paint(text, "alarm", sys.stderr)
 
 
 def give_up_output() -> None:

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from cli import render
 from domain.kernel.errors import EsError, InvalidInput, Kind
 
 if TYPE_CHECKING:
@@ -46,31 +47,41 @@ class Options:
 
 
 options = Options()
+_noted: set[str] = set()
+"""Unknown settings that were mentioned already."""
 
 
 def settings() -> Settings:
-    from adapters.settings import load_settings
+    """The settings. A variable whose name resembles a setting is mentioned once: it has no effect."""
+    from adapters.settings import load_settings, similar_setting
 
-    return load_settings(home_flag=options.home)
+    loaded = load_settings(home_flag=options.home)
+    for name in {*loaded.unknown} - _noted:
+        _noted.add(name)
+        if meant := similar_setting(name):
+            note(f"{name} is no setting and was ignored; did you mean {meant}?")
+    return loaded
 
 
 # --- requests --------------------------------------------------------------------------------
 
 
 def caller() -> Caller:
-    """A connection to the workers. It starts them if none run, unless `ES_AUTOSTART=0`."""
+    """A connection to the workers. It starts them if none run, unless `ES_AUTOSTART=0` or after `es down`."""
     from adapters.wiring import open_caller
 
     chosen = settings()
 
     def start() -> bool:
-        from cli.supervisor import start_supervisor
+        from cli.supervisor import lives, start_supervisor
 
-        if start_supervisor(chosen):
+        if not chosen.autostart:
+            return lives(chosen)
+        if start_supervisor(chosen, by_itself=True):
             note(f"started the workers in {chosen.home} (ES_AUTOSTART=0 turns this off)")
         return True
 
-    return open_caller(chosen, on_absent=start if chosen.autostart else None)
+    return open_caller(chosen, on_absent=start)
 
 
 def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> Body:
@@ -137,7 +148,7 @@ def ask_first(question: str, *, because: str, yes: bool) -> None:
         return
     if sys.stdin is None or not sys.stdin.isatty():
         raise InvalidInput("--yes", f"is needed without a terminal: {because}", "If you are sure, add --yes.")
-    print(f"{question} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
+    print(f"{render.safe(question)} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
     reply = sys.stdin.readline()  # not input(), which handles Ctrl-C in its own way
     if reply.strip().lower() not in ("y", "yes"):
         raise NotConfirmed
@@ -145,4 +156,4 @@ def ask_first(question: str, *, because: str, yes: bool) -> None:
 
 def note(text: str) -> None:
     """Print a remark to standard error."""
-    print(f"es: {text}", file=sys.stderr)
+    print(f"es: {render.safe(text)}", file=sys.stderr)

@@ -108,6 +108,9 @@ def _show_status(found: Body) -> None:
         render.rows(found["queues"], ["role", "waiting", "workers", "dead"], as_json=False)
     if not found["running"]:
         return
+    if render.is_terminal():
+        _show_progress(found)
+        return
     if not found["projections"]:
         render.line("projections: no reply")
     for state in found["projections"]:
@@ -125,11 +128,27 @@ def _show_status(found: Body) -> None:
         render.line(f"{follower['role']}: {reached}")
 
 
+def _show_progress(found: Body) -> None:
+    """The lag of projections and followers as a table."""
+    reached = [
+        {**state, "follower": f"{state['projection']} (generation {state['generation']})"}
+        for state in found["projections"]
+        if state["state"] != "retired"
+    ] or [{"follower": "projections", "state": "no reply"}]
+    reached += [
+        {"state": "" if "lag" in follower else "no reply", **follower, "follower": follower["role"]}
+        for follower in found["followers"]
+    ]
+    columns = ["follower", "state", "lag", "position", "head", "parked"]
+    render.rows(reached, columns, as_json=False, first_dropped=["head", "position"])
+
+
 def show_workers(status: Body) -> None:
     if "pid" in status:
         render.line(f"supervisor {status['pid']} in {status['home']}")
     # Without a broker all workers run on one machine.
     hosts = {} if session.settings().is_local else {"host": [worker["host"] for worker in status["workers"]]}
+    errors = [_shown_error(worker) for worker in status["workers"]]
     columns = {
         "role": [name_of(worker) for worker in status["workers"]],
         **hosts,
@@ -137,9 +156,15 @@ def show_workers(status: Body) -> None:
         "state": [worker["state"] for worker in status["workers"]],
         "up (s)": [worker["uptime_s"] for worker in status["workers"]],
         "restarts": [worker["restarts"] for worker in status["workers"]],
-        "last error": [_shown_error(worker) for worker in status["workers"]],
+        **({} if render.is_terminal() else {"last error": errors}),
     }
-    render.table([*columns], zip(*columns.values(), strict=True))
+    render.table(
+        [*columns], zip(*columns.values(), strict=True), first_dropped=["restarts", "up (s)", "host"]
+    )
+    if render.is_terminal():  # whole, below the table: an error often names a file or a command
+        for worker, error in zip(status["workers"], errors, strict=True):
+            if error:
+                render.line(f"{name_of(worker)}: last error {error}")
 
 
 def _shown_error(worker: Body) -> str:

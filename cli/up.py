@@ -1,12 +1,13 @@
 """`es up`: start the workers and wait until they are ready."""
 
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from adapters.clock import now_us
-from adapters.settings import Settings
+from adapters.settings import Settings, shared_by
 from cli import render, session
 from cli.status import show_workers
 from cli.supervisor import POLL_S, ask_supervisor, name_of, start_supervisor
@@ -17,6 +18,7 @@ from domain.kernel.errors import (
     EsError,
     InvalidInput,
     KeyUnavailable,
+    Kind,
     PartUnavailable,
 )
 from domain.kernel.ids import time_text
@@ -25,6 +27,18 @@ from domain.kernel.messages import Body
 app = typer.Typer(add_completion=False)
 
 _READY_WAIT_S = 30.0
+
+
+class RunsOtherwise(EsError):
+    """The workers run already, with other settings or in another number than `es up` asks for."""
+
+    differences: str
+    code = "runs-otherwise"
+    kind = Kind.REFUSED
+    hint = "Run `es down`, then repeat `es up`. `es config show` names the source of each setting."
+
+    def __str__(self) -> str:
+        return f"the workers run already, but not as asked: {self.differences}"
 
 
 @app.command()
@@ -38,11 +52,31 @@ def up(
     """Start the workers in the background and wait until they are ready."""
     settings = session.settings()
     began = time_text(now_us())
-    started = start_supervisor(settings, roles=[_scaled(item, settings) for item in scale or []])
-    if not started and scale:
-        session.note("the workers were already running: stop them with `es down` to change their number")
+    scaled = [_scaled(item, settings) for item in scale or []]
+    if not start_supervisor(settings, roles=scaled):
+        _refuse_differences(settings, dict(item.split("=") for item in scaled))
     status = _wait_until_ready(settings, began)
     render.answer(status, as_json=as_json, human=lambda: show_workers(status))
+
+
+def _refuse_differences(settings: Settings, numbers: Mapping[str, str]) -> None:
+    """Raise RunsOtherwise unless the running supervisor has these settings and numbers of workers."""
+    reply = ask_supervisor(
+        settings, "supervisor.compare", {"settings": shared_by(settings), "numbers": numbers}
+    )
+    if reply and reply["differences"]:
+        raise RunsOtherwise("; ".join(map(_shown, reply["differences"])))
+
+
+def _shown(difference: Body) -> str:
+    what, running, given = (
+        difference["what"],
+        difference["running"] or "empty",
+        difference["given"] or "empty",
+    )
+    if running == given:
+        return f"{what} differs in its password"
+    return f"{what} is {running} now, and {given} is asked for"
 
 
 def _wait_until_ready(settings: Settings, began: str) -> Body:
@@ -54,9 +88,10 @@ def _wait_until_ready(settings: Settings, began: str) -> Body:
     noted = False
     while True:
         status = ask_supervisor(settings, "supervisor.status")
-        workers = status["workers"] if status else []
-        late = [worker for worker in workers if worker["state"] != "ready"]
-        if status is not None and workers and not late:
+        if status is None:
+            raise PartUnavailable("the supervisor", "it has ended", "Look at `es logs supervisor`.")
+        late = [worker for worker in status["workers"] if worker["state"] != "ready"]
+        if not late:
             return status
         for worker in late:
             if _needs_operator(worker):
@@ -95,7 +130,7 @@ def _not_ready(late: list[Body]) -> EsError:
                 return AnsweredError.from_wire(error)
             hint = error.get("hint") or "Look at `es logs`."
             return PartUnavailable(f"the {name_of(worker)} worker", error["message"], hint)
-    names = ", ".join(map(name_of, late)) or "supervisor"
+    names = ", ".join(map(name_of, late))
     return PartUnavailable(
         f"the {names} worker", f"not ready after {_READY_WAIT_S:g} s", "Look at `es logs`."
     )

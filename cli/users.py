@@ -74,7 +74,12 @@ def list_users(
         if len(page) < wanted:
             break
         after = page[-1]["user_id"]
-    render.rows(users, ["user_id", "email", "name", "status", "version", "registered_at"], as_json=as_json)
+    render.rows(
+        users,
+        ["user_id", "email", "name", "status", "version", "registered_at"],
+        as_json=as_json,
+        first_dropped=["version", "registered_at", "name", "status"],
+    )
 
 
 @app.command()
@@ -97,6 +102,10 @@ def history(user_id: UserId, as_json: render.Json = False) -> None:
         events += page
         if len(page) < _PAGE:
             break
+    if render.is_terminal():
+        for event in events:
+            render.event(event, as_json=as_json)
+        return
     columns = ["version", "time", "event", "data", "command", "command id", "actor"]
     render.rows(events if as_json else map(_event_shown, events), columns, as_json=as_json)
 

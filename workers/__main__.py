@@ -9,16 +9,19 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
-from adapters.log import open_log
+from adapters.local.home_lock import stop_mark
+from adapters.log import Log, open_log
 from adapters.settings import Settings, load_settings
 from adapters.wiring import prepare_home, usual_roles
 from domain.features import registry
-from domain.kernel.errors import EXIT_CODES, EsError, PartUnavailable
+from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
 from workers.runtime.control import Control, worker_name
-from workers.runtime.supervisor import AlreadyRunning, Supervisor
+from workers.runtime.supervisor import AlreadyRunning, Supervisor, take_lock
 
 
 def main() -> int:
@@ -43,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     supervise = commands.add_parser("supervise")
     supervise.add_argument("--role", action="append", default=[], metavar="ROLE[=COUNT]")
     supervise.add_argument("--foreground", action="store_true")
+    supervise.add_argument("--unless-stopped", action="store_true")
     serve = commands.add_parser("serve")
     serve.add_argument("role")
     serve.add_argument("--instance", type=int, default=1)
@@ -63,7 +67,15 @@ def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
     try:
         prepare_home(settings)
         log = open_log("supervisor", None if arguments.foreground else settings.log / "supervisor.log")
-        supervisor = Supervisor(settings, instances=_instances(arguments.role, settings), log=log)
+        lock = take_lock(settings)
+        # After the lock was taken: `es down` marks the home first, and then looks for a holder of the lock.
+        if arguments.unless_stopped and stop_mark(settings.home).exists():
+            lock.close()
+            _say({"state": "stopped"})
+            return 0
+        if not (arguments.unless_stopped or arguments.foreground):
+            stop_mark(settings.home).unlink(missing_ok=True)
+        supervisor = Supervisor(settings, lock, instances=_instances(arguments.role, settings), log=log)
     except AlreadyRunning:
         _say({"state": "already-running"})
         return 0
@@ -71,12 +83,12 @@ def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
         _say({"error": error.to_wire()})
         return EXIT_CODES[error.kind]
     except OSError as error:
-        _say({"error": PartUnavailable("the home", f"{settings.run}: {error.strerror}").to_wire()})
+        _say({"error": PartUnavailable("the home", f"{settings.home}: {error.strerror}").to_wire()})
         return 1
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: supervisor.stop())
-    supervisor.run(on_listening=lambda: _listening(foreground=arguments.foreground))
-    return 0
+    in_order = supervisor.run(on_listening=lambda: _listening(foreground=arguments.foreground))
+    return 0 if in_order else EXIT_CODES[Kind.UNAVAILABLE]
 
 
 def _instances(given: list[str], settings: Settings) -> dict[str, int]:
@@ -92,7 +104,10 @@ def _listening(*, foreground: bool) -> None:
     if foreground:
         return
     _say({"state": "listening", "pid": os.getpid()})
-    # `es` closes its end of the pipe after this line: a later write would fail.
+    _let_go_of_the_terminal()  # `es` closes its end of the pipe after this line: a later write would fail
+
+
+def _let_go_of_the_terminal() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -108,17 +123,21 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
-    from workers.runtime.worker import run_role
-
     supervised = arguments.control_fd is not None
     role, instance = arguments.role, arguments.instance
     name = worker_name(role, instance)
     log = open_log(name, settings.log / f"{name}.log" if supervised else None)
     control = Control(arguments.control_fd, role=role, instance=instance)
+    if supervised:
+        _let_go_of_the_terminal()  # from here on the log has everything; what Python prints may hold personal data
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    threading.excepthook = lambda crashed: log.error(
+        "thread-crashed", crashed.exc_value or crashed.exc_type()
+    )
     try:
+        run_role = _loaded(role, settings, log)
         run_role(role, settings, listen_fd=arguments.listen_fd, control=control, stopping=stopping, log=log)
         return 0
     except EsError as error:
@@ -132,6 +151,25 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
         stopping.set()
         control.close()
     return 1
+
+
+def _loaded(role: str, settings: Settings, log: Log) -> Callable[..., None]:
+    """`run_role`, once all code of the role is imported. Raises PartUnavailable with the cause."""
+    try:
+        from workers.runtime.worker import run_role
+
+        if known := registry(settings.features).role(role):
+            import_module(known.service)
+        return run_role
+    except EsError:
+        raise
+    except Exception as error:  # no data was read yet, so its text holds none
+        log.error("worker-not-loaded", error)
+        raise PartUnavailable(
+            f"the code of the {role} worker",
+            f"{type(error).__name__}: {error}",
+            f"See `es logs {role}`, and repair the installation or the feature in ES_FEATURES.",
+        ) from error
 
 
 if __name__ == "__main__":

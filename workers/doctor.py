@@ -16,9 +16,10 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 from adapters import versions, wiring
-from adapters.settings import Settings, without_password
+from adapters.settings import Settings, open_parents, quoted, readers_of, without_password
 from domain.features import registry
 from domain.kernel.errors import Damaged, EsError, InvalidSetting, StoreBehind
 from domain.kernel.messages import Body
@@ -93,6 +94,11 @@ def _program(_: Settings) -> Iterator[Body]:
 
 def _home(settings: Settings) -> Iterator[Body]:
     wiring.prepare_home(settings)
+    for parent in open_parents(settings.home):
+        detail = f"other users can rename or replace {settings.home}, because they can write to {parent}"
+        yield _finding(
+            "home", _WARNING, detail=detail, next=f"Run `chmod go-w {quoted(parent)}`, or move the home."
+        )
     free = shutil.disk_usage(settings.home).free
     if not os.access(settings.home, os.W_OK):
         yield _finding("home", _FAILED, detail=f"{settings.home} is read-only", next=_MAKE_WRITABLE)
@@ -158,6 +164,10 @@ def _store(settings: Settings) -> Iterator[Body]:
 
 def _vault(settings: Settings) -> Iterator[Body]:
     vault = wiring.open_vault(settings)  # raises if the key-encryption key is missing or does not fit
+    in_systemd = settings.kek_file.parent == Path(os.environ.get("CREDENTIALS_DIRECTORY", "/none"))
+    if (detail := readers_of(settings.kek_file)) and not in_systemd:  # there only the unit's user can enter
+        next_ = f"Run `chmod go= {quoted(settings.kek_file)}`, or set the mode 0400 where it is mounted."
+        yield _finding("key", _WARNING, detail=detail, next=next_, code="key-readable")
     vault.close()
     detail = f"{without_password(settings.vault)}, the key-encryption key fits"
     found = versions.database_version(settings.vault)

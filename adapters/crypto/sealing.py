@@ -20,9 +20,9 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from domain.kernel.errors import KeyUnavailable, Tampered
+from domain.kernel.errors import KeyDamaged, KeyMissing, KeyUnavailable, Tampered
 from domain.kernel.personal import ERASED, Erased, Personal, Sealed
-from domain.kernel.ports.vault import DataKey, DestroyedKey, LivingKey
+from domain.kernel.ports.vault import DamagedKey, DataKey, DestroyedKey, LivingKey
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -40,6 +40,8 @@ class Keyring:
 
     def seal(self, value: Personal, *, subject: int, field: str, event_id: UUID) -> Sealed:
         key = self._keys.get(subject)
+        if isinstance(key, DamagedKey):
+            raise KeyDamaged(subject)
         if not isinstance(key, LivingKey):
             raise KeyUnavailable(f"user {subject} has no living data key")
         nonce = os.urandom(NONCE_BYTES)
@@ -68,14 +70,16 @@ class Keyring:
                 except (InvalidTag, ValueError) as error:
                     raise Tampered(subject, field) from error
                 return Personal(_unpad(clear))
+            case DamagedKey():
+                raise KeyDamaged(subject)
         # A missing key without a tombstone means an outage or a wrong vault, never an erasure.
-        raise KeyUnavailable(f"the vault has no usable key of user {subject}")
+        raise KeyMissing(f"the vault has no key of user {subject}")
 
     def _cipher(self, subject: int, key: LivingKey) -> AESGCM:
         cipher = self._ciphers.get(subject)
         if cipher is None:
             if len(key.secret) != KEY_BYTES:
-                raise KeyUnavailable(f"the data key of user {subject} is not a key")
+                raise KeyDamaged(subject)
             cipher = self._ciphers[subject] = AESGCM(key.secret)
         return cipher
 

@@ -6,6 +6,8 @@ still bring a late reply is never used for another request.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,12 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from adapters.local.address import refuse_shared, socket_path
+from adapters.local.frames import CHUNK_BYTES, frame, take_frames
 from adapters.local.pipeline import LocalPipeline
 from adapters.pipeline import only_reply
-from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.errors import AnsweredError, EsError, PartUnavailable
 from domain.kernel.messages import Body, Question
 
 _RECONNECT_S = 0.02
+
+
+def ask_once(run: Path, role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float) -> Body:
+    """Ask over a connection of its own and never retry. Raises OSError if no reply arrives in time."""
+    path = socket_path(run, role)
+    refuse_shared(path.parent)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(str(path))
+        connection.sendall(frame({"id": 0, "kind": kind, "body": body}))
+        received = bytearray()
+        while chunk := connection.recv(CHUNK_BYTES):
+            received += chunk
+            for message in take_frames(received):
+                if "error" in message:
+                    raise AnsweredError.from_wire(message["error"])
+                reply: Body = message["ok"]
+                return reply
+    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
 class LocalCaller:
@@ -48,8 +70,8 @@ class LocalCaller:
                 self._connections[role] = pipeline.connection
 
     def _connect(self, role: str, deadline: float) -> socket.socket:
-        path = socket_path(self._run, role)
         while True:
+            path = socket_path(self._run, role)  # each time: a supervisor may listen elsewhere by now
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
             try:

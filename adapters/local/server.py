@@ -58,6 +58,11 @@ class LocalServer:
         self._peers: dict[int, _Peer] = {}
         self._ready: collections.deque[Delivery] = collections.deque()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no descriptor is left for a further connection."""
+        return self._is_full
+
     def receive(self, limit: int, wait_s: float) -> list[Delivery]:
         """Receive up to `limit` requests, as soon as there are any; none after `wait_s` seconds."""
         self._pump(0 if self._ready else wait_s)

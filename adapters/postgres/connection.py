@@ -93,6 +93,10 @@ def parse_url(url: str) -> tuple[Parameters, str]:
     # An unescaped @ or / in a password makes the rest of it a host or a database, and errors show those.
     if any("@" in str(given.get(name, "")) for name in ("host", "dbname")):
         raise InvalidSetting(_URL, "has a second @; percent-encode special characters")
+    if "#" in url.rpartition("@")[2]:  # libpq takes it for a part of the name of the database
+        raise InvalidSetting(_URL, "contains a #; percent-encode special characters")
+    if not re.fullmatch(r"[0-9,]*", str(given.get("port", ""))):
+        raise InvalidSetting(_URL, "has a port that is no number; percent-encode special characters")
     prefix = prefixes[-1].removeprefix(_PREFIX_OPTION) if prefixes else "es"
     if not _PREFIX.fullmatch(prefix):
         raise InvalidSetting(

@@ -11,17 +11,21 @@ import json
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from adapters.rabbitmq.connection import depth_of, open_channel
+from adapters.rabbitmq.errors import PART
 from adapters.rabbitmq.messages import PERSISTENT, Properties, dead_queue_of, queue_of, requests_of
-from domain.kernel.errors import EsError, Kind
+from domain.kernel.errors import EsError, Kind, PartUnavailable
 
 _PLAIN_KIND = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)*")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_PREFETCH_LIMIT = 65_535
+_SILENCE_S = 2.0
 _REQUEUE_TIMEOUT_S = 2.0
 _REQUEUE_POLL_S = 0.01
 _KEPT_HEADERS = ("x-first-death-reason", "x-death")
@@ -144,31 +148,28 @@ class DeadLetters:
             raise DeadLetterNotFound(message_id)
         return count
 
-    def purge_person(self, user_id: int, matches: Callable[[dict[str, Any]], bool]) -> int:
-        """Remove a person's requests from all dead letters; return the number of requests removed.
+    def purge(self, matches: Callable[[dict[str, Any]], bool]) -> int:
+        """Remove requests from all dead letters, in one pass; return the number of requests removed.
 
-        A request belongs to the person if its input names the user id, or if `matches` is true of its
-        `{"kind", "body"}`, or of `{"unreadable": text}` for a message without requests. Requests of other
-        users in the same message stay. A second run changes nothing.
+        `matches` is called once for each `{"kind", "body"}`, or with `{"unreadable": text}` for a message without
+        requests. The other requests of the same message stay. A second run changes nothing.
         """
         removed = 0
         with open_channel(self._url) as channel:
             for role in self.roles:
                 for held in _fetch(channel, role, None):
-                    removed += _purge(channel, role, held, user_id, matches)
+                    removed += _purge(channel, role, held, matches)
         return removed
 
 
-def _purge(
-    channel: Any, role: str, held: _Held, user_id: int, matches: Callable[[dict[str, Any]], bool]
-) -> int:
+def _purge(channel: Any, role: str, held: _Held, matches: Callable[[dict[str, Any]], bool]) -> int:
     requests = _requests(held.raw)
     if not requests:
         found = matches({"unreadable": _text(held.raw)})
         if found:
             held.remove()
         return int(found)
-    kept = [item for item in requests if not (_names(item, user_id) or matches(item))]
+    kept = [item for item in requests if not matches(item)]
     if len(kept) < len(requests):
         if kept:
             # Store the rest before removing the whole message: a crash between them must not lose the rest.
@@ -181,12 +182,6 @@ def _purge(
     return len(requests) - len(kept)
 
 
-def _names(request: dict[str, Any], user_id: int) -> bool:
-    body = request.get("body")
-    given = body.get("input") if isinstance(body, dict) else None
-    return isinstance(given, dict) and str(given.get("user_id")) == str(user_id)
-
-
 # --- messages --------------------------------------------------------------------------------
 
 
@@ -195,11 +190,7 @@ def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
     queue = dead_queue_of(role)
     count, _ = depth_of(channel, queue)
     removed = requeued = 0
-    for _ in range(count if limit is None else min(count, limit)):
-        method, properties, raw = channel.basic_get(queue)
-        if method is None:
-            break
-        held = _Held(channel, method.delivery_tag, properties, raw)
+    for held in _received(channel, queue, count if limit is None else min(count, limit)):
         yield held
         removed += held.is_removed
         requeued += not held.is_removed
@@ -209,6 +200,28 @@ def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
         deadline = time.monotonic() + _REQUEUE_TIMEOUT_S
         while depth_of(channel, queue)[0] < count - removed and time.monotonic() < deadline:
             time.sleep(_REQUEUE_POLL_S)
+
+
+def _received(channel: Any, queue: str, count: int) -> Iterator[_Held]:
+    """Yield at most `count` messages of a queue. They stay unacknowledged, so that each is seen once."""
+    while count > 0:
+        # Consume, do not get: one round trip per message would take 1 ms each. A prefetch of 0 means 2000 to a
+        # quorum queue, so it is named. One consumer cannot hold more than 65,535 messages: another one continues.
+        wanted = min(count, _PREFETCH_LIMIT)
+        channel.basic_qos(prefetch_count=wanted)
+        for method, properties, raw in channel.consume(queue, inactivity_timeout=_SILENCE_S):
+            if method is None:
+                waiting, _ = depth_of(channel, queue)
+                if not waiting:  # another operator holds or has removed the others
+                    count = 0
+                    break
+                raise PartUnavailable(PART, f"{queue} delivers no messages, but it holds {waiting}")
+            yield _Held(channel, method.delivery_tag, properties, raw)
+            count -= 1
+            wanted -= 1
+            if not wanted:
+                break
+        channel.cancel()
 
 
 def _publish(channel: Any, queue: str, message_id: str | None, raw: bytes, headers: Any = None) -> None:
@@ -270,6 +283,12 @@ def _id_of(held: _Held) -> str:
 
 
 def _text(raw: bytes) -> str:
+    """The text of any message. Bytes that are neither UTF-8 nor UTF-16 become escapes such as `\\xe9`."""
+    if b"\0" in raw:
+        # In UTF-16 the upper byte of common letters is 0: the first one tells the byte order.
+        order = "utf-16-be" if raw.index(b"\0") % 2 == 0 else "utf-16-le"
+        with suppress(UnicodeDecodeError):
+            return raw.decode(order).removeprefix("\ufeff")
     return raw.decode(errors="backslashreplace")
 
 

@@ -56,7 +56,8 @@ def translated(error: BaseException, parameters: Any, *, declaring: bool) -> EsE
 
     `parameters` are those of the connection. `declaring`: queues or exchanges were being declared.
     """
-    cause, place = _innermost(error), f"{parameters.host}:{parameters.port}"
+    cause = _innermost(error)
+    place = f"{parameters.host}:{parameters.port}, virtual host {parameters.virtual_host!r}"
     code, text = getattr(cause, "reply_code", 0), getattr(cause, "reply_text", "")
     if code == _PRECONDITION_FAILED and declaring:
         return QueueMismatch(text)
@@ -77,7 +78,7 @@ def _tls_refusal(error: ssl.SSLError, place: str) -> EsError:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
         hint = (
-            "Name the CA that signed it as `cafile=` in the URL, and use a host that the certificate names. "
+            "Name the CA that signed it as `cafile=` in `ES_BROKER`, and use a host that the certificate names. "
             "Renew an expired certificate."
         )
     elif error.reason == "WRONG_VERSION_NUMBER":
@@ -107,7 +108,7 @@ def _closed_early(error: BaseException, place: str, *, over_tls: bool) -> EsErro
 
 
 _CLIENT_CERTIFICATE = (
-    "Give a certificate that the broker accepts, and its key, as `certfile=` and `keyfile=` in the URL."
+    "Give a certificate that the broker accepts, and its key, as `certfile=` and `keyfile=` in `ES_BROKER`."
 )
 
 

@@ -26,7 +26,13 @@ def parameters_of(url: str) -> list[Any]:
     Query parameters: `cafile`, `certfile` and `keyfile` (amqps), and those of pika such as `heartbeat`
     (seconds). Raises InvalidSetting.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _unusable() from None  # its text repeats user and password
+    # After a / ? or # in a password the rest would be read as path and options, and errors show those.
+    if "@" in url.replace(parts.netloc, "", 1):
+        raise InvalidSetting("broker", "has an @ after the host; percent-encode special characters")
     query = dict(parse_qsl(parts.query))
     files = {name: query.pop(name, None) for name in ("cafile", "certfile", "keyfile")}
     for name in query:
@@ -44,12 +50,18 @@ def parameters_of(url: str) -> list[Any]:
         one_host = (parts.scheme, user + at + host, parts.path, urlencode(query), "")
         try:
             parameters = pika.URLParameters(urlunsplit(one_host))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InvalidSetting("broker", "is not a usable amqp:// or amqps:// URL") from error
+        except (ValueError, TypeError, AttributeError):
+            raise _unusable() from None  # its text repeats what it could not read
         if parts.scheme == "amqps":
             parameters.ssl_options = pika.SSLOptions(_tls_context(files), parameters.host)
         chosen.append(parameters)
     return chosen
+
+
+def _unusable() -> InvalidSetting:
+    return InvalidSetting(
+        "broker", "is not a usable amqp:// or amqps:// URL; percent-encode special characters"
+    )
 
 
 def _tls_context(files: Mapping[str, str | None]) -> ssl.SSLContext:

@@ -23,6 +23,7 @@ from domain.kernel.ports.vault import (
     ClaimAnswer,
     ClaimRequest,
     ClaimState,
+    DamagedKey,
     DataKey,
     DestroyedKey,
     LivingKey,
@@ -174,12 +175,10 @@ class SqliteVault:
                 if row is not None:
                     wrapped, destroyed = row
                     # The key-encryption key fits the vault, so a data key that it cannot unwrap is damaged.
-                    with contextlib.suppress(KeyUnavailable):
-                        keys[subject] = (
-                            DestroyedKey()
-                            if destroyed
-                            else LivingKey(unwrap(self._kek, wrapped, str(subject)))
-                        )
+                    keys[subject] = DestroyedKey() if destroyed else DamagedKey()
+                    if not destroyed:
+                        with contextlib.suppress(KeyUnavailable):
+                            keys[subject] = LivingKey(unwrap(self._kek, wrapped, str(subject)))
         return keys
 
     def subjects(self, *, after: int, limit: int) -> list[int]:

@@ -14,8 +14,8 @@ from typing import Generic
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
 from domain.kernel.aggregate import Aggregate, C, S
-from domain.kernel.errors import CommandIdReused, DuplicateEventId, EsError, VersionConflict
-from domain.kernel.events import BEGINNING, NO_STREAM, Metadata, Position, Recorded, event_id
+from domain.kernel.errors import CommandIdReused, Damaged, DuplicateEventId, EsError, VersionConflict
+from domain.kernel.events import BEGINNING, NO_STREAM, Event, Metadata, Position, Recorded, event_id
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import Append, Appended, EventStore
 
@@ -35,6 +35,10 @@ class Order(Generic[C]):
     subject: int
     metadata: Metadata
     is_new: bool = False
+
+    @property
+    def reads(self) -> bool:
+        return getattr(self.command, "reads", True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +141,8 @@ class CommandHandler(Generic[S, C]):
                 return first_result
             state = self._aggregate.initial
             for recorded in history:
-                event = self._codec.decode(recorded, subject=order.subject, opener=keyring)
-                state = self._aggregate.evolve(state, event)
+                if event := self._event(recorded, order, keyring):
+                    state = self._aggregate.evolve(state, event)
             decided = self._aggregate.decide(state, order.command)
             if isinstance(decided, EsError):
                 return decided
@@ -160,9 +164,20 @@ class CommandHandler(Generic[S, C]):
         except EsError as error:  # of this stream only: the other orders continue
             return error
 
+    def _event(self, recorded: Recorded, order: Order[C], keyring: Keyring) -> Event | None:
+        """The event for a decision. A command that reads no data gets its outline: nothing can be unreadable in it."""
+        if order.reads:
+            return self._codec.decode(recorded, subject=order.subject, opener=keyring)
+        return self._codec.outline(recorded)
+
     def _first_result(self, order: Order[C], history: Sequence[Recorded]) -> Outcome | None:
         for recorded in reversed(history):
-            metadata = self._codec.metadata(recorded)
+            try:
+                metadata = self._codec.metadata(recorded)
+            except Damaged:
+                if order.reads:
+                    raise
+                continue
             if metadata.command_id == order.metadata.command_id:
                 if metadata.command != order.metadata.command:
                     return CommandIdReused(str(metadata.command_id))

@@ -41,6 +41,8 @@ class Command:
     """The kind of its request, `<feature>.<verb>`. `es <feature> <verb>` sends it. Empty: no caller can send it."""
     creates: ClassVar[bool] = False
     """Whether it begins a stream. `es` then takes its fields as options, otherwise as arguments."""
+    reads: ClassVar[bool] = True
+    """Whether its decision needs the data of events. If not, their types are enough: it works on a damaged stream."""
     in_group: ClassVar[bool] = True
     """Whether its feature's group of `es` offers it. False if a command of another group sends it."""
 

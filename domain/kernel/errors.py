@@ -181,13 +181,32 @@ class DuplicateEventId(EsError):
         return f"another event has an event id of the append to {self.stream} already"
 
 
+_SETTING_OF = {
+    "RabbitMQ": "`ES_BROKER`",
+    "EventStoreDB": "`ES_STORE`",
+    "event store": "`ES_STORE`",
+    "vault": "`ES_VAULT`",
+    "read models": "`ES_DATABASE`",
+    "PostgreSQL": "`ES_VAULT` or `ES_DATABASE`",
+}
+"""The setting that names a part."""
+
+
 class PartUnavailable(EsError):
-    """A part cannot be reached or used: event store, vault, read models, broker, or the workers of a role."""
+    """A part cannot be reached or used: event store, vault, read models, broker, or the workers of a role.
+
+    Without a hint of its own it names the setting of the part.
+    """
 
     part: str
     reason: str
     hint: str = "Start it, or correct its URL (`es config show`). Workers reconnect, and retrying is safe."
     code = "unavailable"
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values, **named)
+        if "hint" not in self.__dict__ and self.part in _SETTING_OF:
+            self.hint = self.hint.replace("its URL", _SETTING_OF[self.part])
 
     def __str__(self) -> str:
         verb = "are" if self.part == "read models" else "is"
@@ -255,6 +274,25 @@ class KeyUnavailable(EsError):
 
     def __str__(self) -> str:
         return f"personal data cannot be opened: {self.reason}"
+
+
+class KeyMissing(KeyUnavailable):
+    """The vault has no row of one user. If it has none of any user, it is the wrong vault."""
+
+    hint: str = "Restore the vault from a newer backup. `es gdpr erase` works without the key."
+    code = "key-missing"
+
+
+class KeyDamaged(EsError):
+    """The vault's row of one user is damaged: its key-encryption key fits, but does not unwrap this data key."""
+
+    subject: int
+    code = "key-damaged"
+    kind = Kind.DAMAGED
+    hint = "Restore the vault from a backup. `es gdpr erase` works without the key."
+
+    def __str__(self) -> str:
+        return f"the data key of user {self.subject} is damaged"
 
 
 def vault_emptied() -> KeyUnavailable:

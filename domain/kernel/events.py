@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, get_type_hints
 from uuid import UUID, uuid5
 
-from domain.kernel.personal import Erased, Personal, PersonalText, Sealed, readable
+from domain.kernel.personal import Erased, Personal, PersonalText, Sealed, Unreadable, readable
 
 NO_STREAM = -1
 """The expected version of a stream that must not exist. The first event of a stream has version 0."""
@@ -35,10 +35,10 @@ def personal_fields(event_class: type[Event]) -> tuple[str, ...]:
 
 
 def shown_fields(event: Event) -> dict[str, Any]:
-    """The fields of an opened event as JSON values; erased ones are None. Raises TypeError for a sealed field."""
+    """The fields of an opened event as JSON values; erased and unreadable ones are None. Raises TypeError for a sealed field."""
     values = {field.name: getattr(event, field.name) for field in fields(event)}
     return {
-        name: readable(value) if isinstance(value, Personal | Sealed | Erased) else value
+        name: readable(value) if isinstance(value, Personal | Sealed | Erased | Unreadable) else value
         for name, value in values.items()
     }
 

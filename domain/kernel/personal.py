@@ -1,10 +1,11 @@
-"""Personal values and their three forms.
+"""Personal values and their four forms.
 
 A field of an event that holds personal data is declared as `PersonalText`. Its value is one of
 
 - `Personal`  the readable value; `repr` and `str` hide it from logs and tracebacks,
 - `Sealed`    the encrypted text, as events and read models store it; projections copy it unopened,
-- `ERASED`    the placeholder after the data key was destroyed.
+- `ERASED`    the placeholder after the data key was destroyed,
+- `Unreadable` the placeholder for a damaged value, with the reason. It is shown, and never stored.
 """
 
 from __future__ import annotations
@@ -39,14 +40,25 @@ class Erased:
 
 ERASED = Erased()
 
-PersonalText = Personal | Sealed | Erased
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The placeholder for a value that is damaged, or whose key is.
+
+    `reason` is the code of the error: `tampered`, `key-damaged`, `key-missing` or `damaged`.
+    """
+
+    reason: str
+
+
+PersonalText = Personal | Sealed | Erased | Unreadable
 
 
 def readable(value: PersonalText) -> str | None:
-    """The text of a personal value, or None if it is erased. Raises TypeError if it is sealed."""
+    """The text of a personal value, or None if it is erased or unreadable. Raises TypeError if it is sealed."""
     match value:
         case Personal(value=text):
             return text
-        case Erased():
+        case Erased() | Unreadable():
             return None
     raise TypeError("a sealed value can't be shown")

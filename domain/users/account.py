@@ -100,6 +100,9 @@ EVENTS: tuple[type[Event], ...] = (
     EmailChangeAbandoned,
 )
 
+CLOSING = (UserDeleted.type, UserErased.type)
+"""The types of events after which an account has no e-mail address."""
+
 
 # --- state -----------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from domain.kernel.commands import Command, Input
 from domain.kernel.errors import InvalidInput
 from domain.kernel.ids import parse_id
 from domain.kernel.personal import Personal
+from domain.users.mail_domains import unicode_domain
+from domain.users.texts import one_line, shows_nothing
 
 NAME_MAX_CHARACTERS = 200
 EMAIL_MAX_CHARACTERS = 254  # RFC 5321 §4.5.3.1.3, less the angle brackets
@@ -23,59 +25,35 @@ EMAIL_LOCAL_MAX_CHARACTERS = 64  # RFC 5321 §4.5.3.1.1
 BASIS_MAX_CHARACTERS = 200
 
 _EMAIL = re.compile(r"[^\s@\"(),:;<>\[\\\]]+@[^\s@.\"(),:;<>\[\\\]]+(\.[^\s@.\"(),:;<>\[\\\]]+)+")
-_UNPRINTABLE = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
-_INVISIBLE = frozenset({"Cf", "Zs"})
-_BIDI_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def _text(field: str, value: object, limit: int) -> str:
-    """Trim and normalise (NFC) one line of printable text of 1 to `limit` characters."""
-    if not isinstance(value, str):
-        raise InvalidInput(field, "must be text")
-    if len(value) > 8 * limit:  # before normalising, which takes long for megabytes
-        raise InvalidInput(field, f"is longer than {limit} characters")
-    if not value.isprintable():  # some unprintable characters are allowed, such as a joiner in a name
-        _refuse_unprintable(field, value)
-    text = unicodedata.normalize("NFC", value).strip()
-    if not text:
-        raise InvalidInput(field, "is empty")
-    if len(text) > limit:
-        raise InvalidInput(field, f"is longer than {limit} characters")
-    return text
-
-
-def _refuse_unprintable(field: str, value: str) -> None:
-    for character in value:
-        category = unicodedata.category(character)
-        if category == "Cs":
-            raise InvalidInput(field, "contains a lone surrogate, which is not text")
-        if category in _UNPRINTABLE or character in _BIDI_OVERRIDES:
-            raise InvalidInput(field, "contains a control or unprintable character")
-    if all(unicodedata.category(character) in _INVISIBLE for character in value):
-        raise InvalidInput(field, "is empty")
 
 
 def parse_name(value: object) -> Personal:
-    return Personal(_text("name", value, NAME_MAX_CHARACTERS))
+    return Personal(one_line("name", value, NAME_MAX_CHARACTERS))
 
 
 def parse_email(value: object) -> Personal:
-    """Parse an e-mail address into the form in which it is stored and compared: trimmed, lower case, NFC."""
+    """Parse an e-mail address into the form in which it is stored and compared: trimmed, lower case, NFC.
+
+    Its domain is in the Unicode spelling (`domain/users/mail_domains.py`).
+    """
     # NFC again after lower(), which can undo it: NFC writes a lower-case "J\u030c" as one letter.
-    text = unicodedata.normalize("NFC", _text("email", value, EMAIL_MAX_CHARACTERS).lower())
-    if len(text) > EMAIL_MAX_CHARACTERS:
-        raise InvalidInput("email", f"is longer than {EMAIL_MAX_CHARACTERS} characters")
+    text = unicodedata.normalize("NFC", one_line("email", value, EMAIL_MAX_CHARACTERS).lower())
+    local, _, domain = text.rpartition("@")
+    if not text.isascii() or "xn--" in domain:
+        text = f"{local}@{unicode_domain(domain)}"
     if not _EMAIL.fullmatch(text) or ".." in text or text.startswith(".") or ".@" in text:
         raise InvalidInput("email", "is not an e-mail address like ada@example.com")
-    if not text.isprintable():  # otherwise two addresses could look the same
+    if not text.isprintable() or shows_nothing(text):  # otherwise two addresses could look the same
         raise InvalidInput("email", "contains an invisible character")
+    if len(text) > EMAIL_MAX_CHARACTERS:
+        raise InvalidInput("email", f"is longer than {EMAIL_MAX_CHARACTERS} characters")
     if len(text.partition("@")[0]) > EMAIL_LOCAL_MAX_CHARACTERS:
         raise InvalidInput("email", f"has more than {EMAIL_LOCAL_MAX_CHARACTERS} characters before the @")
     return Personal(text)
 
 
 def parse_basis(value: object) -> str:
-    return _text("basis", value, BASIS_MAX_CHARACTERS)
+    return one_line("basis", value, BASIS_MAX_CHARACTERS)
 
 
 def parse_user_id(value: object) -> int:
@@ -127,6 +105,7 @@ class DeleteUser(Command):
 
     user_id: UserId
     wire: ClassVar[str] = "delete-user"
+    reads: ClassVar[bool] = False
     request: ClassVar[str] = "users.delete"
 
 
@@ -137,6 +116,7 @@ class EraseUser(Command):
     user_id: UserId
     basis: Annotated[str, Input(parse_basis, "Why; stored readable, so no personal data.", "TEXT")]
     wire: ClassVar[str] = "erase-user"
+    reads: ClassVar[bool] = False
     request: ClassVar[str] = "users.erase"
     in_group: ClassVar[bool] = False
 
@@ -147,6 +127,7 @@ class CompleteErasure(Command):
 
     user_id: int
     wire: ClassVar[str] = "complete-erasure"
+    reads: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)

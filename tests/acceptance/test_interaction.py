@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from adapters.local.home_lock import HomeLock
 from adapters.settings import load_settings
 from cli import down
-from tests.support.runs import ES, Ran
 from tests.support.system import System
+from tests.support.terminal import on_terminal
 from tests.support.waiting import DEADLINE_S, eventually
 
 no_request_is_sent = pytest.mark.over("embedded", because="no request is sent")
@@ -54,39 +53,16 @@ def test_h_is_help_in_every_place(shared: System, where: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(("typed", "code", "said"), [(b"\x03", 130, "interrupted"), (b"n\n", 1, "--yes")])
 @no_request_is_sent
 def test_any_answer_but_yes_ends_the_command(shared: System, typed: bytes, code: int, said: str) -> None:
-    ran = _erase_on_a_terminal(shared, "5", typed)
+    ran = on_terminal(shared, "gdpr", "erase", "5", typed=typed)
     assert (ran.code, said in ran.out) == (code, True), ran
 
 
 def test_an_erasure_asks_for_confirmation_on_a_terminal(shared: System) -> None:
     user_id = shared.create("asked@example.com", "Asked")
     for typed, code, status in ((b"n\n", 1, "active"), (b"y\n", 0, "erased")):
-        ran = _erase_on_a_terminal(shared, user_id, typed)
+        ran = on_terminal(shared, "gdpr", "erase", user_id, typed=typed)
         assert "cannot be undone" in ran.out
         assert (ran.code, shared.get(user_id)["status"]) == (code, status), ran
-
-
-def _erase_on_a_terminal(system: System, user_id: str, typed: bytes) -> Ran:
-    """Erase a user, and type an answer once the question is shown."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(ES, [ES, "gdpr", "erase", user_id], system.environment)
-    try:
-        shown = _read_until(terminal, b"[y/N]")
-        os.write(terminal, typed)
-        shown += _read_until(terminal, None)
-    finally:
-        os.close(terminal)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return Ran(("gdpr", "erase", user_id), code, shown, b"").without_traceback()
-
-
-def _read_until(terminal: int, wanted: bytes | None) -> bytes:
-    shown = b""
-    with suppress(OSError):  # the other end of the pseudo-terminal is closed
-        while (wanted is None or wanted not in shown) and (more := os.read(terminal, 4096)):
-            shown += more
-    return shown
 
 
 def test_an_interrupt_before_the_command_begins_is_no_traceback() -> None:
@@ -125,15 +101,14 @@ def test_a_supervisor_that_does_not_answer_is_not_taken_for_missing(running: Sys
 def test_down_ends_when_the_next_supervisor_has_taken_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A bulk that is under way starts workers as soon as the others have stopped.
+    # An `es up` waits until the others have stopped.
     settings = load_settings(environment={"ES_HOME": str(tmp_path / "home")})
-    monkeypatch.setattr(down, "ask_supervisor", lambda *_: {"pid": 42})
     monkeypatch.setattr(down, "DOWN_WAIT_S", DEADLINE_S)
 
     settings.run.mkdir(parents=True)
-    with (settings.run / "supervisor.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        down.wait_for_end(settings, 41)
+    with closing(HomeLock(settings.home)) as lock:
+        lock.tell("listening")
+        down.wait_for_end(settings, os.getpid() + 1)
 
     assert "started them again" in capsys.readouterr().err
 

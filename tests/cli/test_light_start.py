@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.local.address import listen, socket_path
 from adapters.log import open_log
 from adapters.settings import Settings, load_settings
 from adapters.wiring import open_server, prepare_home
@@ -56,7 +57,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
             server = open_server(
                 settings,
                 role,
-                listen_fd=None,
+                listen_fd=listen(socket_path(settings.run, role)).detach(),
                 log=log,
                 on_serving=lambda: None,
                 on_away=lambda _: None,

@@ -126,6 +126,12 @@ class Accounts:
     def damage(self, user_id: int) -> None:
         self.store_event(user_id, "user-renamed.v1", b"not JSON")
 
+    def change_vault(self, statement: str, *values: Any) -> None:
+        """Change the vault, as damage would."""
+        assert isinstance(self.vault, SqliteVault)
+        with self.vault._database.writing() as connection:
+            connection.execute(statement, values)
+
     # --- the state ----------------------------------------------------------------------------
 
     def user(self, user_id: int) -> User:

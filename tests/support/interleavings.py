@@ -278,7 +278,7 @@ class Interleavings:
 
     def _react(self, process: ErasureProcess) -> None:
         for recorded in list(self.accounts.store.read_all(self.processed, 1000)):
-            process.react(recorded)
+            process.react([recorded])
             self.processed = max(self.processed, recorded.position)
 
     def _new_command(self, kind: str, *how: Any) -> Request:

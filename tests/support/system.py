@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.local.address import is_served, socket_path
+from adapters.local.caller import ask_once
 from adapters.settings import Settings, load_settings
-from adapters.wiring import open_caller, open_local_caller, open_store, usual_roles
+from adapters.wiring import open_caller, open_store, usual_roles
 from domain.features import registry
-from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.errors import EsError
 from domain.kernel.ids import floor_id
 from tests.support.people import ndjson
 from tests.support.processes import all_processes, kill
@@ -229,13 +229,11 @@ class System:
 
     def supervised(self) -> list[dict[str, Any]]:
         """The workers that the supervisor reports, read without starting a process; none without a supervisor."""
-        if not is_served(socket_path(self.settings.run, "supervisor")):
+        try:
+            status = ask_once(self.settings.run, "supervisor", "supervisor.status", {}, timeout_s=10.0)
+        except OSError:
             return []
-        with closing(open_local_caller(self.settings)) as caller:
-            try:
-                workers: list[dict[str, Any]] = caller.ask("supervisor", "supervisor.status", {})["workers"]
-            except PartUnavailable:
-                return []  # it was just stopping
+        workers: list[dict[str, Any]] = status["workers"]
         return workers
 
     def worker(self, role: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The process manager of erasures. It also settles e-mail claims.
 
-It follows the streams of users. After `user-erased` it removes the user's requests from the dead letters, destroys
+It follows the streams of users. After `user-erased` it removes the user's data from the dead letters, destroys
 the data key and the claims, with its checkpoint in the same vault transaction, then appends `erasure-completed`.
 After a change of the address or a deletion it settles the user's claims.
 
@@ -18,15 +18,15 @@ from uuid import uuid5
 
 from adapters.log import Log
 from domain.kernel.command_handler import CommandHandler, Done, Order
-from domain.kernel.errors import EsError, InvalidInput, KeyUnavailable, Kind
+from domain.kernel.errors import Damaged, EsError, Kind
 from domain.kernel.events import Metadata, Position, Recorded
 from domain.kernel.messages import Body
-from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Opener
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Vault
 from domain.users.account import USER, User, UserDeleted, UserEmailChanged, UserErased
-from domain.users.commands import CompleteErasure, UserCommand, parse_email
+from domain.users.commands import CompleteErasure, UserCommand
+from workers.erasures.people import People
 from workers.runtime.followers import CheckpointedFollowing
 from workers.users.claims import Claims
 
@@ -37,8 +37,11 @@ COMPLETING = "erasures-completed"
 """The name of the vault checkpoint up to which every reaction is complete. The process starts from it."""
 JANITOR_INTERVAL_S = 5.0
 
-PurgeDeadLetters = Callable[[int, Callable[[Body], bool]], int]
-"""Removes dead letters that contain a user id or that the function selects, and returns their number."""
+BATCH_LIMIT = 256
+"""Erasures in one pass through the dead letters, at most. A pass reads all of them."""
+
+PurgeDeadLetters = Callable[[Callable[[Body], bool]], int]
+"""Removes the dead letters that the function selects in one pass, and returns their number."""
 
 
 class ErasureProcess:
@@ -73,6 +76,7 @@ class ErasureProcess:
             log=log,
             monotonic_s=monotonic_s,
             prefixes=[USER.prefix],
+            batch_limit=BATCH_LIMIT,
         )
         self.waits_for: EsError | None = None
         """The last error, until a step succeeds."""
@@ -86,14 +90,19 @@ class ErasureProcess:
         """Follow until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
         self._swept_at_s = 0.0
         try:
-            self._following.run(self._react_unless_damaged, stopped, after_each=self._after_each)
+            self._following.run(self.react, stopped, after_each=self._after_each)
         except EsError as error:
             self.waits_for = error
             raise
 
-    def _react_unless_damaged(self, events: Sequence[Recorded]) -> None:
+    def react(self, events: Sequence[Recorded]) -> None:
+        """React to events in order. Idempotent."""
+        erased = [USER.id_of(recorded.stream) for recorded in events if recorded.type == UserErased.type]
+        # Purge first, while the keys open the addresses; the fences in the streams prevent new requests.
+        if erased and self._purge_dead_letters is not None:
+            self._purge(erased, self._purge_dead_letters)
         for recorded in events:
-            self._unless_damaged(partial(self.react, recorded), position=recorded.position)
+            self._unless_damaged(partial(self._react, recorded), position=recorded.position)
 
     def _after_each(self) -> None:
         self.waits_for = None
@@ -115,8 +124,7 @@ class ErasureProcess:
                 raise
             self._log.error("person-passed-over", error, **fields)
 
-    def react(self, recorded: Recorded) -> None:
-        """React to one event. Idempotent."""
+    def _react(self, recorded: Recorded) -> None:
         if recorded.type == UserErased.type:
             self._erase(recorded)
         elif recorded.type in (UserDeleted.type, UserEmailChanged.type):
@@ -124,16 +132,15 @@ class ErasureProcess:
 
     def _erase(self, recorded: Recorded) -> None:
         subject = USER.id_of(recorded.stream)
-        # Purge first, while the key opens the addresses; the fence in the stream prevents new requests.
         # Destroy the key before the completion: otherwise a crash leaves a completed erasure with a key.
-        if self._purge_dead_letters is not None:
-            self._unless_damaged(partial(self._purge, subject, self._purge_dead_letters))
         self._vault.destroy_key(subject, process=DESTROYING, position=recorded.position)
-        cause = self._codec.metadata(recorded)
+        correlation_id = recorded.event_id
+        with suppress(Damaged):
+            correlation_id = self._codec.metadata(recorded).correlation_id
         metadata = Metadata(
             command_id=uuid5(recorded.event_id, CompleteErasure.wire),
             command=CompleteErasure.wire,
-            correlation_id=cause.correlation_id,
+            correlation_id=correlation_id,
             causation_id=recorded.event_id,
             actor=ACTOR,
         )
@@ -143,29 +150,10 @@ class ErasureProcess:
             raise outcome
         self._log.info("erased", position=recorded.position)
 
-    def _purge(self, subject: int, purge_dead_letters: PurgeDeadLetters) -> None:
-        """Remove the user's requests from the dead letters: by user id, command id, or any address the user had."""
-        commands, addresses = set(), set()
-        keyring = self._keyring([subject])
-        for event in self._store.read_stream(USER.stream_of(subject)):
-            commands.add(str(self._codec.metadata(event).command_id))
-            with suppress(KeyUnavailable):  # without a data key the addresses are unknown
-                email = getattr(self._codec.decode(event, subject=subject, opener=keyring), "email", None)
-                addresses.add(email.value if isinstance(email, Personal) else None)
-
-        def is_theirs(request: Body) -> bool:
-            # A registration contains no user id, only its command id and its address.
-            body = request.get("body")
-            if not isinstance(body, dict):
-                return str(subject) in str(request)
-            if str(body.get("command_id")) in commands:
-                return True
-            given = body.get("input")
-            try:
-                email = parse_email(given.get("email") if isinstance(given, dict) else None)
-            except InvalidInput:
-                return False
-            return email.value in addresses
-
-        if count := purge_dead_letters(subject, is_theirs):
+    def _purge(self, subjects: Sequence[int], purge_dead_letters: PurgeDeadLetters) -> None:
+        """Remove the requests of these users, and what else contains their data, from the dead letters."""
+        people = People(self._store, self._codec, self._keyring(subjects), self._vault.holder, subjects)
+        if count := purge_dead_letters(people.are_in):
             self._log.info("dead-letters-purged", count=count)
+        if people.unknown:
+            self._log.warning("dead-letters-not-attributed", count=people.unknown)

@@ -24,7 +24,7 @@ def open_service(worker: Worker) -> ErasuresService:
     handler = CommandHandler(USER, store=store, codec=worker.codec, keyring=keyring, pause=time.sleep)
     purge = None  # the local transport has no dead letters
     if not worker.settings.is_local:
-        purge = open_dead_letters(worker.settings, worker.registry.role_names).purge_person
+        purge = open_dead_letters(worker.settings, worker.registry.role_names).purge
     process = ErasureProcess(
         store=store,
         codec=worker.codec,

@@ -45,7 +45,9 @@ class ErasuresService:
     def _status(self, user_id: int) -> Reply:
         user, position = INITIAL, Position(0)
         for recorded in self._store.read_stream(USER.stream_of(user_id)):
-            user, position = evolve(user, self._codec.decode(recorded)), recorded.position
+            # The types tell the state: a damaged event hides no erasure.
+            event, position = self._codec.outline(recorded), recorded.position
+            user = evolve(user, event) if event else user
         if user.status is Status.UNKNOWN:
             return UserNotFound(user_id)
         state, waits_for = "none", None

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from domain.kernel.errors import Damaged, InvalidInput, PartUnavailable
-from domain.kernel.events import BEGINNING, Event, Metadata, Position, Recorded, shown_fields
+from domain.kernel.errors import Damaged, InvalidInput, PartUnavailable, UnknownEventType
+from domain.kernel.events import BEGINNING, Metadata, Position, Recorded, shown_fields
 from domain.kernel.messages import LATER, Body, Later, Reply, Request
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
@@ -19,6 +19,7 @@ from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.vault import Vault
 from domain.kernel.projection import Key, Projection, Value
 from workers.runtime.event_bodies import event_body
+from workers.runtime.opening import Showing, unreadable_fields
 
 PATIENCE_S = 6.0
 """How long a query waits for its projection. Then the reply is ProjectionBehind, before the caller times out (8 s)."""
@@ -89,14 +90,25 @@ class Sources:
         request.memo.update(missed=True, position=self.store.head())
         return self.row(projection, request, key)
 
-    def shown(self, recorded: Recorded, opened: Event | None = None) -> Body:
-        """A stored event for showing: with the fields of `opened`, else with the data as it is stored."""
+    def shown(self, recorded: Recorded, *, subject: int | None = None, opener: Showing | None = None) -> Body:
+        """A stored event for showing: as it is stored, or with an opener its opened fields.
+
+        What cannot be shown is named in `unreadable`: fields with their reasons, or `data` for all of them.
+        """
         try:
             metadata: Metadata | None = self.codec.metadata(recorded)
         except Damaged:
             metadata = None  # written by another program
-        data = self.codec.stored(recorded) if opened is None else shown_fields(opened)
-        return event_body(recorded, metadata, data)
+        data, unreadable = Body(), Body()
+        try:
+            data = self.codec.stored(recorded)
+            if opener is not None:
+                event = self.codec.decode(recorded, subject=subject, opener=opener)
+                data, unreadable = shown_fields(event), unreadable_fields(event)
+        except (Damaged, UnknownEventType) as error:
+            unreadable = {"data": error.code}
+        body = event_body(recorded, metadata, data)
+        return {**body, "unreadable": unreadable} if unreadable else body
 
 
 def whole(request: Request, field: str, default: int) -> int:

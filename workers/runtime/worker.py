@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property, partial
 from importlib import import_module
 from typing import Protocol, TypeVar
 
 from adapters import wiring
+from adapters.local.address import Listening, is_served, socket_path
+from adapters.local.home_lock import OpenedHome
 from adapters.log import Log
 from adapters.settings import Settings, without_password
 from domain.features import Registry, registry
@@ -124,6 +126,42 @@ class Worker:
         self._parts.close()
 
 
+class _Place:
+    """The home of a worker, and its socket if it has no supervisor: without them no caller finds the worker."""
+
+    def __init__(self, settings: Settings, role: str, listen_fd: int | None) -> None:
+        """Raises PartUnavailable if another worker without a supervisor serves the role."""
+        wiring.prepare_home(settings)
+        self._settings = settings
+        self._home = OpenedHome(settings.home)
+        self._socket: Listening | None = None
+        self.listen_fd = listen_fd
+        if not settings.is_local or listen_fd is not None:
+            return
+        if is_served(socket_path(settings.run, role)):
+            raise PartUnavailable(
+                f"the {role} worker",
+                f"another one serves {settings.home}",
+                "Stop it first (`es down`), or use another `--home`.",
+            )
+        self._socket = Listening(settings.run, role)
+        self.listen_fd = self._socket.socket.detach()
+
+    @property
+    def missing(self) -> str | None:
+        """What was moved or removed, if anything was."""
+        if self._home.is_lost():
+            return str(self._settings.home)
+        if self._socket is not None and not self._socket.is_reachable:
+            return str(self._socket.path)
+        return None
+
+    def close(self) -> None:
+        self._home.close()
+        if self._socket is not None:
+            self._socket.close()
+
+
 def run_role(
     role: str,
     settings: Settings,
@@ -133,32 +171,45 @@ def run_role(
     stopping: threading.Event,
     log: Log,
 ) -> None:
-    """Serve a role until `stopping` is set or the supervisor has ended. Raises PartUnavailable if a follower crashed."""
-    wiring.prepare_home(settings)
-    server = wiring.open_server(
-        settings,
-        role,
-        listen_fd=listen_fd,
-        log=log,
-        on_serving=control.serving,
-        on_away=control.not_serving,
-        describe=control.describe,
-    )
-    worker = Worker(role, settings, stopping, control, log)
+    """Serve a role until `stopping` is set or the supervisor has ended.
 
-    def has_to_stop() -> bool:
-        # A worker must not outlive its supervisor: the next supervisor starts its own workers.
-        return stopping.is_set() or worker.crashed or control.supervisor_ended
+    Raises PartUnavailable if a follower crashed, or if the home or the worker's own socket was moved or removed.
+    """
+    with closing(_Place(settings, role, listen_fd)) as place:
+        server = wiring.open_server(
+            settings,
+            role,
+            listen_fd=place.listen_fd,
+            log=log,
+            on_serving=control.serving,
+            on_away=control.not_serving,
+            describe=control.describe,
+        )
+        worker = Worker(role, settings, stopping, control, log)
 
-    if settings.is_local:
-        control.serving()
-    try:
-        service = opened(worker.open, server, stopping=has_to_stop, log=log, on_missing=control.cannot_open)
-        serve(service, server, stopping=has_to_stop, on_unavailable=control.waits, log=log)
-        crashed = worker.crashed
-        service.close()
-    finally:
-        worker.close()
+        def has_to_stop() -> bool:
+            # A worker must not outlive its supervisor: the next supervisor starts its own workers.
+            return (
+                stopping.is_set() or worker.crashed or control.supervisor_ended or place.missing is not None
+            )
+
+        if settings.is_local:
+            control.serving()
+        try:
+            service = opened(
+                worker.open, server, stopping=has_to_stop, log=log, on_missing=control.cannot_open
+            )
+            serve(service, server, stopping=has_to_stop, on_unavailable=control.waits, log=log)
+            crashed, missing = worker.crashed, place.missing
+            service.close()
+        finally:
+            worker.close()
     if crashed:
         raise PartUnavailable(f"the {role} worker", "a follower crashed")
+    if missing is not None:
+        raise PartUnavailable(
+            "the home", f"{missing} was moved or removed", "Start the workers with `es up`."
+        )
+    if control.supervisor_ended:
+        log.warning("supervisor-ended", role=role)
     log.info("stopped", role=role)

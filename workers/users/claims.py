@@ -1,7 +1,8 @@
 """Settle e-mail claims: confirm or release them according to the user's stream.
 
 A command reserves a claim, appends its event, then confirms the claim. After a crash in between the stream decides:
-the claim of the command that set the account's current address is confirmed, all others are released. Before an
+the claim of the command that set the account's current address is confirmed, all others are released. A closed account
+has no address, so its event types decide alone: damaged events keep no address. Before an
 expired reservation without an event is released, a fence is appended to the stream at its exact version: otherwise a
 paused worker could append its event after another user has reserved the address.
 """
@@ -9,15 +10,16 @@ paused worker could append its event after another user has reserved the address
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from uuid import UUID
 
 from domain.kernel.command_handler import until_no_conflict
 from domain.kernel.errors import EsError, Kind, VersionConflict
-from domain.kernel.events import NO_STREAM, Event, Metadata, event_id
+from domain.kernel.events import NO_STREAM, Event, Metadata, Recorded, event_id
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import Append, EventStore
 from domain.kernel.ports.vault import Claim, ClaimState, Vault
-from domain.users.account import INITIAL, USER, Status, User, decide, email_command, evolve
+from domain.users.account import CLOSING, INITIAL, USER, Status, User, decide, email_command, evolve
 from domain.users.commands import AbandonReservation
 
 ACTOR = "process:claims"
@@ -67,12 +69,11 @@ class Claims:
     def _settle_once(self, subject: int) -> VersionConflict | None:
         # Read the claims before the stream: then the event of a confirmed claim is in the history.
         claims = self._vault.claims_of(subject, now_us=self._now_us())
-        history: list[tuple[Event, UUID]] = []
-        user, version = INITIAL, NO_STREAM
-        for recorded in self._store.read_stream(USER.stream_of(subject)):
-            event = self._codec.decode(recorded)
-            history.append((event, self._codec.metadata(recorded).command_id))
-            user, version = evolve(user, event), recorded.version
+        events = list(self._store.read_stream(USER.stream_of(subject)))
+        is_closed = any(recorded.type in CLOSING for recorded in events)
+        history = [self._read(recorded, is_closed) for recorded in events]
+        user = reduce(evolve, [event for event, _ in history], INITIAL)
+        version = events[-1].version if events else NO_STREAM
         kept = email_command(history)
         used = {command_id for _, command_id in history}
         # A retry of the command with another address may have left a second claim with its id.
@@ -89,6 +90,15 @@ class Claims:
                 version = fenced
                 self._release(claim, user)
         return None
+
+    def _read(self, recorded: Recorded, is_closed: bool) -> tuple[Event, UUID]:
+        """An event and its command id. In the stream of a closed account a damaged event counts by its type."""
+        try:
+            return self._codec.decode(recorded), self._codec.metadata(recorded).command_id
+        except EsError:
+            if not is_closed:
+                raise
+            return self._codec.outline(recorded) or Event(), recorded.event_id
 
     def _fence(self, claim: Claim, user: User, version: int) -> int | VersionConflict:
         """Append a fence if one is needed, and return the version of the stream after it."""

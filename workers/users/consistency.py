@@ -16,13 +16,13 @@ from uuid import UUID
 
 from adapters.clock import now_us
 from adapters.crypto.sealing import Keyring
-from domain.kernel.errors import EsError, KeyUnavailable, Tampered
+from domain.kernel.errors import EsError, KeyDamaged, KeyUnavailable, Tampered
 from domain.kernel.events import Event, Recorded, event_id
 from domain.kernel.personal import Personal, Sealed
 from domain.kernel.ports.codec import Codec, Opener
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import ReadModel
-from domain.kernel.ports.vault import Claim, ClaimState, DataKey, DestroyedKey, LivingKey, Vault
+from domain.kernel.ports.vault import Claim, ClaimState, DamagedKey, DataKey, DestroyedKey, LivingKey, Vault
 from domain.kernel.projection import Key, Operation, Projection, Put, Row, Value
 from domain.users.account import USER, Status, User, UserEmailChanged, UserRegistered, evolve
 
@@ -156,8 +156,8 @@ class Streams:
         for each in fields(event):
             value = getattr(event, each.name)
             if isinstance(value, Sealed):
-                # A missing key is found when the vault is compared.
-                with suppress(KeyUnavailable):
+                # A missing or damaged key is found when the vault is compared.
+                with suppress(KeyUnavailable, KeyDamaged):
                     self._open_value(name, recorded, each.name, value, opener)
 
     def _open_value(self, name: str, recorded: Recorded, field: str, value: Sealed, opener: Opener) -> None:
@@ -230,7 +230,7 @@ class AccountCheck:
     def _problem(self, subject: int, state: Row, key: DataKey | None) -> str | None:
         status = Status(str(state["status"]))
         if status is Status.ERASED:
-            is_alive = isinstance(key, LivingKey) or bool(self._claims(subject))
+            is_alive = isinstance(key, LivingKey | DamagedKey) or bool(self._claims(subject))
             return (
                 f"user {subject} is erased, but has a key or a claim"
                 if state["completed"] and is_alive
@@ -238,10 +238,10 @@ class AccountCheck:
             )
         if status is Status.UNKNOWN:
             return None
-        if key is None:
-            return f"user {subject} has no usable data key"
         if isinstance(key, DestroyedKey):
             return f"the data key of user {subject} is destroyed, but no erasure was decided"
+        if not isinstance(key, LivingKey):
+            return f"user {subject} has no usable data key"
         return self._claim_problem(subject, state, key) if status is Status.ACTIVE else None
 
     def _claim_problem(self, subject: int, state: Row, key: LivingKey) -> str | None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from domain.kernel.errors import InvalidInput
-from domain.kernel.events import Recorded
+from domain.kernel.errors import Damaged, InvalidInput, KeyUnavailable, UnknownEventType
+from domain.kernel.events import Event, Recorded
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Later, Reply, Request
-from domain.kernel.personal import Sealed, readable
-from domain.kernel.ports.codec import Keyring
+from domain.kernel.personal import ERASED, Erased, PersonalText, Sealed, Unreadable, readable
+from domain.kernel.ports.codec import Opener
 from domain.kernel.projection import Value
 from domain.users.account import INITIAL, USER, Status, UserErased, evolve
 from domain.users.commands import parse_email, parse_user_id
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
+from domain.users.mail_domains import spellings
 from domain.users.projection import USERS
+from workers.runtime.opening import Showing
 from workers.runtime.queries import LIST_LIMIT, MAX_WHOLE, Queries, Sources, limit_of, whole
 
+_UNREADABLE = "unreadable"
 _SHOWN = [status.value for status in Status if status is not Status.UNKNOWN]
 
 
@@ -48,12 +51,12 @@ class UserQueries:
         """The user at a time or at a version, folded from the stream without the read model."""
         until_us = whole(request, "at_us", MAX_WHOLE)
         version = whole(request, "version", MAX_WHOLE)
-        events, keyring = self._stream_of(user_id)
+        events, opener = self._stream_of(user_id)
         user, row = INITIAL, dict[str, Any]()
         for recorded in events:
             if recorded.version > version or recorded.recorded_at_us > until_us:
                 break
-            user = evolve(user, self._sources.codec.decode(recorded, subject=user_id, opener=keyring))
+            user = evolve(user, self._event(recorded, user_id, opener))
             row.setdefault("registered_at_us", recorded.recorded_at_us)
             row.update(version=recorded.version, updated_at_us=recorded.recorded_at_us)
         if not events:
@@ -61,8 +64,16 @@ class UserQueries:
         is_beyond = version != MAX_WHOLE and version > events[-1].version
         if user.status is Status.UNKNOWN or is_beyond:
             raise NotYetThen(user_id, events[-1].version)
+        self._need_own_vault(opener)
         row.update(user_id=user_id, status=user.status.value)
-        return _user(row, email=readable(user.email), name=readable(user.name))
+        return _user(row, email=user.email, name=user.name)
+
+    def _event(self, recorded: Recorded, user_id: int, opener: Showing) -> Event:
+        """The opened event. Of a damaged one its type tells which fields of the user are unreadable."""
+        try:
+            return self._sources.codec.decode(recorded, subject=user_id, opener=opener)
+        except (Damaged, UnknownEventType):
+            return self._sources.codec.outline(recorded) or Event()
 
     def list_users(self, request: Request) -> Reply:
         after = request.body.get("after")
@@ -82,7 +93,8 @@ class UserQueries:
     def find(self, request: Request) -> Reply:
         email = parse_email(request.body.get("email")).value
         if "user_id" not in request.memo:
-            request.memo["user_id"] = self._sources.vault.holder(email)
+            holders = map(self._sources.vault.holder, spellings(email))
+            request.memo["user_id"] = next((user_id for user_id in holders if user_id is not None), None)
             # A claim is confirmed after its event: the row must include all events that are stored now.
             request.memo["position"] = self._sources.store.head()
         user_id = request.memo["user_id"]
@@ -91,56 +103,79 @@ class UserQueries:
         if later := self._sources.wait_for(USERS, request, self._sources.target(request)):
             return later
         # The claim may belong to a command without an event yet, or wait for its release. Compare with the row.
-        opened = self._opened(self._sources.read_model.rows(USERS, keys=[user_id]))
-        found = [user for user in opened if user["status"] == Status.ACTIVE.value and user["email"] == email]
-        if not found:
-            raise NoUserWithEmail()
-        return found[0]
+        for row in self._sources.read_model.rows(USERS, keys=[user_id]):
+            # An address that cannot be opened is an error: "no user" could be wrong.
+            if row["status"] == Status.ACTIVE.value and self._email_of(row) in spellings(email):
+                return self._opened([row])[0]
+        raise NoUserWithEmail()
+
+    def _email_of(self, row: Mapping[str, Value]) -> str | None:
+        subject = int(row["user_id"] or 0)
+        return readable(_open(self._sources.keyring([subject]), row, "email"))
 
     def history(self, request: Request) -> Reply:
         user_id = parse_user_id(request.body.get("user_id"))
         start = whole(request, "from_version", 0)
-        events, keyring = self._stream_of(user_id)
+        events, opener = self._stream_of(user_id)
         if not events:
             raise UserNotFound(user_id)
         shown = [
-            self._sources.shown(
-                recorded, self._sources.codec.decode(recorded, subject=user_id, opener=keyring)
-            )
+            self._sources.shown(recorded, subject=user_id, opener=opener)
             for recorded in events[start : start + limit_of(request)]
         ]
+        self._need_own_vault(opener)
         return {"events": shown}
 
-    def _stream_of(self, user_id: int) -> tuple[list[Recorded], Keyring]:
-        """The events of a user and the keyring that opens them.
+    def _need_own_vault(self, opener: Showing) -> None:
+        """Raise KeyUnavailable if a key was missing and the vault has a key of no user: it is the wrong vault."""
+        if opener.is_key_missing:
+            rows = self._sources.read_model.rows(USERS, limit=LIST_LIMIT)
+            if not self._sources.vault.data_keys([int(row["user_id"] or 0) for row in rows]):
+                raise KeyUnavailable("the vault has the key of no user")
 
-        After `user-erased` the keyring opens nothing, whether or not the vault has a key: it may be a restored older
+    def _stream_of(self, user_id: int) -> tuple[list[Recorded], Showing]:
+        """The events of a user and the opener of their values.
+
+        After `user-erased` it opens nothing, whether or not the vault has a key: it may be a restored older
         copy, in which `erasures` has not destroyed the key again yet.
         """
         events = list(self._sources.store.read_stream(USER.stream_of(user_id)))
         is_erased = any(recorded.type == UserErased.type for recorded in events)
-        return events, self._sources.erased_keyring if is_erased else self._sources.keyring([user_id])
+        keyring = self._sources.erased_keyring if is_erased else self._sources.keyring([user_id])
+        return events, Showing(keyring)
 
     def _opened(self, rows: Sequence[Mapping[str, Value]]) -> list[Body]:
-        keyring = self._sources.keyring([int(row["user_id"] or 0) for row in rows])
+        opener = Showing(self._sources.keyring([int(row["user_id"] or 0) for row in rows]))
+        users: list[Body] = []
+        for row in rows:
+            email, name = _open(opener, row, "email"), _open(opener, row, "name")
+            # The tombstone counts before the row: behind a parked event, the row does not show the erasure.
+            is_erased = isinstance(email, Erased) and isinstance(name, Erased)
+            users.append(
+                _user({**row, "status": Status.ERASED.value} if is_erased else row, email=email, name=name)
+            )
+        self._need_own_vault(opener)
+        return users
 
-        def opened(row: Mapping[str, Value], field: str) -> str | None:
-            sealed = row[field]
-            if sealed is None:
-                return None
-            subject = int(row["user_id"] or 0)
-            return readable(keyring.open(Sealed(str(sealed)), subject=subject, field=field, event_id=None))
 
-        return [_user(row, email=opened(row, "email"), name=opened(row, "name")) for row in rows]
+def _open(opener: Opener, row: Mapping[str, Value], field: str) -> PersonalText:
+    sealed, subject = row[field], int(row["user_id"] or 0)
+    if sealed is None:
+        return ERASED
+    return opener.open(Sealed(str(sealed)), subject=subject, field=field, event_id=None)
 
 
-def _user(row: Mapping[str, Any], *, email: str | None, name: str | None) -> Body:
-    return {
+def _user(row: Mapping[str, Any], *, email: PersonalText, name: PersonalText) -> Body:
+    """A user for showing. With a value that cannot be opened the status is `unreadable`, and the reasons are named."""
+    values = {"email": email, "name": name}
+    unreadable = {field: value.reason for field, value in values.items() if isinstance(value, Unreadable)}
+    user = {
         "user_id": str(row["user_id"]),
-        "email": email,
-        "name": name,
-        "status": row["status"],
+        "email": readable(email),
+        "name": readable(name),
+        "status": _UNREADABLE if unreadable else row["status"],
         "version": row["version"],
         "registered_at": time_text(row["registered_at_us"]),
         "updated_at": time_text(row["updated_at_us"]),
     }
+    return {**user, "unreadable": unreadable} if unreadable else user

@@ -17,10 +17,11 @@ from domain.kernel.messages import Reply, Request
 from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
-from domain.kernel.ports.vault import AlreadyHeld, ClaimRequest, HeldByOther, Reserved, Vault
+from domain.kernel.ports.vault import AlreadyHeld, ClaimAnswer, ClaimRequest, HeldByOther, Reserved, Vault
 from domain.users.account import USER
 from domain.users.commands import ChangeEmail, RegisterUser, UserCommand
 from domain.users.errors import EmailReserved, EmailTaken, ReservationLost
+from domain.users.mail_domains import spellings
 from workers.runtime.commands import answer, order_of, requested
 from workers.users.claims import Claims
 
@@ -146,7 +147,8 @@ class UsersService:
         requests = [request for _, request in claiming]
         answers = self._vault.reserve(requests, now_us=self._now_us()) if requests else []
         held: list[tuple[_Ticket, int]] = []
-        for (ticket, _), found in zip(claiming, answers, strict=True):
+        for (ticket, request), answered in zip(claiming, answers, strict=True):
+            found = self._unless_held(request, answered)
             if not isinstance(found, HeldByOther):
                 _take(ticket, found)
                 ready.append(ticket)
@@ -158,6 +160,17 @@ class UsersService:
                 held.append((ticket, found.subject))
         ready.sort(key=lambda ticket: ticket.index)
         return ready, held
+
+    def _unless_held(self, request: ClaimRequest, found: ClaimAnswer) -> ClaimAnswer:
+        """The answer, or HeldByOther if another user claimed another spelling of the address under an earlier version."""
+        if not isinstance(found, Reserved) or found.repeated:
+            return found
+        for spelling in spellings(request.email)[1:]:
+            holder = self._vault.holder(spelling)
+            if holder is not None and holder != request.subject:
+                self._give_back(found.subject, found.reservation_id, registers=request.registers)
+                return HeldByOther(holder, confirmed=True)
+        return found
 
     def _divided(
         self, tickets: list[_Ticket], replies: dict[int, Reply]
@@ -195,12 +208,14 @@ class UsersService:
 
     def _release(self, ticket: _Ticket, outcome: EsError) -> None:
         """Release the reservation of a command without effect. If the outcome is unknown, the janitor settles it."""
-        if ticket.reservation_id is None or outcome.kind not in _NO_EFFECT:
-            return
-        if ticket.registers:
-            self._vault.abandon_registration(ticket.order.subject, ticket.reservation_id)
+        if ticket.reservation_id is not None and outcome.kind in _NO_EFFECT:
+            self._give_back(ticket.order.subject, ticket.reservation_id, registers=ticket.registers)
+
+    def _give_back(self, subject: int, reservation_id: UUID, *, registers: bool) -> None:
+        if registers:
+            self._vault.abandon_registration(subject, reservation_id)
         else:
-            self._vault.release([ticket.reservation_id])
+            self._vault.release([reservation_id])
 
 
 def _order(request: Request) -> Order[UserCommand]:

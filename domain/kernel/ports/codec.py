@@ -10,14 +10,16 @@ from uuid import UUID
 
 from domain.kernel.events import Event as DomainEvent
 from domain.kernel.events import EventData, Metadata, Recorded
-from domain.kernel.personal import Erased, Personal, Sealed
+from domain.kernel.personal import Erased, Personal, Sealed, Unreadable
 
 
 class Opener(Protocol):
     """Opens sealed values with the data keys of subjects."""
 
-    def open(self, sealed: Sealed, *, subject: int, field: str, event_id: UUID | None) -> Personal | Erased:
-        """The value, or `ERASED` if its key has a tombstone. Raises `KeyUnavailable` or `Tampered`.
+    def open(
+        self, sealed: Sealed, *, subject: int, field: str, event_id: UUID | None
+    ) -> Personal | Erased | Unreadable:
+        """The value, or `ERASED` if its key has a tombstone. Raises `KeyMissing`, `KeyDamaged` or `Tampered`.
 
         `event_id` is that of the event with the sealed text; None for a copy elsewhere, as in a read model.
         """
@@ -51,6 +53,10 @@ class Codec(Protocol):
         self, recorded: Recorded, *, subject: int | None = None, opener: Opener | None = None
     ) -> DomainEvent:
         """The event, upcast to its latest version. Without an opener personal fields stay `Sealed`."""
+        ...
+
+    def outline(self, recorded: Recorded) -> DomainEvent | None:
+        """The event as far as its type alone tells it: every field is `Unreadable`. None for an unknown type."""
         ...
 
     def stored(self, recorded: Recorded) -> dict[str, Any]:

@@ -92,7 +92,12 @@ class DestroyedKey:
     """A tombstone: the key was destroyed on purpose."""
 
 
-DataKey = LivingKey | DestroyedKey
+@dataclass(frozen=True, slots=True)
+class DamagedKey:
+    """A row whose key cannot be unwrapped, although the key-encryption key fits the vault."""
+
+
+DataKey = LivingKey | DestroyedKey | DamagedKey
 
 
 class Vault(Protocol):
@@ -136,7 +141,7 @@ class Vault(Protocol):
         ...
 
     def data_keys(self, subjects: Sequence[int]) -> Mapping[int, DataKey]:
-        """The keys of these subjects. An unknown subject, or one with a damaged row, is missing."""
+        """The keys of these subjects. An unknown subject is missing."""
         ...
 
     def subjects(self, *, after: int, limit: int) -> list[int]:

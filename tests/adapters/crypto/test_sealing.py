@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.crypto.sealing import NONCE_BYTES, PAD_BYTES, TAG_BYTES, Keyring, unwrap, wrap
-from domain.kernel.errors import KeyUnavailable, Tampered
+from domain.kernel.errors import KeyDamaged, KeyMissing, KeyUnavailable, Tampered
 from domain.kernel.personal import ERASED, Erased, Personal, Sealed
-from domain.kernel.ports.vault import DataKey, DestroyedKey, LivingKey
+from domain.kernel.ports.vault import DamagedKey, DataKey, DestroyedKey, LivingKey
 from tests.support.builders import a_key
 
 SUBJECT, OTHER = 42, 43
@@ -221,12 +221,22 @@ def test_a_moved_value_is_tampered_even_after_an_erasure(subject: int, event: UU
 
 @pytest.mark.parametrize(
     "keys",
-    [{}, {OTHER: a_key(2)}, {OTHER: DestroyedKey()}, {SUBJECT: LivingKey(b"short")}],
-    ids=["none", "another", "another destroyed", "of the wrong size"],
+    [{}, {OTHER: a_key(2)}, {OTHER: DestroyedKey()}],
+    ids=["none", "another", "another destroyed"],
 )
 def test_a_missing_key_is_unavailable_and_never_erased(keys: Mapping[int, DataKey]) -> None:
-    with pytest.raises(KeyUnavailable):
+    with pytest.raises(KeyMissing):
         open_(seal(), keys=keys)
+
+
+@pytest.mark.parametrize(
+    "key", [DamagedKey(), LivingKey(b"short")], ids=["not unwrapped", "of the wrong size"]
+)
+def test_a_damaged_key_opens_and_seals_nothing(key: DataKey) -> None:
+    with pytest.raises(KeyDamaged):
+        open_(seal(), keys={SUBJECT: key})
+    with pytest.raises(KeyDamaged):
+        seal(keys={SUBJECT: key})
 
 
 @pytest.mark.parametrize("keys", [{}, {SUBJECT: DestroyedKey()}], ids=["missing", "destroyed"])

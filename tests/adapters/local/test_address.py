@@ -90,6 +90,7 @@ def test_a_run_folder_of_any_length_works(
     while len(str(base)) < length:
         base = base / ("d" * min(length - len(str(base)), 60))
     run = base / "run"
+    (base / "other").mkdir(parents=True)
 
     path = socket_path(run, ROLE)
 

@@ -23,6 +23,8 @@ SAMPLES: dict[EsError, tuple[str, Kind]] = {
     errors.MessageTooLarge("the reply", 1 << 20): ("request-too-large", Kind.INVALID),
     errors.UnknownEventType("user-promoted.v9"): ("unknown-event-type", Kind.DAMAGED),
     errors.KeyUnavailable("no key-encryption key"): ("key-unavailable", Kind.UNAVAILABLE),
+    errors.KeyMissing("the vault has no key of user 42"): ("key-missing", Kind.UNAVAILABLE),
+    errors.KeyDamaged(42): ("key-damaged", Kind.DAMAGED),
     errors.Tampered(42, "email"): ("tampered", Kind.DAMAGED),
 }
 

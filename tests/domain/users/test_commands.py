@@ -21,6 +21,7 @@ from domain.users.commands import (
     parse_name,
     parse_user_id,
 )
+from domain.users.mail_domains import spellings
 from tests.support.waiting import assert_within
 
 Parser = Callable[[object], Personal | str]
@@ -152,10 +153,26 @@ def test_the_limit_of_a_name_counts_after_composing_and_trimming() -> None:
             parse_name(too_long)
 
 
-@pytest.mark.parametrize("invisible", ["\u200b", "\u2060", "\ufeff", "\u200d\u200c", "\u00ad"], ids=ascii)
-def test_a_name_of_invisible_characters_is_refused(invisible: str) -> None:
+SHOW_NOTHING = [
+    *"\u00ad\u034f\u061c\u115f\u1160\u17b4\u180e\u200b\u200c\u200d\u200e\u2060\u2064\u3164\ufe00\ufe0f\ufeff\uffa0",
+    *"\U000e0020\U000e0101\ufff9\u2800\U0001d159",
+]
+
+
+@each_parser
+@pytest.mark.parametrize("character", SHOW_NOTHING, ids=ascii)
+def test_a_character_that_shows_nothing_is_refused_at_any_place(parse: Parser, character: str) -> None:
+    good = "ada@example.com"
+    for value in (character, character + good, good[:2] + character + good[2:], good + character):
+        with pytest.raises(InvalidInput, match=r"shows nothing|is empty"):
+            parse(value)
+
+
+@pytest.mark.parametrize("name", ["علی‌رضا", "क्‍ष", "❤️ Ada", "👩🏽‍💻", "🏳️‍🌈", "4️⃣"])
+def test_a_joiner_that_changes_its_neighbours_is_kept_in_a_name(name: str) -> None:
+    assert parse_name(name) == Personal(name)
     with pytest.raises(InvalidInput):
-        parse_name(invisible)
+        parse_email(f"{name}@example.com")
 
 
 # --- e-mail addresses ------------------------------------------------------------------------
@@ -224,6 +241,42 @@ def test_an_address_with_an_invisible_character_is_refused(invisible: str) -> No
     # Addresses are unique, so two of them must not look the same.
     with pytest.raises(InvalidInput):
         parse_email(f"ada{invisible}@example.com")
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["ada@xn--exmple-cua.com", "ADA@XN--EXMPLE-CUA.COM", "ada@ｅxa\u0308mple。com", "ada@EXÄMPLE.com"],
+    ids=ascii,
+)
+def test_the_spellings_of_a_domain_are_one_address(spelling: str) -> None:
+    assert parse_email(spelling) == Personal("ada@exämple.com")
+    assert spellings("ada@exämple.com") == ("ada@exämple.com", "ada@xn--exmple-cua.com")
+
+
+def test_a_letter_of_a_domain_is_never_replaced_by_another() -> None:
+    assert parse_email("ada@xn--strae-oqa.de") == Personal("ada@straße.de")
+    assert parse_email("ada@straße.de") != parse_email("ada@strasse.de")
+
+
+@pytest.mark.parametrize(
+    "label", ["xn--", "xn--abc-", "xn--a", "xn--99999999", "xn--EXMPLE-cua-", "xn--ls8h\u00e9"]
+)
+def test_a_domain_that_is_no_valid_punycode_is_refused(label: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_email(f"ada@{label}.com")
+
+
+@given(label=st.text(st.characters(codec="utf-8"), min_size=1, max_size=12))
+@example(label="\u212a")  # the Kelvin sign is a K
+@example(label="xn--\u00e9")
+def test_an_address_with_any_domain_is_stable_in_both_spellings(label: str) -> None:
+    try:
+        email = text_of(parse_email(f"a@{label}.com"))
+    except InvalidInput:
+        return
+    assert [text_of(parse_email(spelling)) for spelling in spellings(email)] == [email] * len(
+        spellings(email)
+    )
 
 
 def test_the_part_before_the_at_sign_has_a_limit() -> None:

@@ -75,8 +75,7 @@ def test_reacting_to_the_same_events_again_changes_nothing(erasures: Erasures) -
     head = erasures.store.head()
 
     erasures.run()
-    for recorded in list(erasures.store.read_all(0, 100)):
-        erasures.process().react(recorded)
+    erasures.process().react(list(erasures.store.read_all(0, 100)))
 
     assert erasures.store.head() == head
     assert erasures.completions(user_id) == 1
@@ -173,6 +172,12 @@ def test_dead_letters_of_a_user_are_purged_before_the_key_is_destroyed(erasures:
     command = str(erasures.codec.metadata(registered).command_id)
     theirs: list[dict[str, Any]] = [
         {"kind": "users.create", "body": {"input": {"email": " ALAN@example.com ", "name": "A"}}},
+        {"kind": "users.rename", "body": {"input": {"user_id": user_id, "name": "A"}}},
+        {"kind": "users.find", "body": {"email": ADA}},
+        {"kind": "users.create", "body": {"input": {"nmae": "Some  Body"}}},
+        {"kind": "users.create", "body": [[{"odd": f"<{ADA}>"}]]},
+        {"unreadable": f'{{"email":"{ADA}'},
+        {"unreadable": '"name":"some\\u0020BODY",'},
         {"kind": "users.create", "body": {"command_id": command, "input": None}},
         {"kind": "users.create", "body": {"input": {"email": ADA}}},
         {"unreadable": f"something about {user_id}"},
@@ -182,19 +187,38 @@ def test_dead_letters_of_a_user_are_purged_before_the_key_is_destroyed(erasures:
         {"kind": "users.create", "body": {"command_id": [], "input": {"email": "no address"}}},
         {"kind": "users.create", "body": {"command_id": str(uuid4()), "input": None}},
         {"kind": "users.create"},
+        {"kind": "users.rename", "body": {"input": {"user_id": str(other), "name": "Some Body"}}},
+        {"kind": "users.find", "body": {"email": f"not-{ADA}"}},
         {"unreadable": f"something about {other}"},
+        {"unreadable": f"mail of x.{ADA}, awesome body"},
     ]
-    purged: list[tuple[int, list[bool]]] = []
+    purged: list[list[bool]] = []
 
-    def purge(subject: int, is_theirs: Callable[[dict[str, Any]], bool]) -> int:
+    def purge(is_theirs: Callable[[dict[str, Any]], bool]) -> int:
         assert not erasures.is_erased(user_id), "only the key opens the addresses"
-        purged.append((subject, [is_theirs(request) for request in (*theirs, *not_theirs)]))
+        purged.append([is_theirs(request) for request in (*theirs, *not_theirs)])
         return 1
 
     erasures.run(purge_dead_letters=purge)
 
-    assert purged == [(user_id, [True] * len(theirs) + [False] * len(not_theirs))]
+    assert purged == [[True] * len(theirs) + [False] * len(not_theirs)]
     assert erasures.is_erased(user_id)
+
+
+def test_waiting_erasures_share_one_pass_through_the_dead_letters(erasures: Erasures) -> None:
+    ids = [erasures.a_user(f"user{number}@example.com") for number in range(5)]
+    for user_id in ids:
+        erasures.done(erase(user_id))
+    passes: list[list[bool]] = []
+
+    def purge(is_theirs: Callable[[dict[str, Any]], bool]) -> int:
+        passes.append([is_theirs({"unreadable": f"user{number}@example.com"}) for number in range(6)])
+        return 0
+
+    erasures.run(purge_dead_letters=purge)
+
+    assert passes == [[True] * 5 + [False]]
+    assert all(map(erasures.is_erased, ids))
 
 
 def test_an_erasure_waits_for_an_unavailable_broker(erasures: Erasures) -> None:

@@ -13,8 +13,9 @@ import pytest
 from adapters.log import Log
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.events import Position
+from domain.kernel.messages import Body, Request
 from domain.users.account import USER, UserErased
-from tests.support.accounts import ADA, ALAN, GRACE, change, erase
+from tests.support.accounts import ADA, ALAN, GRACE, change, create, delete, erase
 from tests.support.erasures import Erasures
 from tests.support.parts import Steps, before_call, crashed, every_crash, replaced, unavailable
 from workers.erasures.process import COMPLETING, DESTROYING
@@ -101,6 +102,54 @@ def test_a_damaged_stream_does_not_block_the_erasure_of_others(erasures: Erasure
 
     assert erasures.is_erased(waiting)
     assert erasures.completions(waiting) == 1
+
+
+DAMAGES: dict[str, Callable[[Erasures, int], None]] = {
+    "a damaged key": lambda e, user_id: e.change_vault(
+        "UPDATE data_keys SET wrapped = zeroblob(60) WHERE subject = ?", user_id
+    ),
+    "a missing key": lambda e, user_id: e.change_vault("DELETE FROM data_keys WHERE subject = ?", user_id),
+    "a damaged event": lambda e, user_id: e.damage(user_id),
+    "forged ciphertext": lambda e, user_id: e.store_event(user_id, "user-renamed.v1", b'{"name":"es1:x"}'),
+    "an event of a newer version": lambda e, user_id: e.store_event(user_id, "user-promoted.v9"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["active", "deleted"])
+def test_a_person_with_unreadable_data_can_be_erased(
+    erasures: Erasures, damage: str, is_deleted: bool
+) -> None:
+    user_id = erasures.a_user(ADA)
+    DAMAGES[damage](erasures, user_id)
+    if is_deleted:
+        erasures.done(delete(user_id))
+    found: list[bool] = []
+
+    def purge(is_theirs: Callable[[Body], bool]) -> int:
+        found.append(is_theirs({"unreadable": f"<{ADA}>"}))
+        return 0
+
+    erasures.done(erase(user_id))
+    erasures.run(purge_dead_letters=purge)
+
+    assert erasures.is_erased(user_id)
+    assert erasures.completions(user_id) == 1
+    assert found == [True], "the claim tells whose address it is"
+    assert erasures.done(create(ADA))["user_id"] != str(user_id), "the address is free"
+    (status,) = erasures.queries().handle([Request("erasures.status", {"user_id": str(user_id)})])
+    assert isinstance(status, dict)
+    assert status["erasure"] == "completed"
+
+
+def test_a_deletion_of_a_damaged_user_frees_the_address(erasures: Erasures) -> None:
+    user_id = erasures.a_user(ADA)
+    erasures.damage(user_id)
+
+    erasures.done(delete(user_id))
+    erasures.run()
+
+    assert erasures.vault.holder(ADA) is None
 
 
 # --- an older copy was restored --------------------------------------------------------------
