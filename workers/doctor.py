@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 from adapters import versions, wiring
 from adapters.settings import Settings, open_parents, quoted, readers_of, without_password
 from domain.features import registry
-from domain.kernel.errors import Damaged, EsError, InvalidSetting, StoreBehind
+from domain.kernel.errors import EsError, InvalidSetting, StoreBehind
 from domain.kernel.messages import Body
 from domain.kernel.ports.read_model import GenerationState
 from workers.erasures import process
@@ -43,10 +42,8 @@ _UNKNOWN: Body = {
 }
 
 
-def examine(settings: Settings, *, tell: Callable[[str], None] | None = None) -> list[Body]:
-    """With `tell`, also compare everything that is stored; it is called with the progress.
-
-    `{"part", "state", "version", "licence", "schema_version", "clock_offset_s", "detail", "next", "code"}` per finding.
+def examine(settings: Settings) -> list[Body]:
+    """`{"part", "state", "version", "licence", "schema_version", "clock_offset_s", "detail", "next", "code"}` per finding.
 
     `state` is ok, warning or failed. Unknown fields are empty or null.
     """
@@ -64,10 +61,7 @@ def examine(settings: Settings, *, tell: Callable[[str], None] | None = None) ->
     settings = replace(settings, features=usable)
     with ThreadPoolExecutor(len(checks)) as pool:
         found = pool.map(lambda check: _examined(settings, *check), checks)
-        findings += [finding for part in found for finding in part]
-    if tell is not None:
-        findings += _examined(settings, "deep check", partial(_stored, tell=tell))
-    return findings
+        return [*findings, *(finding for part in found for finding in part)]
 
 
 def _examined(settings: Settings, part: str, check: Callable[[Settings], Iterator[Body]]) -> list[Body]:
@@ -196,15 +190,6 @@ def _history(settings: Settings) -> Iterator[Body]:
         if head < max(seen):
             behind = StoreBehind(head, max(seen))
             yield _finding("history", _FAILED, detail=str(behind), next=behind.hint, code=behind.code)
-
-
-def _stored(settings: Settings, *, tell: Callable[[str], None]) -> Iterator[Body]:
-    from workers.deep_check import compare
-
-    problems, said = compare(settings, tell)
-    for part, problem, cure in problems.listed():
-        yield _finding(part, _FAILED, detail=problem, next=cure, code=Damaged.code)
-    yield _finding("deep check", detail=said)
 
 
 def _versioned(part: str, found: versions.Version, detail: str, schema_version: int | None) -> Body:

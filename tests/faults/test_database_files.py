@@ -28,7 +28,7 @@ def test_a_command_fails_while_a_database_is_moved_away(running: System, name: s
     elsewhere.rename(file)
     user_id = running.register(*GRACE).ok().out.strip()
     assert running.get(user_id)["email"] == "grace@example.com"
-    running.es("doctor", "--deep").ok()
+    running.es("doctor").ok()
 
 
 def test_read_models_that_are_moved_away_are_named(running: System) -> None:
