@@ -123,7 +123,9 @@ class Bulk:
         progress.close(f"{self._summary()}{f' ({codes})' if codes else ''}{self._rate(progress)}")
         if self._interrupts:
             line = self._repeat_from or self._last_line + 1
-            session.note(f"interrupted: the printed answers are final; send the input again from line {line}")
+            session.note(
+                f"interrupted: the answers before line {line} are final; send the input again from line {line}"
+            )
             return self._exit_code
         if self._outage is not None:
             session.note(

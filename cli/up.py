@@ -13,7 +13,15 @@ from cli.completion import scales
 from cli.status import show_workers
 from cli.supervisor import POLL_S, ask_supervisor, name_of, start_supervisor
 from domain.features import registry
-from domain.kernel.errors import EsError, InvalidInput, KeyUnavailable, Kind, PartUnavailable
+from domain.kernel.errors import (
+    AnsweredError,
+    Damaged,
+    EsError,
+    InvalidInput,
+    KeyUnavailable,
+    Kind,
+    PartUnavailable,
+)
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body
 
@@ -101,9 +109,9 @@ def _wait_until_ready(settings: Settings, began: str) -> Body:
 
 
 def _needs_operator(worker: Body) -> bool:
-    """Whether waiting does not help: an unavailable part may recover, a missing key does not."""
+    """Whether waiting does not help: an unavailable part may recover, a missing key or a damaged part does not."""
     if worker["state"] == "waiting":
-        return bool(worker["last_error"]["code"] == KeyUnavailable.code)
+        return worker["last_error"]["code"] in (KeyUnavailable.code, Damaged.code)
     return bool(worker["state"] == "failing")
 
 
@@ -121,6 +129,8 @@ def _scaled(item: str, settings: Settings) -> str:
 def _not_ready(late: list[Body]) -> EsError:
     for worker in late:
         if error := worker["last_error"]:
+            if error["code"] == Damaged.code:
+                return AnsweredError.from_wire(error)
             hint = error.get("hint") or "Look at `es logs`."
             return PartUnavailable(f"the {name_of(worker)} worker", error["message"], hint)
     names = ", ".join(map(name_of, late))

@@ -31,7 +31,7 @@ HEAD = """# The command line
 - In JSON a user or event that cannot be read in full has a field `unreadable`, with the reason by field:
   `{"status": "unreadable", "name": null, "unreadable": {"name": "tampered"}}`; see "Unreadable data" in operations.md.
 - `--from FILE|-` takes one JSON object per line, each with an optional `"command_id"`. It answers each line in
-  order, with the answer or `{"command_id", "error": {"code", "message", "hint"}}`.
+  order, with the answer or `{"line", "command_id", "error": {"code", "message", "hint"}}`.
 
 | exit | meaning |
 | --- | --- |

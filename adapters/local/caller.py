@@ -35,7 +35,7 @@ def ask_once(run: Path, role: str, kind: str, body: Mapping[str, Any], *, timeou
         received = bytearray()
         while chunk := connection.recv(CHUNK_BYTES):
             received += chunk
-            for message in take_frames(received):
+            for message, _ in take_frames(received):
                 if "error" in message:
                     raise AnsweredError.from_wire(message["error"])
                 reply: Body = message["ok"]

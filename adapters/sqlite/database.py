@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -28,9 +29,20 @@ from domain.kernel.errors import Damaged, EsError, PartUnavailable
 SCHEMAS = Path(__file__).with_name("schema")
 SCHEMA_VERSION = 1
 """The version of every file. A later version needs the statements that lead there from an earlier one."""
-BUSY_TIMEOUT_MS = 10_000
+BUSY_TIMEOUT_MS = 3_500
+"""How long a statement waits for another program's lock. A request may wait as long behind the one before it, and its
+caller must still be told (8 s)."""
 
 Connection = apsw.Connection
+
+_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
+_SUFFIXES = ("", "-wal", "-shm")
+"""Of the files of a database: the database, its write-ahead log, and the log's index."""
+
+_CHECK_INTERVAL_S = 0.05
+"""How long a reader may not notice that a file was removed. A writer looks before and after each transaction."""
+_WRITER_BYTE = "120"
+"""Where a writer locks the index of the log (WAL_WRITE_LOCK in SQLite's wal.c)."""
 
 _CREATING = threading.Lock()
 """Held from the creation of a file until its first connection is open."""
@@ -47,22 +59,47 @@ class Database:
         self.path = path
         self.part = part
         self._synchronous = "normal" if derived else "full"
+        self._put_back = (
+            "Put it back where it was. Without it stop the workers (`es down`) and restore a backup."
+        )
+        if derived:
+            self._put_back = (
+                "Put it back where it was. Without it run `es down`, remove the files whose names begin with"
+                f" {path.name}, and run `es up`: the data is computed again."
+            )
         self._local = threading.local()
         self._all: list[Connection] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._inodes: dict[str, tuple[int, int]] = {}
+        """Device and inode of each file, by name, since it was opened."""
+        self._checked_at_s = 0.0
         try:
             with self.errors():
                 with _CREATING:
+                    self._refuse_log_without_database()
                     created = _create(path)
                     connection = self._open()
                 _use_wal(connection)
                 self._prepare(connection, schema)
                 if created:
                     _sync_directory(path.parent)
+                for suffix in _SUFFIXES:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._inodes[f"{path}{suffix}"] = _inode(f"{path}{suffix}")
         except BaseException:
             self.close()
             raise
+
+    def _refuse_log_without_database(self) -> None:
+        """A new database would take the changes in the log of another one for its own."""
+        log = Path(f"{self.path}-wal")
+        if log.exists() and not self.path.exists():
+            raise PartUnavailable(
+                self.part,
+                f"{self.path} is missing, but its log {log.name} is there",
+                self._put_back,
+            )
 
     def _prepare(self, connection: Connection, schema: Path) -> None:
         found = connection.pragma("user_version")
@@ -78,6 +115,10 @@ class Database:
                 for _ in connection.execute(schema.read_text("utf-8")):
                     pass
                 connection.pragma("user_version", SCHEMA_VERSION)
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+        if missing := set(_TABLE.findall(schema.read_text("utf-8"))) - tables:
+            what = ", ".join(sorted(missing))
+            raise Damaged(self.part, f"{self.path} is another database: it has no table {what}")
 
     @property
     def connection(self) -> Connection:
@@ -98,15 +139,33 @@ class Database:
         self._local.connection = connection
         return connection
 
+    def _check_files(self) -> None:
+        """Raise if a file is no longer the one that was opened: what is written to it would be lost.
+
+        It asks for the files by name, which opens none of them. Its cost is that of three system calls.
+        """
+        for name, inode in self._inodes.items():
+            try:
+                if _inode(name) == inode:
+                    continue
+                what, hint = "was replaced", "Restart the workers: `es down`, then `es up`."
+            except FileNotFoundError:
+                what, hint = "was removed or moved away", self._put_back
+            raise PartUnavailable(self.part, f"{name} {what} while it was in use", hint)
+        self._checked_at_s = time.monotonic()
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         with self.errors():
+            if time.monotonic() - self._checked_at_s > _CHECK_INTERVAL_S:
+                self._check_files()
             yield self.connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """One durable transaction. It takes the write lock at once; any exception rolls it back."""
         with self.errors():
+            self._check_files()
             connection = self.connection
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -117,6 +176,8 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            # After the commit: a file that was removed before it has not kept what was written.
+            self._check_files()
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -146,8 +207,11 @@ class Database:
             case apsw.NotADBError() | apsw.CorruptError():
                 return Damaged(self.part, f"{where} is not a sound SQLite database")
             case apsw.BusyError() | apsw.LockedError():
+                holder = _lock_holder(self.path)
                 return PartUnavailable(
-                    self.part, f"{where} stayed locked for {BUSY_TIMEOUT_MS // 1000} s", "Retry the command."
+                    self.part,
+                    f"{where} stayed locked for {BUSY_TIMEOUT_MS / 1000:g} s by {holder or 'another program'}",
+                    "End that program or wait for it, then retry the command.",
                 )
             case apsw.ConnectionClosedError():
                 return PartUnavailable(self.part, f"{where} was closed")
@@ -217,6 +281,26 @@ def _use_wal(connection: Connection) -> None:
             if time.monotonic() > give_up_at:
                 raise
             time.sleep(0.01)
+
+
+def _inode(name: str) -> tuple[int, int]:
+    found = os.stat(name)
+    return found.st_dev, found.st_ino
+
+
+def _lock_holder(path: Path) -> str | None:
+    """The other process that may write to a database, as Linux tells; None if it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        database, index = (str(os.stat(f"{path}{suffix}").st_ino) for suffix in ("", "-shm"))
+        for line in Path("/proc/locks").read_text().splitlines():
+            if "->" in line:
+                continue  # a process that waits
+            _, _, _, kind, pid, place, first, _ = line.split()
+            inode = place.rpartition(":")[2]
+            is_writer = inode == database or (inode == index and first == _WRITER_BYTE)
+            if kind == "WRITE" and is_writer and int(pid) not in (os.getpid(), 0, -1):
+                return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+    return None
 
 
 def _sync_directory(directory: Path) -> None:

@@ -180,7 +180,10 @@ def test_an_erasure_is_completed_once_at_whichever_step_it_is_killed(running: Sy
             eraser.wait(DEADLINE_S)
         kill([victim])
 
-        assert finish(eraser).ok().object["user_id"] == user_id
+        ran = finish(eraser).without_traceback()
+        if ran.code == 4:  # a worker that ends again and again is restarted after up to 10 s
+            ran = running.retry("gdpr", "erase", user_id, "--yes", "--json")
+        assert ran.ok().object["user_id"] == user_id
         assert _completions(running, user_id) == 1
         assert _wrapped_key(running, user_id) == bytes(len(key))
         assert running.get(user_id)["status"] == "erased"

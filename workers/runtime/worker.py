@@ -103,7 +103,7 @@ class Worker:
     # --- life --------------------------------------------------------------------------------
 
     def open(self) -> Service:
-        """Open the service of the role. If that raises PartUnavailable, no part stays open."""
+        """Open the service of the role. If that fails, no part stays open."""
         role = self.registry.role(self._role)
         if role is None:
             raise InvalidInput("role", f"must be one of {', '.join(self.registry.role_names)}")

@@ -273,11 +273,12 @@ def test_a_stop_ends_although_requests_keep_arriving(loop: ScriptedLoop, clock: 
 # --- a service whose parts are unavailable ---------------------------------------------------
 
 
+@pytest.mark.parametrize("missing_part", [VAULT_DOWN, Damaged("vault", "it is no database")])
 def test_until_its_parts_recover_requests_are_answered_with_the_outage(
-    log: Log, log_file: Path, clock: Clock
+    log: Log, log_file: Path, clock: Clock, missing_part: EsError
 ) -> None:
     server, service = SlowServer(clock, [1], [], [2], [3]), ScriptedService(echo)
-    failures, missing = [VAULT_DOWN, VAULT_DOWN], list[EsError]()
+    failures, missing = [missing_part, missing_part], list[EsError]()
 
     def open_service() -> ScriptedService:
         if failures:
@@ -287,8 +288,8 @@ def test_until_its_parts_recover_requests_are_answered_with_the_outage(
     found = opened(open_service, server, stopping=lambda: False, log=log, on_missing=missing.append)
 
     assert found is service
-    assert server.replies == dict.fromkeys((1, 2, 3), VAULT_DOWN)
-    assert missing == [VAULT_DOWN, VAULT_DOWN]
+    assert server.replies == dict.fromkeys((1, 2, 3), missing_part)
+    assert missing == [missing_part, missing_part]
     assert "close" not in server.calls
     assert log_file.read_text().count("cannot-open") == 1, "one outage is logged once"
 
@@ -302,14 +303,3 @@ def test_a_stop_during_an_outage_answers_received_requests(log: Log) -> None:
 
     assert server.replies == {1: VAULT_DOWN}
     assert server.calls == ["stop listening", "answer [1]", "close"]
-
-
-def test_damage_is_raised_because_waiting_does_not_help(log: Log) -> None:
-    with pytest.raises(Damaged):
-        opened(
-            _raising(Damaged("vault", "it is no database")),
-            ScriptedServer(),
-            stopping=lambda: False,
-            log=log,
-            on_missing=lambda _: None,
-        )
