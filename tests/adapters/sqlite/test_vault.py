@@ -15,7 +15,7 @@ import pytest
 
 from adapters.sqlite.vault import SqliteVault
 from domain.kernel.errors import EsError, PartUnavailable
-from domain.kernel.ports.vault import DestroyedKey, LivingKey, Reserved
+from domain.kernel.ports.vault import DamagedKey, DestroyedKey, LivingKey, Reserved
 from tests.support.full_disk import limited
 from tests.support.processes import raw_bytes
 from tests.support.vaults import (
@@ -188,13 +188,15 @@ def test_the_files_of_a_vault_are_readable_by_their_owner_only(vault: SqliteVaul
     ["(SELECT wrapped FROM data_keys WHERE subject = 1)", "zeroblob(60)"],
     ids=["the key of another subject", "zeros"],
 )
-def test_a_damaged_key_is_missing_and_never_erased(vault: SqliteVault, path: Path, damage: str) -> None:
+def test_a_damaged_key_is_damaged_and_never_erased(vault: SqliteVault, path: Path, damage: str) -> None:
     registered(vault, 1, ADA)
     registered(vault, 2, GRACE)
     with closing(apsw.Connection(str(path))) as other:
         other.execute(f"UPDATE data_keys SET wrapped = {damage} WHERE subject = 2")
 
-    assert list(vault.data_keys([1, 2])) == [1]
+    found = vault.data_keys([1, 2])
+    assert isinstance(found[1], LivingKey)
+    assert found[2] == DamagedKey()
 
 
 def test_an_old_backup_restores_the_old_checkpoint_with_the_old_key(vault: SqliteVault, path: Path) -> None:
