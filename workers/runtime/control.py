@@ -40,6 +40,7 @@ class Control:
         self._missing = {"requests", "service"}
         self._errors: dict[str, Body] = {}
         """The errors that last, by source; the newest is the last one."""
+        self._last_error: Body | None = None
         self._reported: tuple[float, Body] = (0.0, {})
         self._told_alive_s = 0.0
         self._lock = threading.Lock()
@@ -50,7 +51,7 @@ class Control:
             **self._identity,
             "state": self._state,
             "uptime_s": round(time.monotonic() - self._started_s, 1),
-            "last_error": next(reversed(self._errors.values()), None),
+            "last_error": self._last_error,
         }
 
     def alive(self) -> None:
@@ -59,7 +60,7 @@ class Control:
         if now_s - self._told_alive_s > ALIVE_INTERVAL_S:
             self._told_alive_s = now_s
             with self._lock:
-                self._send({})
+                self._send()
 
     def serving(self) -> None:
         """Requests can arrive. With its service open too the worker is `ready`."""
@@ -138,9 +139,15 @@ class Control:
             self._errors.pop(source, None)
             if error is not None:
                 self._errors[source] = {**error, "at": time_text(now_us())}
-            self._send({"state": self._state, "error": self.describe()["last_error"]})
+            self._last_error = next(reversed(self._errors.values()), None)
+            self._send()
 
-    def _send(self, message: Body) -> None:
+    def _send(self) -> None:
+        """Send the state as it is now. A report that finds no room is dropped; a later one says the same.
+
+        It never waits: a supervisor that is suspended reads nothing, and the worker has to go on without it.
+        """
         if self._socket is not None:
-            with suppress(OSError):  # the supervisor has ended, so this worker is about to stop
-                self._socket.sendall(json.dumps(message).encode() + b"\n")
+            report = json.dumps({"state": self._state, "error": self._last_error}).encode() + b"\n"
+            with suppress(OSError):  # also when the supervisor has ended: this worker is about to stop
+                self._socket.send(report, socket.MSG_DONTWAIT)

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -139,7 +140,21 @@ def test_a_loop_that_runs_says_so_at_most_once_a_second(supervisor: socket.socke
     for _ in range(100):
         control.alive()
 
-    assert reports(supervisor) == [{}]
+    assert reports(supervisor) == [{"state": "starting", "error": None}]
+
+
+def test_a_supervisor_that_reads_nothing_stops_no_worker(supervisor: socket.socket, control: Control) -> None:
+    become_ready(control)
+    for number in range(5000):
+        control.waits("projector", PartUnavailable("vault", f"attempt {number}"))
+    assert control.describe()["last_error"]["message"].endswith("attempt 4999")
+
+    supervisor.setblocking(False)
+    with suppress(BlockingIOError):
+        while supervisor.recv(1 << 20):
+            pass
+    control.works("projector")
+    assert reports(supervisor)[-1] == {"state": "ready", "error": None}
 
 
 def test_a_worker_notices_the_end_of_its_supervisor(supervisor: socket.socket, control: Control) -> None:
