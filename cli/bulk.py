@@ -121,6 +121,10 @@ class Bulk:
             signal.signal(signal.SIGINT, signal.SIG_IGN if self._interrupts > 1 else before)
         codes = ", ".join(f"{code} {count}" for code, count in self._failed.most_common())
         progress.close(f"{self._summary()}{f' ({codes})' if codes else ''}{self._rate(progress)}")
+        return self._ended()
+
+    def _ended(self) -> int:
+        """Say from which line to send the input again, if it has to be; return the exit code."""
         if self._interrupts:
             line = self._repeat_from or self._last_line + 1
             session.note(

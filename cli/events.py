@@ -12,28 +12,24 @@ from domain.kernel.ids import time_text
 app = typer.Typer(no_args_is_help=True, epilog="Example: es events tail")
 
 _PAGE = 500
+Type = Annotated[
+    str,
+    typer.Option(
+        "--type", metavar="TYPE", autocompletion=event_types, help="Only events whose type starts with this."
+    ),
+]
+Stream = Annotated[
+    str,
+    typer.Option(
+        "--stream", metavar="STREAM", autocompletion=streams, help="Only streams whose name starts with this."
+    ),
+]
 
 
 @app.command(epilog="Example: es events tail --type user-renamed --since 10m")
 def tail(
-    type_: Annotated[
-        str,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            autocompletion=event_types,
-            help="Only events whose type starts with this.",
-        ),
-    ] = "",
-    stream: Annotated[
-        str,
-        typer.Option(
-            "--stream",
-            metavar="STREAM",
-            autocompletion=streams,
-            help="Only streams whose name starts with this.",
-        ),
-    ] = "",
+    type_: Type = "",
+    stream: Stream = "",
     start: Annotated[
         int | None,
         typer.Option(

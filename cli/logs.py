@@ -24,6 +24,31 @@ app = typer.Typer(add_completion=False)
 _POLL_S = 0.2
 _LINES = 200
 _LEVELS = ("info", "warning", "error")
+Lines = Annotated[
+    int | None,
+    typer.Option(
+        "-n",
+        "--lines",
+        metavar="N",
+        min=0,
+        help=f"The number of last lines of each log. Default: {_LINES}, with --since all.",
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since", metavar="TIME", help="Only lines since a time (RFC 3339), or the last 10m, 2h, 1d."
+    ),
+]
+Level = Annotated[
+    str,
+    typer.Option(
+        "--level",
+        metavar="LEVEL",
+        autocompletion=levels,
+        help="Only lines of this level or a worse one: info, warning, error.",
+    ),
+]
 
 
 @app.command(epilog="Example: es logs users --since 10m --level warning")
@@ -37,31 +62,9 @@ def logs(
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue with new lines.")] = False,
-    lines: Annotated[
-        int | None,
-        typer.Option(
-            "-n",
-            "--lines",
-            metavar="N",
-            min=0,
-            help=f"The number of last lines of each log. Default: {_LINES}, with --since all.",
-        ),
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since", metavar="TIME", help="Only lines since a time (RFC 3339), or the last 10m, 2h, 1d."
-        ),
-    ] = None,
-    level: Annotated[
-        str,
-        typer.Option(
-            "--level",
-            metavar="LEVEL",
-            autocompletion=levels,
-            help="Only lines of this level or a worse one: info, warning, error.",
-        ),
-    ] = "info",
+    lines: Lines = None,
+    since: Since = None,
+    level: Level = "info",
     as_json: Annotated[bool, typer.Option("--json", help="Print the lines as they were written.")] = False,
 ) -> None:
     """Print the logs of the workers, oldest first: readable on a terminal, JSON lines in a pipe."""

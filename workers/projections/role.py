@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from adapters.clock import now_us
 from adapters.wiring import erased_keyring, keyring_of, open_read_model
-from domain.kernel.projection import Projection
 from workers.projections.filling import Filling
 from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuild, Rebuilds, unfinished
@@ -18,16 +19,9 @@ def open_service(worker: Worker) -> QueriesService:
     read_model = worker.keep(open_read_model(worker.settings))
     projections = worker.registry.projections
 
-    def filling(projection: Projection) -> Filling:
-        return Filling(
-            projection,
-            store=store,
-            codec=worker.codec,
-            read_model=read_model,
-            now_us=now_us,
-            log=worker.log,
-        )
-
+    filling = partial(
+        Filling, store=store, codec=worker.codec, read_model=read_model, now_us=now_us, log=worker.log
+    )
     projectors: dict[str, Projector] = {}
     for projection in projections:
         read_model.prepare(projection, now_us=now_us())

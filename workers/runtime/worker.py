@@ -24,7 +24,7 @@ from domain.kernel.errors import EsError, InvalidInput, PartUnavailable
 from domain.kernel.feature import Feature
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
-from domain.kernel.ports.transport import Caller, Service
+from domain.kernel.ports.transport import Caller, Server, Service
 from domain.kernel.ports.vault import Vault
 from workers.runtime.control import Control
 from workers.runtime.followers import Follower
@@ -190,15 +190,7 @@ def run_role(
     Raises PartUnavailable if a follower crashed, or if the home or the worker's own socket was moved or removed.
     """
     with closing(_Place(settings, role, listen_fd)) as place:
-        server = wiring.open_server(
-            settings,
-            role,
-            listen_fd=place.listen_fd,
-            log=log,
-            on_serving=control.serving,
-            on_away=control.not_serving,
-            describe=control.describe,
-        )
+        server = _open_server(role, settings, place, control, log)
         worker = Worker(role, settings, stopping, control, log)
 
         def has_to_stop() -> bool:
@@ -219,12 +211,28 @@ def run_role(
             service.close()
         finally:
             worker.close()
+    _need_sound_end(role, crashed, missing)
+    if control.supervisor_ended:
+        log.warning("supervisor-ended", role=role)
+    log.info("stopped", role=role)
+
+
+def _open_server(role: str, settings: Settings, place: _Place, control: Control, log: Log) -> Server:
+    return wiring.open_server(
+        settings,
+        role,
+        listen_fd=place.listen_fd,
+        log=log,
+        on_serving=control.serving,
+        on_away=control.not_serving,
+        describe=control.describe,
+    )
+
+
+def _need_sound_end(role: str, crashed: bool, missing: str | None) -> None:
     if crashed:
         raise PartUnavailable(f"the {role} worker", "a follower crashed")
     if missing is not None:
         raise PartUnavailable(
             "the home", f"{missing} was moved or removed", "Start the workers with `es up`."
         )
-    if control.supervisor_ended:
-        log.warning("supervisor-ended", role=role)
-    log.info("stopped", role=role)
