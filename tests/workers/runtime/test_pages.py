@@ -84,11 +84,16 @@ def test_events_are_read_in_pages_that_fit(full: ReadSide, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b'{"a":"%s"}' % (b"x" * 2 * MAX_MESSAGE_BYTES), b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"],
+    ("data", "reason"),
+    [
+        (b'{"a":"%s"}' % (b"x" * 2 * MAX_MESSAGE_BYTES), "too-large"),
+        (b'{"a":' + b"[" * 900 + b"]" * 900 + b"}", "damaged"),
+    ],
     ids=["large", "deep"],
 )
-def test_an_event_that_no_reply_can_carry_is_shown_without_its_data(read_side: ReadSide, data: bytes) -> None:
+def test_an_event_that_no_reply_can_carry_is_shown_without_its_data(
+    read_side: ReadSide, data: bytes, reason: str
+) -> None:
     foreign = EventData(uuid4(), "foreign", data, b"")
     append(read_side.store, "elsewhere", NO_STREAM, [foreign])
     read_side.a_user(ADA)
@@ -97,7 +102,7 @@ def test_an_event_that_no_reply_can_carry_is_shown_without_its_data(read_side: R
 
     assert len(encode(page, "the reply")) < 10_000
     assert [(event["type"], event.get("unreadable")) for event in page["events"]] == [
-        ("foreign", {"data": "too-large"}),
+        ("foreign", {"data": reason}),
         ("user-registered.v1", None),
     ]
     assert page["events"][0]["data"] == {}
