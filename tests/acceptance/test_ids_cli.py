@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from tests.support.builders import an_event, append, open_store
 from tests.support.people import people
 from tests.support.runs import Ran
 from tests.support.system import System
+from tests.support.terminal import on_terminal
 
 WHEN = "2026-01-31T12:00:00Z"
 WHEN_US = 1_769_860_800_000_000
@@ -251,13 +251,10 @@ def test_a_fence_without_a_terminal_needs_yes(running: System) -> None:
 
 
 def test_a_fence_on_a_terminal_asks_and_accepts_no(running: System) -> None:
-    near, far = pty.openpty()
-    with os.fdopen(near, "r+b", buffering=0) as keyboard, os.fdopen(far) as terminal:
-        process = running.start("ids", "fence", stdin=terminal)
-        keyboard.write(b"n\n")
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out.strip()) == (1, b"")
-    assert b"cannot be undone" in err
+    asked = on_terminal(running, "ids", "fence", typed=b"n\n")
+
+    assert asked.code == 1
+    assert "cannot be undone" in asked.out
     running.es("ids", "next").ok()
 
 

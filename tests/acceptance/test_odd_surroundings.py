@@ -115,7 +115,7 @@ CASES: dict[str, tuple[str, int, str, str]] = {
     "an unreadable file": ('"$0" users create --from /proc/self/mem', 2, "", "cannot be read: Input/output"),
     "a name of odd bytes": ('"$0" users create --from $\'a\\xff\'', 2, "", "a\\udcff"),
     "an id of odd bytes": ('"$0" users get $\'\\xff\'', 2, "", "is not an id"),
-    "a role of odd bytes": ('"$0" logs $\'\\xff\'', 2, "", "has no log"),
+    "a role of odd bytes": ('"$0" logs $\'\\xff\'', 2, "", "ROLE must be one of"),
     "a home of odd bytes": ('ES_HOME=$PWD/$\'h\\xff\' "$0" config show --json', 0, "h\\udcff", ""),
 }  # fmt: skip
 

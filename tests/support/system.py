@@ -62,8 +62,11 @@ class System:
         runtime = root / "rt"
         runtime.mkdir(mode=0o700, exist_ok=True)
         self.baseline = Baseline()
+        # Of the surroundings nothing that changes `es`: pytest-xdist sets COLUMNS.
         inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("ES_", "_ES_"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ES_", "_ES_")) and name not in ("COLUMNS", "LINES")
         }
         self.environment = inherited | {
             "ES_HOME": str(self.home),
