@@ -1,8 +1,9 @@
-"""The version, licence and clock of each configured part, for `es doctor`."""
+"""The version, licence and clock of each configured part, and the damage of its file, for `es doctor`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.clock import now_us
@@ -69,6 +70,15 @@ def database_version(url: str) -> Version:
             next="Install a newer apsw: `pip install --upgrade apsw`.",
         )
     return Version(name)
+
+
+def damage(url: str) -> list[str]:
+    """The damage that SQLite finds in a file. A server looks after its own files: it has none to tell."""
+    if not url.startswith("sqlite:"):
+        return []
+    from adapters.sqlite.database import damage_of
+
+    return damage_of(Path(url.removeprefix("sqlite:")).expanduser())
 
 
 def schema_version(part: EventStore | Vault | ReadModel) -> int | None:

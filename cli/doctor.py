@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from cli import render, session
 from cli.problems import unavailable, workers
+from cli.progress import Progress
 from cli.status import ask_status
 from domain.kernel.errors import EXIT_CODES, Kind, PartUnavailable
 from domain.kernel.messages import Body
@@ -28,22 +30,17 @@ _DAMAGE = {"damaged", "tampered", "unknown-event-type", "store-behind"}
 @app.command(epilog="Example: es doctor --quiet")
 def doctor(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only problems.")] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also read and compare everything that is stored. This takes minutes."),
+    ] = False,
     as_json: render.Json = False,
 ) -> None:
     """Examine every configured part and every worker, and say for each problem what to do next.
 
     The exit code is 5 if a part is damaged, 4 if a part or a worker is unavailable, 1 if there are warnings only.
     """
-    home = ["--home", str(session.settings().home)]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "workers", "doctor", *home],
-        stdout=subprocess.PIPE,
-        stderr=None if session.options.debug else subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode:
-        raise PartUnavailable("the doctor", "it failed", "Run `es --debug doctor` and report its output.")
-    findings = json.loads(done.stdout)["findings"]
+    findings = _findings(["--deep"] if deep else [])
     findings += _of_workers({found["part"] for found in findings if found["state"] == "failed"})
     shown = [found for found in findings if not quiet or found["state"] != "ok"]
     rows = shown if as_json else [{**found, "detail": _detail(found)} for found in shown]
@@ -66,6 +63,29 @@ def _of_workers(failed: set[str]) -> list[Body]:
     except PartUnavailable as error:
         findings = [unavailable("workers", error)]
     return [_UNKNOWN | finding for finding in findings if finding["part"] not in failed]
+
+
+def _findings(options: list[str]) -> list[Body]:
+    """Run the checks in a process that may import everything, and show their progress."""
+    home = ["--home", str(session.settings().home)]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "workers", "doctor", *home, *options],
+        stdout=subprocess.PIPE,
+        stderr=None if session.options.debug else subprocess.DEVNULL,
+    )
+    findings: list[Body] | None = None
+    progress = Progress()
+    with process as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            said = json.loads(line)
+            findings = said.get("findings", findings)
+            progress.show(partial(said.get, "progress", ""))
+    if options:
+        progress.close(f"compared everything in {progress.elapsed_s:.0f} s")
+    if process.returncode or findings is None:
+        raise PartUnavailable("the doctor", "it failed", "Run `es --debug doctor` and report its output.")
+    return findings
 
 
 def _show(rows: list[Body]) -> None:

@@ -34,7 +34,8 @@ def main() -> int:
     if arguments.what == "doctor":
         from workers.doctor import examine
 
-        _say({"findings": examine(settings)})
+        tell = (lambda text: _say({"progress": text})) if arguments.deep else None
+        _say({"findings": examine(settings, tell=tell)})
         return 0
     return _supervise(settings, arguments)
 
@@ -52,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     serve.add_argument("--listen-fd", type=int)
     serve.add_argument("--control-fd", type=int)
     doctor = commands.add_parser("doctor")
+    doctor.add_argument("--deep", action="store_true")
     for command in (supervise, serve, doctor):
         command.add_argument("--home")
     return parser.parse_args()

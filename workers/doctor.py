@@ -43,8 +43,10 @@ _UNKNOWN: Body = {
 }
 
 
-def examine(settings: Settings) -> list[Body]:
-    """`{"part", "state", "version", "licence", "schema_version", "clock_offset_s", "detail", "next", "code"}` per finding.
+def examine(settings: Settings, *, tell: Callable[[str], None] | None = None) -> list[Body]:
+    """With `tell`, also compare everything that is stored; it is called with the progress.
+
+    `{"part", "state", "version", "licence", "schema_version", "clock_offset_s", "detail", "next", "code"}` per finding.
 
     `state` is ok, warning or failed. Unknown fields are empty or null.
     """
@@ -62,7 +64,10 @@ def examine(settings: Settings) -> list[Body]:
     settings = replace(settings, features=usable)
     with ThreadPoolExecutor(len(checks)) as pool:
         found = pool.map(lambda check: _examined(settings, *check), checks)
-        return [*findings, *(finding for part in found for finding in part)]
+        findings += [finding for part in found for finding in part]
+    if tell is not None:
+        findings += _stored(settings, tell)
+    return findings
 
 
 def _examined(settings: Settings, part: str, check: Callable[[Settings], Iterator[Body]]) -> list[Body]:
@@ -187,6 +192,20 @@ def _history(settings: Settings) -> Iterator[Body]:
         if head < max(seen):
             behind = StoreBehind(head, max(seen))
             yield _finding("history", _FAILED, detail=str(behind), next=behind.hint, code=behind.code)
+
+
+def _stored(settings: Settings, tell: Callable[[str], None]) -> Iterator[Body]:
+    from workers.deep_check import Problems, compare
+
+    problems = Problems()
+
+    def compared(settings: Settings) -> Iterator[Body]:
+        yield _finding("deep check", detail=compare(settings, problems, tell))
+
+    last = _examined(settings, "deep check", compared)  # what was found before it failed is kept
+    for part, problem, cure, code in problems.listed():
+        yield _finding(part, _FAILED, detail=problem, next=cure, code=code)
+    yield from last
 
 
 def _versioned(part: str, found: versions.Version, detail: str, schema_version: int | None) -> Body:

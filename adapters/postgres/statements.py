@@ -23,6 +23,13 @@ FIND_REGISTRATIONS = (
 FIND_KEYS = """
     SELECT subject, destroyed, wrapped
     FROM unnest(%b::bigint[]) AS wanted(subject) JOIN {schema}.data_keys USING (subject)"""
+# A limit for each table: otherwise every page would read both to their ends.
+SUBJECTS = """
+    SELECT subject FROM (SELECT subject FROM {schema}.data_keys WHERE subject > %s ORDER BY subject LIMIT %s) AS keyed
+    UNION
+    SELECT subject FROM (SELECT DISTINCT subject FROM {schema}.email_claims WHERE subject > %s
+        ORDER BY subject LIMIT %s) AS claiming
+    ORDER BY subject LIMIT %s"""
 CLAIM = """
     INSERT INTO {schema}.email_claims(expires_at_us, tag, subject, command_id, reservation_id, confirmed)
     SELECT %s, claim.*, false FROM unnest(%b::bytea[], %b::bigint[], %b::uuid[], %b::uuid[])

@@ -185,6 +185,10 @@ class PostgresVault:
                     keys[subject] = LivingKey(unwrap(self._kek, wrapped, str(subject)))
         return keys
 
+    def subjects(self, *, after: int, limit: int) -> list[int]:
+        found = self._all(statements.SUBJECTS, (after, limit, after, limit, limit))
+        return [subject for (subject,) in found]
+
     def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
         def destroy(connection: Connection) -> None:
             sql = self._database.sql

@@ -312,6 +312,17 @@ def _sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def damage_of(path: Path) -> list[str]:
+    """What SQLite finds wrong with pages, indexes, types and constraints of a file; empty if it is sound."""
+    try:
+        with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            found: list[str] = [text for (text,) in connection.execute("PRAGMA integrity_check(20)")]
+    except apsw.Error as error:
+        return [f"{path}: {type(error).__name__}"]
+    return [] if found == ["ok"] else [f"{path}: {line}" for text in found for line in text.splitlines()]
+
+
 def sqlite_facts() -> tuple[str, bool]:
     """The version of the library, and whether that version can corrupt a WAL database (see above)."""
     version = apsw.sqlite_lib_version()

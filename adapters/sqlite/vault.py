@@ -32,6 +32,12 @@ from domain.users.reservations import RESERVATION_LIFE_US, Held, Reservations, k
 
 _BLANK = bytes(60)
 _INDEX_KEY = "email-index-key"
+# A limit for each table: otherwise every page would read both to their ends.
+_SUBJECTS = """
+    SELECT subject FROM (SELECT subject FROM data_keys WHERE subject > :after ORDER BY subject LIMIT :limit)
+    UNION
+    SELECT subject FROM (SELECT DISTINCT subject FROM email_claims WHERE subject > :after ORDER BY subject LIMIT :limit)
+    ORDER BY subject LIMIT :limit"""
 
 
 class SqliteVault:
@@ -174,6 +180,11 @@ class SqliteVault:
                         with contextlib.suppress(KeyUnavailable):
                             keys[subject] = LivingKey(unwrap(self._kek, wrapped, str(subject)))
         return keys
+
+    def subjects(self, *, after: int, limit: int) -> list[int]:
+        with self._database.reading() as connection:
+            rows: list[Any] = connection.execute(_SUBJECTS, {"after": after, "limit": limit}).fetchall()
+        return [subject for (subject,) in rows]
 
     def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
         with self._database.writing() as connection:

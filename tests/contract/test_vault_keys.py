@@ -81,6 +81,19 @@ def test_an_unknown_subject_is_missing_from_the_keys(vault: Vault) -> None:
     assert vault.data_keys([]) == {}
 
 
+def test_subjects_have_a_key_a_tombstone_or_a_claim_and_come_in_pages(vault: Vault) -> None:
+    registered(vault, 2, ADA)
+    reserve(vault, change("other@example.com", subject=2))  # a key and two claims: still once
+    reserve(vault, change(GRACE, subject=4))  # a claim alone
+    destroy(vault, 3)
+    register(vault, 1)
+
+    assert vault.subjects(after=0, limit=9) == [1, 2, 3, 4]
+    assert vault.subjects(after=0, limit=2) == [1, 2]
+    assert vault.subjects(after=2, limit=2) == [3, 4]
+    assert vault.subjects(after=4, limit=2) == []
+
+
 def test_a_key_hides_its_secret_when_printed(vault: Vault) -> None:
     registered(vault, 1, ADA)
     key = vault.data_keys([1])[1]
@@ -185,6 +198,7 @@ _EVERY_METHOD: list[Callable[[Vault], object]] = [
     lambda vault: vault.expired_claims(now_us=NOW_US, limit=1),
     lambda vault: vault.holder(ADA),
     lambda vault: vault.data_keys([1]),
+    lambda vault: vault.subjects(after=0, limit=1),
     lambda vault: destroy(vault, 1),
     lambda vault: vault.checkpoint(PROCESS),
     lambda vault: vault.save_checkpoint(PROCESS, 1),

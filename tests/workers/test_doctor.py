@@ -352,3 +352,16 @@ def test_the_clock_of_eventstoredb_is_compared_to_a_second(
 
     assert found.clock_offset_us is not None
     assert least_s <= found.clock_offset_us / 1e6 <= most_s
+
+
+def test_a_deep_check_that_cannot_go_on_keeps_what_it_found(settings_of: Callable[..., Settings]) -> None:
+    settings = settings_of()
+    doctor.examine(settings)  # creates the files
+    (settings.home / "read.db").write_bytes(b"x" * 4096)
+    said: list[str] = []
+
+    failed = [each for each in doctor.examine(settings, tell=said.append) if each["state"] == "failed"]
+
+    assert [each["part"] for each in failed] == ["read models", "read models", "deep check"]
+    assert {each["code"] for each in failed} == {"damaged"}
+    assert said[0] == "examining the file of the event store"

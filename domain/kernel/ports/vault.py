@@ -144,6 +144,10 @@ class Vault(Protocol):
         """The keys of these subjects. An unknown subject is missing."""
         ...
 
+    def subjects(self, *, after: int, limit: int) -> list[int]:
+        """At most `limit` subjects after `after` with a key, a tombstone or a claim, in order, each once."""
+        ...
+
     def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
         """Destroy a subject's key and claims, leave a tombstone, and save the checkpoint: in one transaction.
 
