@@ -18,7 +18,7 @@ def remark_on_more(context: typer.Context, count: int, following: Mapping[str, A
     A script that chose its own `--limit` counts its rows, so it gets no remark.
     """
     is_chosen = _is_given(context, "limit")
-    if following is None or (is_chosen and not (sys.stderr is not None and sys.stderr.isatty())):
+    if following is None or (is_chosen and not sys.stderr.isatty()):
         return
     session.note(f"there are more than these {count}; the others: {_command(context, following)}")
 

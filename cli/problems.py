@@ -16,9 +16,14 @@ _CURES = {
 
 
 def problems(found: Body) -> list[Body]:
-    """`{"part", "state", "detail", "next"}` for each problem. `state` is failed, or warning if all requests are served."""
+    """`{"part", "state", "detail", "next"}` for each problem. `state` is failed, or warning if all requests are served.
+
+    `found["outage"]` is the error of a broker that does not reply: then nothing is known of queues and followers.
+    """
     if not found["running"]:
         return [_problem("workers", "no workers are running", "Start them with `es up`.")]
+    if found.get("outage"):
+        return [unavailable("broker", found["outage"]), *_workers(found)]
     return [*_workers(found), *_queues(found), *_followers(found)]
 
 

@@ -185,7 +185,7 @@ def table(
 
 def is_terminal() -> bool:
     """Whether standard output is a terminal: it gets tables, colour, and sentences where a pipe gets values."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    return sys.stdout.isatty()
 
 
 def _cell(value: object) -> str:

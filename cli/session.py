@@ -136,11 +136,13 @@ def listed(
     """
     rows: list[Body] = []
     following: Mapping[str, Any] | None = {}
-    while following is not None and len(rows) < limit:
-        wanted = {"limit": min(limit - len(rows), _PAGE)}
-        page = ask("projections", kind, {**body, **following, **wanted})
-        rows += page[name]
-        following = page["next"]
+    with closing(caller()) as connection:
+        while following is not None and len(rows) < limit:
+            wanted = {"limit": min(limit - len(rows), _PAGE)}
+            question = {**body, **following, **wanted}
+            page = connection.ask("projections", kind, question, timeout_s=TIMEOUT_S)
+            rows += page[name]
+            following = page["next"]
     return rows, following
 
 
@@ -207,7 +209,7 @@ def from_argument(value: str) -> str:
 
 def is_interactive() -> bool:
     """Whether a question can be seen and answered: both ends are a terminal."""
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask_first(question: str, *, because: str, yes: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from adapters.wiring import open_dead_letters, usual_roles, workers_everywhere
 from cli import render, session
-from cli.problems import is_sound, problems, unavailable
+from cli.problems import is_sound, problems
 from cli.supervisor import ask_supervisor, name_of
 from domain.features import registry
 from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
@@ -46,7 +46,9 @@ def status(
 def ask_status() -> Body:
     """`_asked` with `problems`, see `cli.problems`. Raises PartUnavailable."""
     found = _asked()
-    return {**found, "problems": found.get("problems", []) + problems(found)}
+    found["problems"] = problems(found)
+    found.pop("outage", None)
+    return found
 
 
 def _asked() -> Body:
@@ -74,7 +76,7 @@ def _asked() -> Body:
             if supervised is None:
                 raise
             # Show the workers of this home all the same; no request can reach them now.
-            found["problems"] = [unavailable("broker", error)]
+            found["outage"] = error
             return found
     if found["running"]:
         found["projections"] = _progress("projections", "projections.status").get("projections", [])

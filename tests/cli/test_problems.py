@@ -65,6 +65,15 @@ def test_each_problem_is_named_with_its_cure(
     assert said in problem["detail"] + problem["next"]
 
 
+def test_an_outage_of_the_broker_says_nothing_about_queues_and_followers() -> None:
+    outage = PartUnavailable("RabbitMQ", "connection refused")
+    waiting = READY | {"state": "waiting", "last_error": outage.to_wire()}
+
+    found = problems(SOUND | {"outage": outage, "workers": [waiting], "queues": [], "projections": []})
+
+    assert [problem["part"] for problem in found] == ["broker", "worker users"]
+
+
 def test_sound_workers_are_no_problem() -> None:
     assert problems(SOUND) == []
     assert [(found["part"], found["detail"]) for found in workers(SOUND)] == [
