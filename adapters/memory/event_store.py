@@ -12,6 +12,7 @@ from uuid import UUID
 from adapters.clock import now_us
 from domain.kernel.errors import DuplicateEventId, StoreBehind, VersionConflict
 from domain.kernel.events import NO_STREAM, Position, Recorded
+from domain.kernel.history import Fit, Mark
 from domain.kernel.ports.event_store import Append, Appended, AppendResult, CaughtUp
 
 _IDLE_S = 0.1
@@ -23,6 +24,7 @@ class MemoryStore:
         self._log: list[Recorded] = []
         self._streams: dict[str, list[Recorded]] = {}
         self._by_event_id: dict[UUID, Recorded] = {}
+        self._system_id: UUID | None = None
         self._changed = threading.Condition()
 
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
@@ -94,7 +96,7 @@ class MemoryStore:
                 if stopped():
                     return
             after = head
-            yield CaughtUp(head)
+            yield CaughtUp(head, self._log[head - 1].event_id if head else None)
             with self._changed:
                 if len(self._log) == head:
                     self._changed.wait(_IDLE_S)
@@ -103,10 +105,25 @@ class MemoryStore:
         with self._changed:
             return len(self._log)
 
+    def fit(self, mark: Mark) -> Fit:
+        with self._changed:
+            if not 0 < mark.position <= len(self._log):
+                return Fit.OTHER
+            return Fit.SAME if self._log[mark.position - 1].event_id == mark.event_id else Fit.OTHER
+
     def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:
         with self._changed:
             names = sorted(name for name in self._streams if name > after and name.startswith(prefix))
             return [(name, len(self._streams[name]) - 1) for name in names[:limit]]
+
+    def system_id(self) -> UUID | None:
+        return self._system_id
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
+        with self._changed:
+            if self._system_id in (None, instead_of):
+                self._system_id = system_id
+            return self._system_id or system_id
 
     def close(self) -> None:
         """Do nothing: the store holds no resources."""

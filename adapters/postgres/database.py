@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import psycopg
 from psycopg import errors, sql
@@ -59,6 +60,11 @@ _ENDED_BY_A_SETTING = {
     "57P05": "idle_session_timeout",
 }
 _SERVER_FAILED = ("40", "53", "55", "58", "XX")
+
+
+_SYSTEM_ID = "SELECT id FROM {schema}.system"
+_CLAIM_SYSTEM = """INSERT INTO {schema}.system AS present VALUES(true, %s)
+    ON CONFLICT (only_one) DO UPDATE SET id = excluded.id WHERE present.id = %s"""
 
 
 class ConcurrentChange(Exception):
@@ -187,6 +193,20 @@ class Database:
             return bool(one(connection, filenode, name) != before)
 
         return self._run(vacuum, timeout_s=WORK_TIMEOUT_S)
+
+    # --- identity ------------------------------------------------------------------------------
+
+    def system_id(self) -> UUID | None:
+        """See `domain/kernel/ports/identity.py`."""
+        found: UUID | None = self.read(lambda connection: one(connection, self.sql(_SYSTEM_ID)))
+        return found
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None) -> UUID:
+        def claim(connection: Connection) -> None:
+            connection.execute(self.sql(_CLAIM_SYSTEM), (system_id, instead_of))
+
+        self.write(claim, durable=True)
+        return self.system_id() or system_id
 
     # --- connections ---------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+from uuid import UUID
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
@@ -177,6 +178,12 @@ class PostgresReadModel:
 
         found = self._database.read(read) if generation else self._until_found(self._database.read, read)
         return [dict(zip(names, (decoded_key(key), *map(decoded, row)), strict=True)) for key, *row in found]
+
+    def system_id(self) -> UUID | None:
+        return self._database.system_id()
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
+        return self._database.claim_system(system_id, instead_of=instead_of)
 
     def close(self) -> None:
         self._database.close()

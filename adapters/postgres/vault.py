@@ -225,6 +225,12 @@ class PostgresVault:
         rewind = "UPDATE {schema}.checkpoints SET position = least(position, %s) WHERE process = %s"
         self._write(rewind, (position, process))
 
+    def system_id(self) -> UUID | None:
+        return self._database.system_id()
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
+        return self._database.claim_system(system_id, instead_of=instead_of)
+
     def close(self) -> None:
         self._database.close()
 

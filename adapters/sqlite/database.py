@@ -19,23 +19,21 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from uuid import UUID
 
 import apsw
 
 from domain.kernel.errors import Damaged, EsError, PartUnavailable
 
-SCHEMAS = Path(__file__).with_name("schema")
-SCHEMA_VERSION = 1
-"""The version of every file. A later version needs the statements that lead there from an earlier one."""
 BUSY_TIMEOUT_MS = 3_500
 """How long a statement waits for another program's lock. A request may wait as long behind the one before it, and its
 caller must still be told (8 s)."""
 
 Connection = apsw.Connection
 
-_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
+_TABLE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 _SUFFIXES = ("", "-wal", "-shm")
 """Of the files of a database: the database, its write-ahead log, and the log's index."""
 
@@ -48,11 +46,19 @@ _CREATING = threading.Lock()
 """Held from the creation of a file until its first connection is open."""
 
 
-class Database:
-    """One file, with one connection for each thread."""
+def migration_files(name: str) -> list[Path]:
+    """The numbered files of a schema, in order."""
+    return sorted(Path(__file__).with_name("schema").glob(f"{name}_*.sql"))
 
-    def __init__(self, path: Path, *, part: str, schema: Path, derived: bool = False) -> None:
-        """Open a file; create it with the statements in the file `schema`.
+
+class Database:
+    """One file, with one connection for each thread.
+
+    `migrations` are the files that lead from nothing to the current schema; their number is its version.
+    """
+
+    def __init__(self, path: Path, *, part: str, migrations: Sequence[Path], derived: bool = False) -> None:
+        """Open a file. A new one is created, and one of an earlier version is migrated, in one transaction.
 
         `derived` data can be computed again, so a power cut may lose its last commits.
         """
@@ -81,7 +87,7 @@ class Database:
                     created = _create(path)
                     connection = self._open()
                 _use_wal(connection)
-                self._prepare(connection, schema)
+                self._prepare(connection, migrations)
                 if created:
                     _sync_directory(path.parent)
                 for suffix in _SUFFIXES:
@@ -101,24 +107,37 @@ class Database:
                 self._put_back,
             )
 
-    def _prepare(self, connection: Connection, schema: Path) -> None:
+    def _prepare(self, connection: Connection, migrations: Sequence[Path]) -> None:
+        if connection.pragma("user_version") < len(migrations):
+            self._migrate(connection, migrations)
         found = connection.pragma("user_version")
-        if found > SCHEMA_VERSION:
+        if found > len(migrations):
             raise PartUnavailable(
                 self.part,
-                f"{self.path} has schema version {found}, but this program supports {SCHEMA_VERSION}",
+                f"{self.path} has schema version {found}, but this program supports {len(migrations)}",
                 "A newer version of es wrote this file: upgrade es.",
             )
-        if found < SCHEMA_VERSION:
-            # Several processes may do this at once: every statement says IF NOT EXISTS.
-            with connection:
-                for _ in connection.execute(schema.read_text("utf-8")):
-                    pass
-                connection.pragma("user_version", SCHEMA_VERSION)
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-        if missing := set(_TABLE.findall(schema.read_text("utf-8"))) - tables:
+        wanted = [name for migration in migrations for name in _TABLE.findall(migration.read_text("utf-8"))]
+        if missing := set(wanted) - tables:
             what = ", ".join(sorted(missing))
             raise Damaged(self.part, f"{self.path} is another database: it has no table {what}")
+
+    @staticmethod
+    def _migrate(connection: Connection, migrations: Sequence[Path]) -> None:
+        """Apply the migrations that are missing, in one transaction. A crash in it leaves the file as it was."""
+        # IMMEDIATE: of several processes that do this at once, one migrates, and the others wait and find it done.
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for migration in migrations[connection.pragma("user_version") :]:
+                for _ in connection.execute(migration.read_text("utf-8")):
+                    pass
+            connection.pragma("user_version", max(connection.pragma("user_version"), len(migrations)))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
     @property
     def connection(self) -> Connection:
@@ -219,6 +238,27 @@ class Database:
                 return PartUnavailable(self.part, f"reading or writing {where} failed", "Check the disk.")
         return None
 
+    # --- identity ------------------------------------------------------------------------------
+
+    def system_id(self) -> UUID | None:
+        """See `domain/kernel/ports/identity.py`."""
+        with self.reading() as connection:
+            return _system_id(connection)
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None) -> UUID:
+        with self.writing() as connection:
+            present = _system_id(connection)
+            if present is not None and present != instead_of:
+                return present
+            connection.execute(
+                """INSERT INTO system(only_one, id) VALUES(1, ?)
+                   ON CONFLICT(only_one) DO UPDATE SET id = excluded.id""",
+                (system_id.bytes,),
+            )
+            return system_id
+
+    # --- residue -------------------------------------------------------------------------------
+
     def remove_residue(self) -> bool:
         """Remove every byte of deleted and overwritten rows from the files; False if a reader prevented it.
 
@@ -254,6 +294,11 @@ def checked_values() -> Iterator[None]:
         yield
     except apsw.ConstraintError as error:
         raise ValueError("a value does not fit its column") from error
+
+
+def _system_id(connection: Connection) -> UUID | None:
+    raw = connection.execute("SELECT id FROM system").get
+    return None if raw is None else UUID(bytes=raw)
 
 
 def _create(path: Path) -> bool:

@@ -13,9 +13,10 @@ from typing import Any
 from uuid import UUID
 
 from adapters.clock import now_us
-from adapters.sqlite.database import SCHEMA_VERSION, SCHEMAS, Connection, Database
+from adapters.sqlite.database import Connection, Database, migration_files
 from domain.kernel.errors import DuplicateEventId, StoreBehind, VersionConflict
-from domain.kernel.events import NO_STREAM, Position, Recorded
+from domain.kernel.events import BEGINNING, NO_STREAM, Position, Recorded
+from domain.kernel.history import Fit, Mark
 from domain.kernel.ports.event_store import Append, Appended, AppendResult, CaughtUp
 
 _COLUMNS = "stream, version, position, recorded_at_us, event_id, type, data, metadata"
@@ -29,8 +30,9 @@ _POLL_S = (0.002, 0.05)
 class SqliteStore:
     def __init__(self, path: Path, *, now_us: Callable[[], int] = now_us) -> None:
         self._now_us = now_us
-        self._database = Database(path, part="event store", schema=SCHEMAS / "events.sql")
-        self.schema_version = SCHEMA_VERSION
+        steps = migration_files("events")
+        self._database = Database(path, part="event store", migrations=steps)
+        self.schema_version = len(steps)
 
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
         for item in batch:
@@ -108,7 +110,7 @@ class SqliteStore:
         shortest_s, longest_s = _POLL_S
         pause_s = shortest_s
         while not stopped():
-            head = self.head()
+            head, event_id = self._head()
             if head < after:
                 raise StoreBehind(head, after)
             if head > after:
@@ -120,14 +122,28 @@ class SqliteStore:
                     if stopped():
                         return
                 after = head
-            yield CaughtUp(head)
+            yield CaughtUp(head, event_id)
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, longest_s)
 
     def head(self) -> Position:
+        return self._head()[0]
+
+    def _head(self) -> tuple[Position, UUID | None]:
         with self._database.reading() as connection:
-            head: Any = connection.execute("SELECT coalesce(max(position), 0) FROM events").get
-            return int(head)
+            last: Any = connection.execute(
+                "SELECT position, event_id FROM events ORDER BY position DESC LIMIT 1"
+            ).fetchone()
+        return (last[0], _uuid(last[1])) if last else (BEGINNING, None)
+
+    def fit(self, mark: Mark) -> Fit:
+        with self._database.reading() as connection:
+            event_id: Any = connection.execute(
+                "SELECT event_id FROM events WHERE position = ?", (mark.position,)
+            ).get
+        if event_id is None:
+            return Fit.ABSENT if self.head() > mark.position else Fit.OTHER
+        return Fit.SAME if _uuid(event_id) == mark.event_id else Fit.OTHER
 
     def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:
         condition, arguments = _of_prefixes([prefix] if prefix else None)
@@ -138,6 +154,12 @@ class SqliteStore:
                 (after, *arguments, limit),
             ).fetchall()
         return [(name, version) for name, version in rows]
+
+    def system_id(self) -> UUID | None:
+        return self._database.system_id()
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
+        return self._database.claim_system(system_id, instead_of=instead_of)
 
     def close(self) -> None:
         self._database.close()

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from adapters.sqlite.database import SCHEMA_VERSION, SCHEMAS, Connection, Database, checked_values
+from adapters.sqlite.database import Connection, Database, checked_values, migration_files
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import Position
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
@@ -22,8 +23,9 @@ _GENERATION = "projection, number, state, checkpoint, events, started_at_us, fin
 class SqliteReadModel:
     def __init__(self, path: Path) -> None:
         # Derived: a power cut may lose the last commits, rows and checkpoint together; the projector repeats them.
-        self._database = Database(path, part="read models", schema=SCHEMAS / "read_model.sql", derived=True)
-        self.schema_version = SCHEMA_VERSION
+        steps = migration_files("read_model")
+        self._database = Database(path, part="read models", migrations=steps, derived=True)
+        self.schema_version = len(steps)
 
     def prepare(self, projection: Projection, *, now_us: int) -> Generation:
         with self._database.reading() as connection:
@@ -153,6 +155,12 @@ class SqliteReadModel:
                     (*wanted.values(), -1 if limit is None else limit),
                 ).fetchall()
         return [dict(zip(names, row, strict=True)) for row in found]
+
+    def system_id(self) -> UUID | None:
+        return self._database.system_id()
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
+        return self._database.claim_system(system_id, instead_of=instead_of)
 
     def close(self) -> None:
         self._database.close()

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from adapters.crypto.sealing import unwrap, wrap
-from adapters.sqlite.database import SCHEMA_VERSION, SCHEMAS, Connection, Database
+from adapters.sqlite.database import Connection, Database, migration_files
 from domain.kernel.errors import KeyUnavailable, residue_left, vault_emptied
 from domain.kernel.events import Position
 from domain.kernel.ports.vault import (
@@ -48,8 +48,9 @@ class SqliteVault:
         """
         self._kek = kek
         self._may_be_new = may_be_new
-        self._database = Database(path, part="vault", schema=SCHEMAS / "vault.sql")
-        self.schema_version = SCHEMA_VERSION
+        steps = migration_files("vault")
+        self._database = Database(path, part="vault", migrations=steps)
+        self.schema_version = len(steps)
         try:
             self._index_key = self._secret(_INDEX_KEY)
         except BaseException:
@@ -217,6 +218,12 @@ class SqliteVault:
             connection.execute(
                 "UPDATE checkpoints SET position = min(position, ?) WHERE process = ?", (position, process)
             )
+
+    def system_id(self) -> UUID | None:
+        return self._database.system_id()
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
+        return self._database.claim_system(system_id, instead_of=instead_of)
 
     def close(self) -> None:
         self._database.close()

@@ -20,7 +20,6 @@ import pytest
 
 from adapters import versions, wiring
 from adapters.settings import Settings, load_settings
-from adapters.sqlite import database as sqlite
 from domain.features import registry
 from domain.kernel.messages import Body
 from tests.support.rabbitmq import rabbit_broker
@@ -62,7 +61,7 @@ def test_every_part_of_an_embedded_system_is_ok_and_shows_its_version(
     assert problems(found) == {}
     for part, file in {"event store": "events.db", "vault": "vault.db", "read models": "read.db"}.items():
         assert found[part]["version"].startswith("SQLite 3.")
-        assert found[part]["schema_version"] == sqlite.SCHEMA_VERSION
+        assert found[part]["schema_version"] == 2
         assert str(tmp_path / "home" / file) in found[part]["detail"]
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from domain.kernel.errors import DuplicateEventId, EsError, VersionConflict
 from domain.kernel.events import EventData, Position, Recorded
+from domain.kernel.history import Fit, Mark
+from domain.kernel.ports.identity import Identified
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,16 @@ AppendResult = Appended | VersionConflict | DuplicateEventId | EsError
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """The follower has yielded every event up to `position`, the head when it last asked the store."""
+    """The follower has yielded every event up to `position`, the head when it last asked the store.
+
+    `event_id` is that of the event at `position`; None in an empty store.
+    """
 
     position: Position
+    event_id: UUID | None
 
 
-class EventStore(Protocol):
+class EventStore(Identified, Protocol):
     """Append-only streams with one commit order over all of them.
 
     Any method raises `PartUnavailable` if the store cannot be reached or used. The outcome of an append is then
@@ -72,7 +79,7 @@ class EventStore(Protocol):
     def read_all(
         self, after: Position, limit: int, *, prefixes: Sequence[str] | None = None
     ) -> Iterator[Recorded]:
-        """At most `limit` events with a position greater than `after`, in commit order.
+        """At most `limit` events with a position greater than `after`, in commit order. `after` is any number.
 
         It never skips an event that is committed before one that it yields, not even if that commit is still
         running. With `prefixes` it yields only streams whose name starts with one of them.
@@ -86,12 +93,16 @@ class EventStore(Protocol):
 
         It ends only if `stopped()` is true, which it checks between events and at least every 0.2 s, or with an
         error. While idle it yields `CaughtUp` at least every 0.2 s, so that its consumer can do timed work.
-        Raises `StoreBehind` if the store ends before `after`.
+        Raises `StoreBehind` if the store ends before `after`. `after` is any number.
         """
         ...
 
     def head(self) -> Position:
         """The position of the last committed event; 0 in an empty store."""
+        ...
+
+    def fit(self, mark: Mark) -> Fit:
+        """What the store holds at the position of a mark. It reads one event, not all before it."""
         ...
 
     def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from domain.kernel.events import Position
+from domain.kernel.history import History
+from domain.kernel.ports.identity import Identified
 from domain.kernel.projection import Key, Operation, Projection, Value
 
 
@@ -22,7 +24,10 @@ class GenerationState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One complete set of a projection's rows. Every event up to `checkpoint` is in it or parked."""
+    """One complete set of a projection's rows. Every event up to `checkpoint` is in it or parked.
+
+    `marks` are those of its `history`.
+    """
 
     projection: str
     number: int
@@ -31,6 +36,11 @@ class Generation:
     events: int
     started_at_us: int
     finished_at_us: int | None
+    marks: bytes = b""
+
+    @property
+    def history(self) -> History:
+        return History.from_bytes(self.checkpoint, self.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class Parked:
     error: str
 
 
-class ReadModel(Protocol):
+class ReadModel(Identified, Protocol):
     """Rows, checkpoints and generations of all projections. Any method raises `PartUnavailable` in an outage."""
 
     def prepare(self, projection: Projection, *, now_us: int) -> Generation:
@@ -59,7 +69,7 @@ class ReadModel(Protocol):
         generation: Generation,
         operations: Sequence[Operation],
         *,
-        checkpoint: Position,
+        reached: History,
         events: int,
         parked: Sequence[Parked] = (),
     ) -> Generation | None:
@@ -77,10 +87,13 @@ class ReadModel(Protocol):
         """The building generation: the unfinished one, or else a new one. Creating it removes retired ones."""
         ...
 
-    def promote(self, projection: Projection, generation: Generation, *, now_us: int) -> bool:
+    def promote(
+        self, projection: Projection, generation: Generation, *, now_us: int, other_history: bool = False
+    ) -> bool:
         """Make a built generation the current one, and retire the current one, in one transaction.
 
-        Returns False and changes nothing while it is behind the current one: readers never see less.
+        Returns False and changes nothing while it is behind the current one: readers never see less. With
+        `other_history` the rows of the current one are not those of the store: it is replaced all the same.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The vault: data keys, e-mail claims and the checkpoints of erasures.
+"""The vault: data keys, e-mail claims, owed erasures and the checkpoints of processes.
 
 Each docstring is a contract, and `tests/contract` tests every sentence over every adapter.
 """
@@ -12,6 +12,8 @@ from typing import Protocol
 from uuid import UUID
 
 from domain.kernel.events import Position
+from domain.kernel.history import History
+from domain.kernel.ports.identity import Identified
 
 
 class ClaimState(StrEnum):
@@ -87,9 +89,25 @@ class LivingKey:
         return "LivingKey(…)"
 
 
+class Reason(StrEnum):
+    """Why a key was destroyed."""
+
+    ERASURE = "erasure"
+    ABANDONED = "abandoned"  # a registration that reserved an address and was never stored
+    UNKNOWN = "unknown"  # an earlier version destroyed it, and did not say
+
+
 @dataclass(frozen=True, slots=True)
 class DestroyedKey:
-    """A tombstone: the key was destroyed on purpose."""
+    """A tombstone: the key was destroyed on purpose, or its erasure is owed, so that it opens nothing any more.
+
+    `event_id` is that of the event that decided it.
+    """
+
+    reason: Reason = Reason.UNKNOWN
+    event_id: UUID | None = None
+    destroyed_at_us: int | None = None
+    """None while the erasure is owed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +118,83 @@ class DamagedKey:
 DataKey = LivingKey | DestroyedKey | DamagedKey
 
 
-class Vault(Protocol):
-    """Data keys and e-mail claims. Personal data can be opened with its keys only.
+# --- owed erasures ---------------------------------------------------------------------------
+
+
+class OwedState(StrEnum):
+    DECIDED = "decided"  # the key may still exist; it opens nothing any more
+    KEY_DESTROYED = "key-destroyed"  # residue or dead letters may hold personal data
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An erasure to be carried out. `event_id` and `position` are those of the event that decided it.
+
+    `event_id` is None without such an event: the stream of the person was deleted.
+    """
+
+    subject: int
+    event_id: UUID | None
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """An erasure that is decided and not completed in this vault."""
+
+    decided: Decided
+    state: OwedState
+    listed_at_us: int
+    attempts: int
+    last_error: str
+    """Why the last attempt failed; empty if none failed since the last progress."""
+    letters: int
+    """The dead letters, or requests in them, that were removed until now."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwedTag:
+    """A keyed tag by which a former address or name of an erased person is recognised: see `domain/users/traces.py`.
+
+    `words` is the number of words of a name; 0 for an address.
+    """
+
+    tag: bytes = field(repr=False)
+    words: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destruction:
+    """A key to destroy. `tags` are kept with the owed erasure until `forget_tags`, besides those of its claims."""
+
+    subject: int
+    reason: Reason
+    event_id: UUID | None = None
+    tags: Sequence[OwedTag] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An event of another program, in a stream of no person, that reads like the start of an erasure."""
+
+    position: Position
+    stream: str
+    type: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """A process found another history in the store: it had read up to `seen`, and went on from `back_to`."""
+
+    process: str
+    seen: Position
+    back_to: Position
+    at_us: int
+
+
+class Vault(Identified, Protocol):
+    """Data keys, e-mail claims and owed erasures. Personal data can be opened with its keys only.
 
     Any method raises `PartUnavailable` if the vault cannot be reached, and `KeyUnavailable` if its
     key-encryption key is missing or wrong.
@@ -112,7 +205,8 @@ class Vault(Protocol):
 
         Of several requests for one address at most one is `Reserved`. A key is created only with the
         reservation of a registration, and never twice for one subject. A repeated registration command always
-        yields its first subject, also with another address.
+        yields its first subject, also with another address. A subject whose key is destroyed, or whose erasure is
+        owed, gets `AlreadyHeld`: no tag is stored for it any more.
         """
         ...
 
@@ -122,10 +216,6 @@ class Vault(Protocol):
 
     def release(self, reservation_ids: Sequence[UUID]) -> None:
         """Remove the claims of these reservations, confirmed or not. Unknown ones are ignored."""
-        ...
-
-    def abandon_registration(self, subject: int, reservation_id: UUID) -> None:
-        """Release the address, destroy the subject's key and forget its command, which may then run again."""
         ...
 
     def claims_of(self, subject: int, *, now_us: int) -> list[Claim]:
@@ -140,33 +230,112 @@ class Vault(Protocol):
         """The subject that has this address, reserved or confirmed."""
         ...
 
-    def data_keys(self, subjects: Sequence[int]) -> Mapping[int, DataKey]:
-        """The keys of these subjects. An unknown subject is missing."""
+    def data_keys(self, subjects: Sequence[int], *, even_owed: bool = False) -> Mapping[int, DataKey]:
+        """The keys of these subjects. An unknown subject is missing.
+
+        A subject whose erasure is owed has a `DestroyedKey`, also while its key exists. `even_owed` returns that key:
+        for the process that is about to destroy it.
+        """
         ...
 
     def subjects(self, *, after: int, limit: int) -> list[int]:
         """At most `limit` subjects after `after` with a key, a tombstone or a claim, in order, each once."""
         ...
 
-    def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
-        """Destroy a subject's key and claims, leave a tombstone, and save the checkpoint: in one transaction.
+    def tags(self, texts: Sequence[str]) -> list[bytes]:
+        """The keyed tags of texts, 32 bytes each. That of an e-mail address is the tag of its claim."""
+        ...
 
-        Destroying a key twice changes nothing. For an unknown subject it leaves a tombstone. When it returns, the
-        bytes of the key are in no file of the vault. If a reader prevents that, it raises `PartUnavailable`, and
-        the key is destroyed all the same: retry to remove its bytes.
+    def destroy(self, destructions: Sequence[Destruction], *, now_us: int) -> None:
+        """Destroy keys and remove all claims of their subjects, leave tombstones: in one durable transaction.
+
+        For an unknown subject it leaves a tombstone. A first tombstone stays as it is. With `Reason.ERASURE` the
+        subject's owed erasure becomes `KEY_DESTROYED`, and keeps `tags` and the tags of the removed claims. With
+        `Reason.ABANDONED` the registration command is forgotten: it may run again.
+
+        When it returns, no method returns such a key again. Its bytes stay in the files until `remove_residue`.
         """
         ...
 
-    def checkpoint(self, process: str) -> Position:
-        """The checkpoint of a process; 0 at first."""
+    def remove_residue(self) -> None:
+        """Remove the bytes of every key, claim and tag that was overwritten or deleted from the files of the vault.
+
+        Raises `PartUnavailable` if a reader prevents it: retry.
+        """
         ...
 
-    def save_checkpoint(self, process: str, position: Position) -> None:
+    # --- owed erasures: what is decided stays listed until it is completed -------------------------
+
+    def owe(
+        self,
+        erasures: Sequence[Decided],
+        *,
+        now_us: int,
+        process: str | None = None,
+        reached: History | None = None,
+        quarantined: Sequence[Quarantined] = (),
+    ) -> None:
+        """List erasures, and move the checkpoint of a process to `reached`: in one durable transaction.
+
+        An erasure that is listed already stays as it is. The checkpoint moves as by `save_checkpoint`.
+        """
+        ...
+
+    def owed(self, *, after: int = 0, limit: int, state: OwedState | None = None) -> list[Owed]:
+        """At most `limit` owed erasures of subjects after `after`, in order of subject, of one state or of all."""
+        ...
+
+    def owed_of(self, subject: int) -> Owed | None:
+        """The owed erasure of a subject."""
+        ...
+
+    def owed_count(self) -> Mapping[OwedState, int]:
+        """The number of owed erasures of each state; a state without any is missing."""
+        ...
+
+    def owed_tags(self, subjects: Sequence[int]) -> Mapping[int, Sequence[OwedTag]]:
+        """The tags kept with the owed erasures of these subjects. A subject without tags is missing."""
+        ...
+
+    def erasure_failed(self, subjects: Sequence[int], error: str) -> None:
+        """Count one more attempt of these owed erasures, and keep why it failed. An empty error is progress."""
+        ...
+
+    def forget_tags(self, letters: Mapping[int, int]) -> None:
+        """Delete the tags of owed erasures, and add the number of removed letters of each: in one transaction.
+
+        Their bytes stay in the files until `remove_residue`.
+        """
+        ...
+
+    def settle_erasures(self, subjects: Sequence[int]) -> None:
+        """Remove owed erasures whose key is destroyed from the list. Those in state `DECIDED` stay."""
+        ...
+
+    def quarantined(self, *, limit: int = 100) -> list[Quarantined]:
+        """Quarantined events, oldest first."""
+        ...
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def checkpoint(self, process: str) -> History:
+        """The checkpoint of a process; without one the beginning."""
+        ...
+
+    def save_checkpoint(self, process: str, reached: History) -> None:
         """Move a process's checkpoint, never backwards."""
         ...
 
-    def rewind_checkpoint(self, process: str, position: Position) -> None:
-        """Move a process's checkpoint back, never forwards, after the event store went back."""
+    def rewind_checkpoint(self, process: str, reached: History, *, now_us: int) -> None:
+        """Move a process's checkpoint back, never forwards, because the store has another history; keep a `Divergence`."""
+        ...
+
+    def divergences(self) -> list[Divergence]:
+        """The last divergence of each process since `forget_divergences`, oldest first."""
+        ...
+
+    def forget_divergences(self) -> None:
+        """Forget them: an operator has seen them."""
         ...
 
     def close(self) -> None:

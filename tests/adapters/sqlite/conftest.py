@@ -40,5 +40,5 @@ def database(tmp_path: Path) -> Iterator[Database]:
     schema.write_text(
         "CREATE TABLE IF NOT EXISTS notes(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT"
     )
-    with closing(Database(tmp_path / "notes.db", part="notes", schema=schema)) as opened:
+    with closing(Database(tmp_path / "notes.db", part="notes", migrations=[schema])) as opened:
         yield opened
