@@ -24,6 +24,7 @@ from tests.support.vaults import (
     GRACE,
     NOW_US,
     PROCESS,
+    abandon,
     change,
     destroy,
     register,
@@ -58,7 +59,7 @@ def test_a_subject_never_gets_a_second_key(vault: Vault, first: str) -> None:
     if first == "destroyed":
         destroy(vault, 1)
     elif first == "abandoned":
-        vault.abandon_registration(1, reservation)
+        abandon(vault, 1)
     before = vault.data_keys([1])
 
     # Ids are issued once. If one were issued twice, any error is right, and a key is wrong.
