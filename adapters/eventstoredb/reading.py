@@ -82,6 +82,7 @@ class Reading:
     # --- all streams -------------------------------------------------------------------------
 
     def all_after(self, after: Position, limit: int, prefixes: Sequence[str] | None) -> Iterator[Recorded]:
+        after = max(after, BEGINNING)
         at_end = prefixes is not None and not prefixes
         while limit > 0 and not at_end:
             within_s = self._connection.settle_s
