@@ -279,7 +279,7 @@ def test_abandoning_a_registration_releases_the_address_and_destroys_the_key(vau
     abandon(vault, 1)
 
     assert vault.holder(ADA) is None
-    assert vault.data_keys([1]) == {1: DestroyedKey()}
+    assert isinstance(vault.data_keys([1])[1], DestroyedKey)
 
 
 # --- queries ---------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
+from domain.kernel.history import History, Mark
 from domain.kernel.ports.vault import (
     ClaimAnswer,
     ClaimRequest,
     ClaimState,
     Decided,
+    DestroyedKey,
     Destruction,
     LivingKey,
     Reason,
@@ -92,3 +94,17 @@ def shuffled(count: int, *, batch: int = 50) -> list[list[int]]:
         [(number * 7919) % count + 1 for number in range(start, start + batch)]
         for start in range(0, count, batch)
     ]
+
+
+def are_destroyed(vault: Vault, *subjects: int) -> bool:
+    """Whether every subject has a tombstone, for any reason."""
+    keys = vault.data_keys(subjects)
+    return all(isinstance(keys[subject], DestroyedKey) for subject in subjects)
+
+
+def history(*positions: int) -> History:
+    """The history of a follower that read events at these positions."""
+    reached = History()
+    for position in positions:
+        reached = reached.reach(Mark(position, UUID(int=position)))
+    return reached
