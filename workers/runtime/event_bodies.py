@@ -9,13 +9,16 @@ from domain.kernel.ids import time_text
 from domain.kernel.messages import Body
 
 
-def event_body(recorded: Recorded, metadata: Metadata | None, data: Body) -> Body:
-    """A stored event as JSON for queries and published messages. `metadata` is None if another program wrote it."""
+def event_body(recorded: Recorded, metadata: Metadata | None, type_: str, data: Body) -> Body:
+    """A stored event as JSON for queries and published messages. `metadata` is None if another program wrote it.
+
+    `type_` and `data` are those of its latest version.
+    """
     return {
         "position": recorded.position,
         "stream": recorded.stream,
         "version": recorded.version,
-        "type": recorded.type,
+        "type": type_,
         "time": time_text(recorded.recorded_at_us),
         "event_id": str(recorded.event_id),
         "command": metadata and metadata.command,
