@@ -19,9 +19,9 @@ class Opener(Protocol):
     def open(
         self, sealed: Sealed, *, subject: int, field: str, event_id: UUID | None
     ) -> Personal | Erased | Unreadable:
-        """The value, or `ERASED` if its key has a tombstone. Raises `KeyMissing`, `KeyDamaged` or `Tampered`.
+        """The value, or `ERASED` if its key has a tombstone.
 
-        `event_id` is that of the event with the sealed text; None for a copy elsewhere, as in a read model.
+        Raises `KeyMissing`, `KeyDamaged`, `Tampered`, or `SealedByNewer` for a form of a newer version. `event_id` is that of the event with the sealed text; None for a copy elsewhere, as in a read model.
         """
         ...
 
