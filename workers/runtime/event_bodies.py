@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from domain.kernel.commands import ACTOR_LIMIT
-from domain.kernel.errors import shortened
+from domain.kernel.commands import known_actor
 from domain.kernel.events import Metadata, Recorded
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body
@@ -25,7 +24,6 @@ def event_body(recorded: Recorded, metadata: Metadata | None, type_: str, data: 
         "command_id": metadata and str(metadata.command_id),
         "correlation_id": metadata and str(metadata.correlation_id),
         "causation_id": metadata and str(metadata.causation_id),
-        # Older versions stored actors of any length.
-        "actor": metadata and shortened(str(metadata.actor), ACTOR_LIMIT),
+        "actor": metadata and known_actor(str(metadata.actor)),
         "data": data,
     }

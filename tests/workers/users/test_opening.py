@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -17,9 +18,11 @@ from domain.kernel.errors import (
     Tampered,
     UnknownRequest,
 )
+from domain.kernel.events import EventData
 from domain.kernel.messages import Body, Request
 from domain.users.account import USER
 from tests.support.accounts import ADA, ALAN, GRACE, change, delete, erase
+from tests.support.builders import append
 from tests.support.parts import Unavailable
 from tests.support.read_side import ReadSide
 
@@ -75,7 +78,9 @@ def test_a_value_that_a_newer_version_sealed_is_said_as_such(read_side: ReadSide
     assert unreadable(first, name="sealed-by-newer")
     assert (second["email"], second["status"]) == (GRACE, "active"), "the others are shown"
 
-    read_side.store_event(grace, "user-renamed.v1", b'{"name":"es2:of another form"}')
+    (registered,) = read_side.store.read_stream(USER.stream_of(grace))
+    renamed = EventData(uuid4(), "user-renamed.v1", b'{"name":"es2:of another form"}', registered.metadata)
+    append(read_side.store, registered.stream, 0, [renamed])
     shown = read_side.answer("users.history", user_id=str(grace))["events"][-1]
     assert (shown["data"], shown["unreadable"]) == ({"name": None}, {"name": "sealed-by-newer"})
     assert read_side.handle(change(grace, ALAN)) == [SealedByNewer(grace, "name")], "nothing is decided on it"
