@@ -24,7 +24,7 @@ from domain.kernel.messages import Body
 from domain.kernel.ports.codec import Codec, Opener
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Vault
-from domain.users.account import USER, User, UserDeleted, UserEmailChanged, UserErased
+from domain.users.account import ERASING, USER, User, UserDeleted, UserEmailChanged
 from domain.users.commands import CompleteErasure, UserCommand
 from workers.erasures.people import People
 from workers.runtime.followers import CheckpointedFollowing
@@ -40,7 +40,7 @@ JANITOR_INTERVAL_S = 5.0
 BATCH_LIMIT = 256
 """Erasures in one pass through the dead letters, at most. A pass reads all of them."""
 
-_FOLLOWED = (UserErased.type, UserDeleted.type, UserEmailChanged.type)
+_FOLLOWED = (*ERASING, UserDeleted.type, UserEmailChanged.type)
 
 PurgeDeadLetters = Callable[[Callable[[Body], bool]], int]
 """Removes the dead letters that the function selects in one pass, and returns their number."""
@@ -112,7 +112,7 @@ class ErasureProcess:
     def react(self, events: Sequence[Recorded]) -> None:
         """React to events in order. Idempotent."""
         events = [recorded for recorded in events if self._is_of_a_user(recorded)]
-        erased = [USER.id_of(recorded.stream) for recorded in events if recorded.type == UserErased.type]
+        erased = [USER.id_of(recorded.stream) for recorded in events if recorded.type in ERASING]
         # Purge first, while the keys open the addresses; the fences in the streams prevent new requests.
         if erased and self._purge_dead_letters is not None:
             self._purge(erased, self._purge_dead_letters)
@@ -154,7 +154,7 @@ class ErasureProcess:
         return None
 
     def _react(self, recorded: Recorded) -> None:
-        if recorded.type == UserErased.type:
+        if recorded.type in ERASING:
             damage = self._unless_damaged(partial(self._erase, recorded), position=recorded.position)
             if damage is None:
                 self._owed.pop(recorded.position, None)
