@@ -262,6 +262,22 @@ class StoreBehind(EsError):
         )
 
 
+class OtherHistory(EsError):
+    """The event store holds another event at a position than the one that was read there before."""
+
+    position: int
+    code = "other-history"
+    hint = (
+        "The store was restored from an older copy, or is another one. Workers go back to the last event that they "
+        "share with it and go on from there."
+    )
+
+    def __str__(self) -> str:
+        return (
+            f"the event store has another history: position {self.position} holds another event than before"
+        )
+
+
 class UnknownEventType(EsError):
     """The store holds an event that this version of the program does not know."""
 
@@ -307,6 +323,19 @@ class KeyDamaged(EsError):
 def vault_emptied() -> KeyUnavailable:
     """The vault is empty, although the event store contains users whose keys and claims it must hold."""
     return KeyUnavailable("the vault is empty, but the event store contains users")
+
+
+class SealedByNewer(EsError):
+    """A sealed value has a form that this version of the program does not know. It may be sound: nothing is blanked."""
+
+    subject: int
+    field: str
+    code = "sealed-by-newer"
+    kind = Kind.DAMAGED
+    hint = "A newer version of the program sealed it: upgrade every worker, then retry."
+
+    def __str__(self) -> str:
+        return f"the {self.field} of user {self.subject} is sealed in the form of a newer version"
 
 
 class Tampered(EsError):
