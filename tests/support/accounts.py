@@ -17,7 +17,15 @@ from domain.kernel.events import EventData
 from domain.kernel.messages import Body, Reply, Request
 from domain.kernel.personal import Personal
 from domain.kernel.ports.event_store import Appended, EventStore
-from domain.kernel.ports.vault import ClaimRequest, ClaimState, DestroyedKey, LivingKey, Reserved, Vault
+from domain.kernel.ports.vault import (
+    ClaimRequest,
+    ClaimState,
+    DamagedKey,
+    DestroyedKey,
+    LivingKey,
+    Reserved,
+    Vault,
+)
 from domain.users.account import INITIAL, USER, Status, User, evolve
 from domain.users.commands import UserCommand
 from domain.users.reservations import RESERVATION_LIFE_US
@@ -177,6 +185,11 @@ class Accounts:
 
     def has_key(self, user_id: int) -> bool:
         return isinstance(self.vault.data_keys([user_id], even_owed=True).get(user_id), LivingKey)
+
+    def may_have_key(self, user_id: int) -> bool:
+        """Whether the vault holds anything that may be the key of a user, also if it opens nothing any more."""
+        key = self.vault.data_keys([user_id], even_owed=True).get(user_id)
+        return isinstance(key, LivingKey | DamagedKey)
 
     def is_erased(self, user_id: int) -> bool:
         """Whether the key is destroyed, and not only owed."""
