@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from cli import render, session
+from cli.completion import bases
 from cli.confirm import introduce, person
 from domain.kernel.errors import PartUnavailable
+from domain.users.commands import BASES, DEFAULT_BASIS, parse_basis
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: es gdpr erase 252562058352301107")
 
-DEFAULT_BASIS = "GDPR Art. 17"
 _WAIT_S = 6.0
 _POLL_S = 0.03
 
@@ -23,7 +24,7 @@ def erase(
     basis: Annotated[
         str,
         typer.Option(
-            "--basis", metavar="REASON", help="The reason. It is stored readable: no personal data."
+            "--basis", metavar="CODE", autocompletion=bases, help=f"The reason: {', '.join(BASES)}."
         ),
     ] = DEFAULT_BASIS,
     yes: render.Yes = False,
@@ -31,6 +32,7 @@ def erase(
     as_json: render.Json = False,
 ) -> None:
     """Destroy a person's data key, so that their data stays sealed for ever, here and in every copy."""
+    basis = parse_basis(basis)  # before anything is asked
     introduce(lambda: person({"user_id": user_id}), yes=yes)
     session.ask_first("Erase this person for good?", because="an erasure cannot be undone", yes=yes)
     reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)

@@ -207,4 +207,4 @@ def delete(user_id: int, command: UUID | None = None) -> Request:
 
 
 def erase(user_id: int, command: UUID | None = None) -> Request:
-    return request("erase", command, user_id=str(user_id), basis="art. 17(1)(a)")
+    return request("erase", command, user_id=str(user_id), basis="gdpr-request")
