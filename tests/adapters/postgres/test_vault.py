@@ -29,6 +29,7 @@ from tests.support.vaults import (
     abandon,
     are_destroyed,
     destroy,
+    freed_tags,
     history,
     owe,
     register,
@@ -226,6 +227,17 @@ def test_the_key_of_an_abandoned_registration_and_a_released_tag_are_purged(
 
     (kept,) = found_in_files(server, own_url, removed)
     assert kept == removed[1], "the key of the user whose address was released"
+
+
+def test_no_file_of_the_tables_holds_a_freed_tag_once_the_residue_is_removed(
+    server: Server, own_url: str, crowded: PostgresVault
+) -> None:
+    freed = freed_tags(crowded)
+    assert found_in_files(server, own_url, freed), "the search finds freed bytes"
+
+    eventually(lambda: purged(crowded), "nothing prevents it")
+
+    assert found_in_files(server, own_url, freed) == []
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from tests.support.vaults import (
     are_destroyed,
     change,
     destroy,
+    freed_tags,
     history,
     register,
     registered,
@@ -127,6 +128,17 @@ def test_a_retry_removes_a_key_whose_removal_a_reader_prevented(
         vault.remove_residue()
 
         assert files_with(destroyed, path) == []
+
+
+def test_no_file_holds_a_freed_tag_once_the_residue_is_removed(vault: SqliteVault, path: Path) -> None:
+    crowd(vault)
+
+    freed = freed_tags(vault)
+    assert files_with(freed, path), "the search finds freed bytes"
+    vault.remove_residue()
+
+    assert path.with_name("vault.db-wal").exists(), "the vault is still open, so its log is searched too"
+    assert files_with(freed, path) == []
 
 
 @pytest.mark.parametrize("how", ["released", "abandoned"])
