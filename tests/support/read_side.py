@@ -56,6 +56,11 @@ class ReadSide(Accounts):
         head = self.store.head()
         self._projector.run(lambda: (self._projector.reached or 0) >= head)
 
+    def become(self, projector: Projector) -> Projector:
+        """Let queries ask this projector how far the rows have come."""
+        self._projector = projector
+        return projector
+
     def prepare(self) -> Generation:
         return self.read_model.prepare(USERS, now_us=self.now_us)
 
