@@ -153,8 +153,6 @@ def test_a_store_that_was_swapped_for_an_empty_one_empties_the_rows(
     side.store = place.store
 
     until_projected(side)
-    eventually(lambda: side.current().number == 2, "promoted")
-
     assert side.rows() == {}
 
 
