@@ -84,7 +84,7 @@ def _followers(found: Body) -> Iterator[Body]:
         yield from _erasures(follower)
     for state in found["projections"]:
         name = state["projection"]
-        if state["other_history"]:
+        if state.get("other_history"):
             cure = f"It is rebuilt by itself: `es projections status {name}`; queries need the new rows."
             detail = "its rows are of another history than the event store, which was restored or replaced"
             yield _problem(f"projection {name}", detail, cure)
