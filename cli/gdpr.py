@@ -37,6 +37,10 @@ def erase(
     session.ask_first("Erase this person for good?", because="an erasure cannot be undone", yes=yes)
     reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
     reply["erasure"] = _wait(user_id)
+    if reply.get("key") == "missing":
+        session.note(
+            "the vault had lost the key of this person; a copy of the vault that has it can still open them"
+        )
     render.answer(
         reply,
         as_json=as_json,
