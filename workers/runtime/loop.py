@@ -98,7 +98,7 @@ def serve(
         fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S))
         if not waiting and not fresh:
             break
-        waiting = _turn(service, server, [*waiting, *fresh], on_reply, log)
+        waiting = _turn(service, server, [*waiting, *fresh], on_reply, log, is_last=True)
     server.close()
 
 
@@ -108,8 +108,10 @@ def _turn(
     batch: list[Delivery],
     on_reply: Callable[[EsError | None], None],
     log: Log,
+    *,
+    is_last: bool = False,
 ) -> list[Delivery]:
-    """Handle and answer one batch; return the requests to hand over again."""
+    """Handle and answer one batch; return the requests to hand over again. `is_last`: without idle ones."""
     ready: list[Delivery] = []
     full: list[Delivery] = []  # their replies would only wait in memory, beside those that wait already
     for delivery in batch:
@@ -122,7 +124,8 @@ def _turn(
     on_reply(next(unavailable, None))
     pairs = list(zip(ready, replies, strict=True))
     server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
-    return full + [delivery for delivery, reply in pairs if isinstance(reply, Later)]
+    later = [(delivery, reply) for delivery, reply in pairs if isinstance(reply, Later)]
+    return full + [delivery for delivery, reply in later if not (is_last and reply.is_idle)]
 
 
 def _handle(service: Service, requests: list[Request], log: Log) -> list[Reply]:

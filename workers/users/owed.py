@@ -62,9 +62,7 @@ class Listing:
         decided = [each for each in decided if not self._is_completed(each)]
         if not decided and not foreign:
             return
-        self._vault.owe(
-            decided, now_us=self._now_us(), process=LISTED, reached=reached, quarantined=foreign
-        )
+        self._vault.owe(decided, now_us=self._now_us(), process=LISTED, reached=reached, quarantined=foreign)
         for each in decided:
             self._log.info("erasure-listed", position=each.position)
         for event in foreign:
@@ -75,7 +73,9 @@ class Listing:
         decided, _ = self._found(self._store.read_stream(USER.stream_of(subject)))
         return next(iter(decided), None)
 
-    def _found(self, events: Sequence[Recorded] | Iterator[Recorded]) -> tuple[list[Decided], list[Quarantined]]:
+    def _found(
+        self, events: Sequence[Recorded] | Iterator[Recorded]
+    ) -> tuple[list[Decided], list[Quarantined]]:
         decided: list[Decided] = []
         foreign: list[Quarantined] = []
         for recorded in events:
