@@ -72,9 +72,13 @@ class UserErased(Event):
 
 @dataclass(frozen=True, slots=True)
 class ErasureCompleted(Event):
-    """The data key is destroyed and the claims are released."""
+    """The data key is destroyed, the claims are released, and no dead letter holds data of the person.
 
-    type: ClassVar[str] = "erasure-completed.v1"
+    `letters` is the number of dead letters, or requests in them, that were removed for it.
+    """
+
+    letters: int
+    type: ClassVar[str] = "erasure-completed.v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,11 @@ CLOSING = (UserDeleted.type, *ERASING)
 def _user_erased_v1(data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     # The basis was free text: what it said is not shown again.
     return UserErased.type, data | {"basis": basis_of_text(data["basis"])}
+
+
+def _erasure_completed_v1(data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    # Removed dead letters were not counted.
+    return ErasureCompleted.type, data | {"letters": 0}
 
 
 # --- state -----------------------------------------------------------------------------------
@@ -177,10 +186,10 @@ def decide(user: User, command: UserCommand) -> Sequence[Event] | Refusal | User
     match command:
         case EraseUser(basis=basis):
             return [] if user.status is Status.ERASED else [UserErased(basis)]
-        case CompleteErasure():
+        case CompleteErasure(letters=letters):
             # Never before `UserErased`: the erasure that follows would count as completed already.
             is_decided = user.status is Status.ERASED
-            return [ErasureCompleted()] if is_decided and not user.erasure_completed else []
+            return [ErasureCompleted(letters)] if is_decided and not user.erasure_completed else []
     if user.status is Status.ERASED:
         return UserIsErased(command.user_id)
     match command:
@@ -228,7 +237,7 @@ USER: Aggregate[User, UserCommand] = Aggregate(
     decide=decide,
     events=EVENTS,
     commands=COMMANDS,
-    upcasters={"user-erased.v1": _user_erased_v1},
+    upcasters={"user-erased.v1": _user_erased_v1, "erasure-completed.v1": _erasure_completed_v1},
 )
 
 # --- e-mail claims ---------------------------------------------------------------------------

@@ -152,9 +152,10 @@ class EraseUser(Command):
 
 @dataclass(frozen=True, slots=True)
 class CompleteErasure(Command):
-    """Sent by `erasures` after the data key was destroyed."""
+    """Sent by `erasures` after the data key was destroyed and `letters` dead letters of the person were removed."""
 
     user_id: int
+    letters: int
     wire: ClassVar[str] = "complete-erasure"
     reads: ClassVar[bool] = False
 

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -207,10 +208,8 @@ def _name_tags(letter: Letter, words: int, tags: Tags) -> Iterator[bytes]:
 def _spellings(address: str) -> list[str]:
     """The forms of an address that are tagged: stored, punycode, and folded for one that is no longer accepted."""
     found = {address, folded(address)}
-    try:
+    with suppress(InvalidInput):  # stored by an earlier version, which accepted more
         found.update(spellings(parse_email(address).value))
-    except InvalidInput:  # stored by an earlier version, which accepted more
-        pass
     return sorted(found)
 
 
