@@ -8,8 +8,9 @@ changes only if it is named, because it may belong to the original; the broker n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -18,10 +19,12 @@ from adapters.crypto.kek import give_kek, read_kek
 from adapters.local.address import is_served, socket_path
 from adapters.settings import Settings, without_password
 from domain.features import registry
-from domain.kernel.errors import InvalidInput, PartUnavailable
+from domain.kernel.errors import EsError, InvalidInput, PartUnavailable
 from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.identity import Identified
+from domain.kernel.ports.read_model import ReadModel
+from domain.kernel.ports.vault import Vault
 from workers.runtime.identity import outside_parts, record_place, recorded_place
 from workers.runtime.supervisor import AlreadyRunning, take_lock
 
@@ -117,15 +120,67 @@ def _parts(settings: Settings, store: EventStore, named: Sequence[str]) -> Itera
         return _Part(name, without_password(url), name in outside, changes, found)
 
     yield part(STORE, settings.store, store.system_id)
-    for name, url, open_part in _others(settings):
+    for name, (url, open_part) in _others(settings).items():
         if not url.startswith("sqlite:") or _file(url).exists():
-            yield part(name, url, lambda open_part=open_part: _id_of(open_part))  # type: ignore[misc]
+            yield part(name, url, partial(_id_of, open_part))
     if settings.kek_is_ours and settings.kek_file.exists():
-        yield _Part(KEY, str(settings.kek_file), False, True, read_kek(settings.kek_file)[1])
+        owner = read_kek(settings.kek_file)[1]
+        yield _Part(KEY, str(settings.kek_file), is_outside=False, changes=True, system_id=owner)
 
 
-def _others(settings: Settings) -> list[tuple[str, str, Callable[[], "_Closable"]]]:
-    return [
-        (VAULT, settings.vault, lambda: wiring.open_vault(settings)),
-        (DATABASE, settings.database, lambda: wiring.open_read_model(settings)),
-    ]
+def _others(settings: Settings) -> dict[str, tuple[str, Callable[[], Vault | ReadModel]]]:
+    return {
+        VAULT: (settings.vault, partial(wiring.open_vault, settings)),
+        DATABASE: (settings.database, partial(wiring.open_read_model, settings)),
+    }
+
+
+def _id_of(open_part: Callable[[], Vault | ReadModel]) -> UUID | None:
+    with closing(open_part()) as part:
+        return part.system_id()
+
+
+def _if_available(read: Callable[[], UUID | None]) -> UUID | None:
+    with suppress(EsError):
+        return read()
+    return None
+
+
+# --- what changes ----------------------------------------------------------------------------
+
+
+def _apply(
+    settings: Settings, store: EventStore, parts: Sequence[_Part], *, moved: bool, system_id: UUID | None
+) -> UUID | None:
+    """Give each part that changes the id, the store last: until then its place says that it is a copy."""
+    if not moved:
+        system_id = system_id or uuid4()
+        for part in parts[1:]:
+            if part.changes:
+                _give(settings, part, system_id)
+        if parts[0].changes:
+            _claim(store, parts[0], system_id)
+    record_place(store, settings)
+    vault = next((part for part in parts if part.name == VAULT), None)
+    if vault is not None and (vault.changes or (moved and vault.system_id == system_id)):
+        with closing(wiring.open_vault(settings)) as opened:
+            opened.forget_divergences()  # an operator has seen them
+    return system_id
+
+
+def _give(settings: Settings, part: _Part, system_id: UUID) -> None:
+    if part.name == KEY:
+        give_kek(settings.kek_file, system_id)
+        return
+    with closing(_others(settings)[part.name][1]()) as opened:
+        _claim(opened, part, system_id)
+
+
+def _claim(opened: Identified, part: _Part, system_id: UUID) -> None:
+    if part.system_id != system_id and opened.claim_system(system_id, instead_of=part.system_id) != system_id:
+        reason = "another program gave it an id at the same time"
+        raise PartUnavailable(f"the {part.name}", reason, "Stop all workers, then repeat `es adopt`.")
+
+
+def _file(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:")).expanduser()
