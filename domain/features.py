@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from domain.kernel import system
 from domain.kernel.errors import InvalidSetting
 from domain.kernel.feature import Feature, Role
 
@@ -120,7 +121,8 @@ class Registry:
     @cached_property
     def events(self) -> tuple[type[Event], ...]:
         """Every event class. Older versions, which have an upcaster, are not among them."""
-        found: list[type[Event]] = [event for aggregate in self.aggregates for event in aggregate.events]
+        found: list[type[Event]] = [*system.EVENTS]
+        found += [event for aggregate in self.aggregates for event in aggregate.events]
         for feature in self.features:
             found += _model(feature, "EVENTS")
         upcast = [name for aggregate in self.aggregates for name in aggregate.upcasters]

@@ -28,7 +28,7 @@ from esdbclient.streams import StreamsService
 from adapters.eventstoredb.deadline import Deadline
 from adapters.eventstoredb.errors import PART, fault_of
 from domain.kernel.errors import PartUnavailable, VersionConflict
-from domain.kernel.events import BEGINNING, NO_STREAM, Position, Recorded
+from domain.kernel.events import NO_STREAM, Position, Recorded
 from domain.kernel.ports.event_store import Append
 
 Url = ConnectionSpec
@@ -37,6 +37,8 @@ AppendRequest = streams_pb2.BatchAppendReq
 AppendResponse = streams_pb2.BatchAppendResp
 
 _KEEPALIVE_MS = 2000
+NO_RECORD = (failures.UnknownError, failures.ExceptionThrownByHandler)
+"""What the server answers where a position is not the beginning of a record, and where it fails unexpectedly."""
 _CHECKPOINT_WINDOW = 100  # events that the server examines between two checkpoints of a subscription
 _SYSTEM_STREAMS = (r"\$[\s\S]*",)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -114,7 +116,8 @@ class Client(EventStoreDBClient):
         )
         return map(recorded, events)
 
-    def head(self, *, timeout_s: float) -> Position:
+    def last(self, *, timeout_s: float) -> Recorded | None:
+        """The last event of the store."""
         last = self.read_all(
             backwards=True,
             filter_exclude=_SYSTEM_STREAMS,
@@ -122,7 +125,15 @@ class Client(EventStoreDBClient):
             limit=1,
             timeout=timeout_s,
         )
-        return max((recorded(event).position for event in last), default=BEGINNING)
+        return next((recorded(event) for event in last), None)
+
+    def record_at(self, start: Position, *, timeout_s: float) -> Recorded | None:
+        """The first record at a position or after it, also of the server's own streams.
+
+        Raises what `NO_RECORD` lists if the position is not the beginning of a record.
+        """
+        events = self.read_all(commit_position=start or None, filter_exclude=(), limit=1, timeout=timeout_s)
+        return next((recorded(event) for event in events), None)
 
     def subscribe(self, after: Position, prefixes: Sequence[str] | None) -> Iterator[RecordedEvent]:
         """Events after a position, then live ones, with checkpoints. Returns once the server has confirmed.

@@ -15,15 +15,18 @@ EventStoreDB differs from the other stores in three ways:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from uuid import UUID
 
 from adapters.eventstoredb.appending import Appending
 from adapters.eventstoredb.connection import Connection
+from adapters.eventstoredb.identity import Identity
 from adapters.eventstoredb.known_ids import KnownIds
 from adapters.eventstoredb.reading import Reading
 from adapters.eventstoredb.subscription import Subscription
 from adapters.eventstoredb.url import checked
 from domain.kernel.errors import EsError
-from domain.kernel.events import NO_STREAM, Position, Recorded
+from domain.kernel.events import BEGINNING, NO_STREAM, Position, Recorded
+from domain.kernel.history import Fit, Mark
 from domain.kernel.ports.event_store import Append, AppendResult, CaughtUp
 
 _KNOWN_IDS = 200_000
@@ -43,6 +46,7 @@ class EventStoreDbStore:
         self._connection = Connection(checked(url), call_timeout_s=call_timeout_s, settle_s=settle_s)
         self._known_ids = KnownIds(_KNOWN_IDS)
         self._reading = Reading(self._connection, self._known_ids)
+        self._identity = Identity(self)
         self._listing_s = listing_s
 
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
@@ -72,7 +76,17 @@ class EventStoreDbStore:
         return self._reading.all_after(after, limit, prefixes)
 
     def head(self) -> Position:
-        return self._connection.call(lambda client, deadline: client.head(timeout_s=deadline.left_s()))
+        last = self._connection.call(lambda client, deadline: client.last(timeout_s=deadline.left_s()))
+        return last.position if last else BEGINNING
+
+    def fit(self, mark: Mark) -> Fit:
+        return self._reading.fit(mark)
+
+    def system_id(self) -> UUID | None:
+        return self._identity.system_id()
+
+    def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
+        return self._identity.claim(system_id, instead_of)
 
     def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:
         """As in the port. Meant for operators: it is slow, and fails above some 100,000 events."""
@@ -85,7 +99,10 @@ class EventStoreDbStore:
             return
         connection = self._connection
         connection.check_usable()
-        live = Subscription(connection.own_client, after, prefixes, stall_timeout_s=connection.settle_s)
+        positions = self._reading.positions
+        live = Subscription(
+            connection.own_client, after, prefixes, positions, stall_timeout_s=connection.settle_s
+        )
         try:
             while not stopped():
                 item = live.next()

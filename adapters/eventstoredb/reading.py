@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 
 from esdbclient.exceptions import DeadlineExceeded
 
-from adapters.eventstoredb.client import Client
+from adapters.eventstoredb.client import NO_RECORD, Client
 from adapters.eventstoredb.connection import Connection
 from adapters.eventstoredb.deadline import Deadline
 from adapters.eventstoredb.errors import PART
 from adapters.eventstoredb.known_ids import KnownIds
+from adapters.eventstoredb.positions import NoRecordAt, Positions, record_at
 from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.events import BEGINNING, Position, Recorded
+from domain.kernel.history import Fit, Mark
 
 PAGE = 500
 
@@ -26,6 +28,7 @@ class Reading:
     """The reads of a store. Event ids of streams that are read forwards are remembered for later appends."""
 
     def __init__(self, connection: Connection, known_ids: KnownIds) -> None:
+        self.positions = Positions()
         self._connection = connection
         self._known_ids = known_ids
 
@@ -79,6 +82,7 @@ class Reading:
     # --- all streams -------------------------------------------------------------------------
 
     def all_after(self, after: Position, limit: int, prefixes: Sequence[str] | None) -> Iterator[Recorded]:
+        after = max(after, BEGINNING)
         at_end = prefixes is not None and not prefixes
         while limit > 0 and not at_end:
             within_s = self._connection.settle_s
@@ -88,6 +92,20 @@ class Reading:
                 if not event.type.startswith("$"):  # the record of a stream's permanent deletion
                     limit -= 1
                     yield event
+
+    def fit(self, mark: Mark) -> Fit:
+        def look(client: Client, deadline: Deadline) -> Fit:
+            try:
+                record = record_at(client, mark.position, deadline)
+            except NoRecordAt:
+                return Fit.OTHER
+            if record is None:
+                return Fit.OTHER
+            if record.position > mark.position:
+                return Fit.ABSENT
+            return Fit.SAME if record.event_id == mark.event_id else Fit.OTHER
+
+        return self._connection.call(look)
 
     def streams(self, after: str, prefix: str, limit: int, *, within_s: float) -> list[tuple[str, int]]:
         """List streams by reading all events that have the prefix.
@@ -117,21 +135,39 @@ class Reading:
         """At most `size` events after a position, and whether they are the last of the store."""
 
         def page(client: Client, deadline: Deadline) -> tuple[list[Recorded], bool]:
-            new: list[Recorded] = []
-            count = 0
-            # One more, because this read includes the event at its position.
-            events = client.all_events(after, prefixes, size=size + 1, timeout_s=deadline.left_s())
             try:
-                for event in events:
-                    count += 1
-                    if event.position > after:
-                        new.append(event)
-            except DeadlineExceeded:
-                # Keep the events that came, they are in order: finding rare events can take longer than one
-                # call, so a retry from the start would never end. The server was busy, not unreachable.
-                if not new:
-                    raise DeadlineExceeded("no event was found in time") from None
-                return new[:size], False
-            return new[:size], count <= size
+                return _page_after(client, after, after, prefixes, size, deadline)
+            except NO_RECORD:
+                start = self.positions.start(client, after, deadline)
+                if start == after:  # the server failed, whatever the position
+                    raise
+            return _page_after(client, start, after, prefixes, size, deadline)
 
         return self._connection.call(page, within_s=within_s)
+
+
+def _page_after(
+    client: Client,
+    start: Position,
+    after: Position,
+    prefixes: Sequence[str] | None,
+    size: int,
+    deadline: Deadline,
+) -> tuple[list[Recorded], bool]:
+    """`start` is the beginning of a record: `after`, or that of the last event before it."""
+    new: list[Recorded] = []
+    count = 0
+    # One more, because this read includes the event at its position.
+    events = client.all_events(start, prefixes, size=size + 1, timeout_s=deadline.left_s())
+    try:
+        for event in events:
+            count += 1
+            if event.position > after:
+                new.append(event)
+    except DeadlineExceeded:
+        # Keep the events that came, they are in order: finding rare events can take longer than one
+        # call, so a retry from the start would never end. The server was busy, not unreachable.
+        if not new:
+            raise DeadlineExceeded("no event was found in time") from None
+        return new[:size], False
+    return new[:size], count <= size

@@ -17,7 +17,9 @@ from esdbclient import RecordedEvent
 from esdbclient.exceptions import DeadlineExceeded
 
 from adapters.eventstoredb.client import Client, recorded
+from adapters.eventstoredb.deadline import Deadline
 from adapters.eventstoredb.errors import FAILURES, PART, fault_of
+from adapters.eventstoredb.positions import Positions
 from domain.kernel.errors import EsError, PartUnavailable, StoreBehind
 from domain.kernel.events import BEGINNING, Position, Recorded
 from domain.kernel.ports.event_store import CaughtUp
@@ -44,17 +46,19 @@ class Subscription:
         connect: Callable[[], Client],
         after: Position,
         prefixes: Sequence[str] | None,
+        positions: Positions,
         *,
         stall_timeout_s: float,
     ) -> None:
         """`stall_timeout_s`: how long an owed event, or the confirmation, may take."""
         self._connect = connect
         self._prefixes = prefixes
+        self._positions = positions
         self._stall_timeout_s = stall_timeout_s
         self._after = after
         self._returned = after  # the position of the last event that `next` returned
         self._examined = after  # the server has examined every event up to here, and maybe more
-        self._caught_up: Position | None = None  # the position of the last CaughtUp
+        self._caught_up: CaughtUp | None = None  # the last one
         self._wait_s = 0.0
         self._silent_since_s = time.monotonic()
         self._queue: queue.Queue[RecordedEvent | Exception | None] = queue.Queue(BUFFERED_EVENTS)
@@ -98,34 +102,36 @@ class Subscription:
             if client is None or not is_confirmed:
                 self._wait_s = _OWED_WAIT_S
                 raise DeadlineExceeded("no confirmation")
-            head = self._head_if_caught_up(client)
+            caught_up = self._caught_up_with(client)
         except DeadlineExceeded as error:
             # A silent server may be busy. After the timeout it counts as unavailable.
             if self._is_stalled():
                 self._fail(error)
-            return None if self._caught_up is None else CaughtUp(self._caught_up)
+            return self._caught_up
         except FAILURES as error:
             self._fail(error)
-        if head is None:
+        if caught_up is None:
             self._wait_s = _OWED_WAIT_S
             if self._is_stalled():
                 raise PartUnavailable(PART, "the subscription has stalled")
             return None
         self._wait_s = _IDLE_WAIT_S
         self._silent_since_s = time.monotonic()
-        self._caught_up = max(head, self._returned)
-        return CaughtUp(self._caught_up)
+        self._caught_up = caught_up
+        return caught_up
 
-    def _head_if_caught_up(self, client: Client) -> Position | None:
+    def _caught_up_with(self, client: Client) -> CaughtUp | None:
         """The head if every wanted event up to it was returned, else None."""
         # The head before the owed events: events that are committed in between are not owed yet.
-        head = client.head(timeout_s=_PROBE_TIMEOUT_S)
-        if head < self._returned:
-            raise StoreBehind(head, self._returned)
-        if head > max(self._returned, self._caught_up or BEGINNING):
-            start = max(self._examined, self._caught_up or BEGINNING)
+        last = client.last(timeout_s=_PROBE_TIMEOUT_S)
+        head = CaughtUp(last.position, last.event_id) if last else CaughtUp(BEGINNING, None)
+        if head.position < self._returned:
+            raise StoreBehind(head.position, self._returned)
+        before = BEGINNING if self._caught_up is None else self._caught_up.position
+        if head.position > max(self._returned, before):
+            start = max(self._examined, before)
             wanted = client.all_events(start, self._prefixes, size=2, timeout_s=_PROBE_TIMEOUT_S)
-            if any(self._returned < event.position <= head for event in wanted):
+            if any(self._returned < event.position <= head.position for event in wanted):
                 return None
         return head
 
@@ -143,7 +149,9 @@ class Subscription:
             self._client = client = self._connect()
             if self._closing.is_set():
                 return
-            events = client.subscribe(self._after, self._prefixes)
+            start = self._start(client)
+            events = client.subscribe(start, self._prefixes)
+            self._examined = start
             self._is_confirmed = True
             for event in events:
                 if not self._put(event):
@@ -151,6 +159,16 @@ class Subscription:
         except Exception as error:
             end = error
         self._put(end)
+
+    def _start(self, client: Client) -> Position:
+        """Where the subscription begins: the server accepts the position of a record only."""
+        within_s = self._stall_timeout_s
+        deadline = Deadline.after(within_s, call_timeout_s=within_s)
+        last = client.last(timeout_s=deadline.left_s())
+        head = last.position if last else BEGINNING
+        if head < self._after:
+            raise StoreBehind(head, self._after)
+        return self._positions.start(client, self._after, deadline)
 
     def _put(self, item: RecordedEvent | Exception | None) -> bool:
         """Wait until there is room in the queue. False if the subscription was closed first."""

@@ -77,7 +77,7 @@ class MemoryStore:
         self, after: Position, limit: int, *, prefixes: Sequence[str] | None = None
     ) -> Iterator[Recorded]:
         with self._changed:
-            events = self._log[after:]
+            events = self._log[max(after, 0) :]
         wanted = (e for e in events if prefixes is None or e.stream.startswith(tuple(prefixes)))
         for _, event in zip(range(limit), wanted, strict=False):
             yield event

@@ -310,6 +310,22 @@ class StoreBehind(EsError):
         )
 
 
+class OtherHistory(EsError):
+    """The event store holds another event at a position than the one that was read there before."""
+
+    position: int
+    code = "other-history"
+    hint = (
+        "The store was restored from an older copy, or is another one. Workers go back to the last event that they "
+        "share with it and go on from there."
+    )
+
+    def __str__(self) -> str:
+        return (
+            f"the event store has another history: position {self.position} holds another event than before"
+        )
+
+
 class UnknownEventType(EsError):
     """The store holds an event that this version of the program does not know."""
 

@@ -18,6 +18,7 @@ from adapters.rabbitmq.publisher import EXCHANGE
 from adapters.wiring import open_codec
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import NO_STREAM, Event, EventData, Position
+from domain.kernel.history import History
 from domain.users.account import UserRegistered
 from tests.support.builders import a_key, a_sample, append, metadata
 from tests.support.node.proxy import HOST, Proxy
@@ -30,19 +31,28 @@ SUBJECT = 7
 
 
 class Checkpoints:
-    """A checkpoint in memory, with the rules of the vault."""
+    """A checkpoint in memory, with the rules of the vault, and all its moves."""
 
     def __init__(self) -> None:
-        self.position = Position(0)
+        self.reached = History()
+        self.moves: list[tuple[str, Position]] = []
 
-    def checkpoint(self, process: str) -> Position:
-        return self.position
+    @property
+    def position(self) -> Position:
+        return self.reached.position
 
-    def save_checkpoint(self, process: str, position: Position) -> None:
-        self.position = max(self.position, position)
+    def checkpoint(self, process: str) -> History:
+        return self.reached
 
-    def rewind_checkpoint(self, process: str, position: Position) -> None:
-        self.position = min(self.position, position)
+    def save_checkpoint(self, process: str, reached: History) -> None:
+        self.moves.append(("save", reached.position))
+        if reached.position >= self.position:
+            self.reached = reached
+
+    def rewind_checkpoint(self, process: str, reached: History, *, now_us: int) -> None:
+        self.moves.append(("rewind", reached.position))
+        if reached.position <= self.position:
+            self.reached = reached
 
 
 class Relay:

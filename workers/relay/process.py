@@ -14,6 +14,7 @@ from adapters.log import Log
 from adapters.rabbitmq.publisher import Outgoing
 from domain.kernel.errors import Damaged
 from domain.kernel.events import Position, Recorded
+from domain.kernel.history import History
 from domain.kernel.messages import to_json
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
@@ -58,13 +59,13 @@ class RelayProcess:
     @property
     def reached(self) -> Position:
         """The position up to which every event is published and confirmed, by this relay or by the active one."""
-        return max(self._following.reached, self._checkpoints.checkpoint(PROCESS))
+        return max(self._following.reached, self._checkpoints.checkpoint(PROCESS).position)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Follow until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
         self._following.run(self._publish, stopped)
 
-    def _publish(self, batch: Sequence[Recorded]) -> None:
+    def _publish(self, batch: Sequence[Recorded], reached: History) -> None:
         if messages := [message for each in batch if (message := self._message(each))]:
             self._publisher.publish(messages)
 

@@ -13,9 +13,11 @@ from typing import Protocol
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
 
+from adapters.clock import now_us
 from adapters.log import Log
-from domain.kernel.errors import EsError
+from domain.kernel.errors import EsError, OtherHistory
 from domain.kernel.events import Position, Recorded
+from domain.kernel.history import Fit, History, Mark, verified
 from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import CaughtUp, EventStore
 
@@ -23,6 +25,10 @@ _SOUND_AFTER_S = 5.0
 """A run that has lasted for so long after a failure has its parts again: a run without them fails sooner."""
 _SAVE_INTERVAL_S = 1.0
 """The minimum interval between two saves of a checkpoint. After a crash the events since the last save come again."""
+
+
+_VERIFY_INTERVAL_S = 5.0
+"""The minimum interval between two looks at a mark of the history while a run lasts."""
 
 
 class Follower:
@@ -90,9 +96,26 @@ class Follower:
 class Checkpoints(Protocol):
     """Where followers keep their checkpoints. It must be as durable as the event store: the vault is."""
 
-    def checkpoint(self, process: str) -> Position: ...
-    def save_checkpoint(self, process: str, position: Position) -> None: ...
-    def rewind_checkpoint(self, process: str, position: Position) -> None: ...
+    def checkpoint(self, process: str) -> History: ...
+    def save_checkpoint(self, process: str, reached: History) -> None: ...
+    def rewind_checkpoint(self, process: str, reached: History, *, now_us: int) -> None: ...
+
+
+def resume(process: str, store: EventStore, checkpoints: Checkpoints, log: Log, now_us: int) -> History:
+    """Where a process goes on: its checkpoint, or the last mark of it that the store has.
+
+    A store that was restored from an older copy, or swapped, has another history after that mark. The checkpoint moves
+    back to it, so no event of the new history is passed over; the effects of events that come again are idempotent.
+    """
+    saved = checkpoints.checkpoint(process)
+    # The head after the checkpoint: another worker may move the checkpoint in between. The head before the marks:
+    # the store may grow in between.
+    found = verified(saved, store.fit, store.head())
+    if found.diverged:
+        back_to = found.history.position
+        log.warning("other-history", process=process, seen=saved.position, back_to=back_to)
+        checkpoints.rewind_checkpoint(process, found.history, now_us=now_us)
+    return found.history
 
 
 class CheckpointedFollowing:
@@ -106,65 +129,105 @@ class CheckpointedFollowing:
         checkpoints: Checkpoints,
         log: Log,
         monotonic_s: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = now_us,
         prefixes: Sequence[str] | None = None,
         batch_limit: int = 1,
+        react_saves: bool = False,
     ) -> None:
-        """`process` names the checkpoint; only streams with one of `prefixes` are followed."""
+        """`process` names the checkpoint; only streams with one of `prefixes` are followed.
+
+        `react_saves` says that `react` saves the history that it gets, in the transaction of its effects.
+        """
         self._process = process
         self._store = store
         self._checkpoints = checkpoints
         self._log = log
         self._monotonic_s = monotonic_s
+        self._now_us = now_us
         self._prefixes = prefixes
         self._batch_limit = batch_limit
-        self.reached = Position(0)
+        self._react_saves = react_saves
+        self._history = History()
+
+    @property
+    def reached(self) -> Position:
         """The position up to which `react` has returned for every event."""
+        return self._history.position
 
     def run(
         self,
-        react: Callable[[Sequence[Recorded]], None],
+        react: Callable[[Sequence[Recorded], History], None],
         stopped: Callable[[], bool],
         *,
         after_each: Callable[[], None] = lambda: None,
     ) -> None:
         """Call `react` with every event, at most `batch_limit` at once, until `stopped()`.
 
-        `after_each` is called after each reaction and, while the store is idle, several times a second. An exception
-        of either ends the run; the next run starts at the checkpoint.
+        `react` also gets the history with these events. `after_each` is called after each reaction and, while the
+        store is idle, several times a second. An exception of either ends the run; the next run starts at the
+        checkpoint. Raises `OtherHistory` if the store was replaced: the next run goes back, see `resume`.
         """
-        self.reached = saved = self._start()
+        saved = self._history = resume(
+            self._process, self._store, self._checkpoints, self._log, self._now_us()
+        )
         saved_at_s = self._monotonic_s()
-        self._log.info("following", process=self._process, position=saved)
+        verify = _Verification(self._store, saved, saved_at_s)
+        self._log.info("following", process=self._process, position=saved.position)
         batch: list[Recorded] = []
-        for item in self._store.follow(saved, stopped=stopped, prefixes=self._prefixes):
+        for item in self._store.follow(saved.position, stopped=stopped, prefixes=self._prefixes):
+            now_s = self._monotonic_s()
+            verify(self._history, now_s)
             if not isinstance(item, CaughtUp):
                 batch.append(item)
                 if len(batch) < self._batch_limit:
                     continue
+            reached = _reached(self._history, [*batch[-1:], item])
             if batch:
-                react(batch)
+                react(batch, reached)
+                saved = reached if self._react_saves else saved
             batch = []
-            self.reached = max(self.reached, item.position)
+            self._history = reached
             after_each()
             # Save after the reaction: a crash in between repeats it, never loses it.
-            if self.reached > saved and self._monotonic_s() - saved_at_s > _SAVE_INTERVAL_S:
-                self._checkpoints.save_checkpoint(self._process, self.reached)
-                saved, saved_at_s = self.reached, self._monotonic_s()
-        if self.reached > saved:
-            self._checkpoints.save_checkpoint(self._process, self.reached)
+            if reached != saved and now_s - saved_at_s > _SAVE_INTERVAL_S:
+                self._checkpoints.save_checkpoint(self._process, reached)
+                saved, saved_at_s = reached, now_s
+        if self._history != saved:
+            self._checkpoints.save_checkpoint(self._process, self._history)
 
-    def _start(self) -> Position:
-        """The checkpoint, or the head of a store that went back.
 
-        The events of such a store were processed before. New events take the positions of the lost ones: a follower
-        that waited until the store has grown to its checkpoint would skip them.
-        """
-        saved, head = self._checkpoints.checkpoint(self._process), self._store.head()
-        if head >= saved:
-            return saved
-        self._log.warning("store-went-back", process=self._process, seen=saved, head=head)
-        self._checkpoints.rewind_checkpoint(self._process, head)
-        return head
+class _Verification:
+    """Looks up a mark now and then while a run lasts.
+
+    It is the mark that was the last one at the look before. The newest one may be of the new history already.
+    """
+
+    def __init__(self, store: EventStore, history: History, now_s: float) -> None:
+        self._store = store
+        self._at_s = now_s
+        self._marks = history.marks[-1:]
+
+    def __call__(self, history: History, now_s: float) -> None:
+        if now_s - self._at_s < _VERIFY_INTERVAL_S:
+            return
+        for mark in self._marks:
+            if self._store.fit(mark) is Fit.OTHER:
+                raise OtherHistory(mark.position)
+        self._at_s, self._marks = now_s, history.marks[-1:]
+
+
+def _reached(history: History, items: Sequence[Recorded | CaughtUp]) -> History:
+    """The history after these items. Raises `OtherHistory` if it has another event at the position of one."""
+    for item in items:
+        if item.event_id is None:
+            continue
+        mark = Mark(item.position, item.event_id)
+        last = history.marks[-1] if history.marks else None
+        if last is not None and last.position == mark.position and last != mark:
+            raise OtherHistory(mark.position)
+        if mark != last:
+            history = history.reach(mark)
+    return history
 
 
 def progress(store: EventStore, reached: Position) -> Body:

@@ -63,6 +63,8 @@ class Log:
         """Whether a retry of a stored item is answered without its position, as servers may do."""
         self._records: list[Record] = []
         self._positions: list[int] = []
+        self._addresses = {0}
+        """Where a read may begin: where a record begins, or began before it was scavenged."""
         self._streams: dict[str, list[Record]] = {}
         self._tombstones: set[str] = set()
         self._recent: OrderedDict[UUID, Record] = OrderedDict()
@@ -119,6 +121,7 @@ class Log:
         self._end += len(event.data) + len(event.metadata) + len(stream) + _RECORD_OVERHEAD
         self._records.append(record)
         self._positions.append(record.position)
+        self._addresses.add(record.position)
         self._streams.setdefault(stream, []).append(record)
         self._recent[event.id] = record
         if len(self._recent) > _RECENT:
@@ -164,6 +167,29 @@ class Log:
             return None
         return WrongVersion(-1 if missing else current)
 
+    def scavenge(self) -> None:
+        """Remove the events of deleted and truncated streams. Their positions can still be read from."""
+        with self.changed:
+            visible = {record.position for name in self._streams for record in self._visible(name)}
+            kept = [r for r in self._records if r.position in visible or r.revision == DELETED]
+            self._records, self._positions = kept, [record.position for record in kept]
+
+    def _visible(self, name: str) -> list[Record]:
+        try:
+            return self.stream(name)
+        except (StreamNotFound, StreamDeleted):
+            return []
+
+    def copy(self) -> Log:
+        """A backup: a log of its own with the same records."""
+        copy = Log()
+        with self.changed:
+            copy._records, copy._positions = list(self._records), list(self._positions)
+            copy._addresses, copy._end = set(self._addresses), self._end
+            copy._streams = {name: list(records) for name, records in self._streams.items()}
+            copy._tombstones, copy._recent = set(self._tombstones), OrderedDict(self._recent)
+        return copy
+
     def _set_metadata(self, stream: str, metadata: dict[str, int]) -> None:
         self.system_event(f"$${stream}", "$metadata", json.dumps(metadata).encode())
 
@@ -199,6 +225,11 @@ class Log:
         """Backwards, from below a position."""
         with self.changed:
             return reversed(self._records[: bisect.bisect_left(self._positions, position)])
+
+    def can_read_from(self, position: int) -> bool:
+        """Whether a record begins, or began, at a position, or the log ends before it."""
+        with self.changed:
+            return position in self._addresses or position >= self._end
 
     def end(self) -> int:
         """The position of the last record of any kind."""

@@ -94,6 +94,11 @@ class Node:
         self.is_running = False
         self._server.stop(0).wait()
 
+    def restore(self, log: Log) -> None:
+        """Go on with another log, such as an older copy of this one, as after a restart. Subscriptions end."""
+        replaced, self.log = self.log, log
+        replaced.notify()
+
     def await_late_commits(self) -> None:
         for timer in self.late:
             timer.join()

@@ -15,7 +15,7 @@ from grpc import ServicerContext, StatusCode  # type: ignore[import-untyped]
 from tests.support.node import log as logs
 from tests.support.node import messages
 from tests.support.node.faults import Fault, Point
-from tests.support.node.log import Proposed, Record, StreamDeleted, StreamNotFound, WrongVersion
+from tests.support.node.log import Log, Proposed, Record, StreamDeleted, StreamNotFound, WrongVersion
 from tests.support.node.messages import BatchResp, ReadResp, batch_error, expected_of, filter_of, name_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ _Read = streams_pb2.ReadReq.Options
 class Streams(streams_pb2_grpc.StreamsServicer):
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._log = node.log
+
+    @property
+    def _log(self) -> Log:
+        return self._node.log
 
     # --- Read --------------------------------------------------------------------------------
 
@@ -48,6 +51,8 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         if options.WhichOneof("stream_option") == "stream":
             yield from self._read_stream(options, context)
             return
+        if not self._begins_at_a_record(options):
+            context.abort(StatusCode.UNKNOWN, "Error while reading: the position is not that of a record")
         wanted = filter(filter_of(options), self._read_all(options))
         for record in itertools.islice(wanted, options.count):
             if self._fault(Point.FOUND, record.stream, context):
@@ -79,26 +84,37 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         backwards = options.read_direction == _Read.Backwards
         return self._log.before_position(start) if backwards else self._log.after_position(start - 1)
 
+    def _begins_at_a_record(self, options: Any) -> bool:
+        """Whether the server can read from the position of a read: a position is an address, not a number."""
+        if options.WhichOneof("stream_option") != "all" or options.all.WhichOneof("all_option") != "position":
+            return True
+        return self._log.can_read_from(options.all.position.commit_position)
+
     # --- subscriptions -----------------------------------------------------------------------
 
     def _subscribe(self, options: Any, context: ServicerContext) -> Iterator[Any]:
         if self._fault(Point.SUBSCRIBE, name_of(options.stream), context):
             return
-        context.add_callback(self._log.notify)
+        log = self._log
+        context.add_callback(log.notify)
+        if not self._begins_at_a_record(options):
+            self._abort(Fault.BROKEN, context)
         confirmation = ReadResp.SubscriptionConfirmation(subscription_id=str(uuid4()))
         first = iter([ReadResp(confirmation=confirmation)])
-        for message in itertools.chain(first, self._subscription(options, context)):
+        for message in itertools.chain(first, self._subscription(log, options, context)):
             if self._fault(Point.SUBSCRIBED, "", context):
                 return
             yield message
 
-    def _subscription(self, options: Any, context: ServicerContext) -> Iterator[Any]:
+    def _subscription(self, log: Log, options: Any, context: ServicerContext) -> Iterator[Any]:
         """Catch-up, then live. With a filter, a checkpoint after each interval of examined records."""
         is_wanted, filtered = filter_of(options), options.WhichOneof("filter_option") == "filter"
         interval = max(1, options.filter.max) * max(1, options.filter.checkpointIntervalMultiplier)
         last, examined, matched, live = self._start_of(options), 0, False, False
         while context.is_active():
-            end = self._log.end()
+            if self._log is not log:
+                self._abort(Fault.UNAVAILABLE, context)  # the server was stopped to restore another log
+            end = log.end()
             for number, record in self._records_after(last, options, context):
                 last = number
                 examined += 1
@@ -113,9 +129,9 @@ class Streams(streams_pb2_grpc.StreamsServicer):
                     has_bug = self._node.has_checkpoint_bug and not matched
                     yield messages.checkpoint(_NO_POSITION if has_bug else last)
                 yield ReadResp(caught_up=ReadResp.CaughtUp())
-            with self._log.changed:
-                if self._log.end() == end:
-                    self._log.changed.wait(_WAKE_S)
+            with log.changed:
+                if log.end() == end:
+                    log.changed.wait(_WAKE_S)
 
     def _start_of(self, options: Any) -> int:
         """The position, or the revision in a stream, after which a subscription begins."""

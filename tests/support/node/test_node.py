@@ -163,6 +163,48 @@ def test_a_subscription_excludes_its_position_and_continues_live(client: EventSt
         assert next(subscription).type == "d"
 
 
+def test_a_position_is_an_address_of_a_record_and_no_number(client: EventStoreDBClient) -> None:
+    position = append(client, NO_STREAM, events("a"))
+    append(client, 0, events("b"))
+
+    for number in (position - 1, position + 1):
+        with pytest.raises(failures.UnknownError):
+            list(client.read_all(commit_position=number, timeout=TIMEOUT_S))
+        with pytest.raises(failures.ExceptionThrownByHandler):
+            client.subscribe_to_all(commit_position=number, timeout=TIMEOUT_S)
+    assert not list(client.read_all(commit_position=position + 10_000, timeout=TIMEOUT_S))
+
+
+def test_a_scavenged_event_is_absent_and_its_position_can_be_read_from(
+    client: EventStoreDBClient, node: Node
+) -> None:
+    position = append(client, NO_STREAM, events("a"), "thing-2")
+    append(client, NO_STREAM, events("b"))
+    client.delete_stream("thing-2", current_version=0, timeout=TIMEOUT_S)
+
+    node.log.scavenge()
+
+    found = client.read_all(commit_position=position, timeout=TIMEOUT_S)
+    assert [event.type for event in found] == ["b"]
+    with client.subscribe_to_all(commit_position=position, timeout=TIMEOUT_S) as subscription:
+        assert next(subscription).type == "b"
+    append(client, StreamState.ANY, events("c"), "thing-2")
+    assert [event.stream_position for event in read(client, "thing-2")] == [1]
+
+
+def test_an_older_copy_is_restored_and_takes_other_events(client: EventStoreDBClient, node: Node) -> None:
+    append(client, NO_STREAM, events("a"))
+    backup = node.log.copy()
+    lost = append(client, 0, events("b"))
+    with client.subscribe_to_all(commit_position=lost, timeout=TIMEOUT_S) as subscription:
+        node.restore(backup)
+        with pytest.raises((StopIteration, failures.ServiceUnavailable)):
+            next(subscription)
+
+    assert append(client, 0, events("c")) == lost
+    assert [event.type for event in read(client)] == ["a", "c"]
+
+
 def test_a_filtered_subscription_sends_checkpoints(client: EventStoreDBClient) -> None:
     last = append(client, NO_STREAM, events(*"abcdefgh"))
     with client.subscribe_to_all(

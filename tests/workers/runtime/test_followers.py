@@ -15,28 +15,13 @@ from adapters.log import Log
 from adapters.memory.event_store import MemoryStore
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.events import NO_STREAM, Position, Recorded
+from domain.kernel.history import History
 from tests.support.builders import append, some_events
+from tests.support.relaying import Checkpoints
 from tests.support.waiting import DEADLINE_S, before
 from workers.runtime.followers import CheckpointedFollowing, Follower, progress
 
 DOWN = PartUnavailable("vault", "PostgreSQL at db: connection refused", "Start it.")
-
-
-class Checkpoints:
-    """The checkpoint of one process, with all its moves."""
-
-    def __init__(self) -> None:
-        self.moves: list[tuple[str, Position]] = []
-
-    def checkpoint(self, process: str) -> Position:
-        assert process == "bookkeeping"
-        return self.moves[-1][1] if self.moves else 0
-
-    def save_checkpoint(self, process: str, position: Position) -> None:
-        self.moves.append(("save", position))
-
-    def rewind_checkpoint(self, process: str, position: Position) -> None:
-        self.moves.append(("rewind", position))
 
 
 class Bookkeeping:
@@ -76,7 +61,7 @@ class Bookkeeping:
         following.run(self._react, is_over, after_each=after_each)
         return following
 
-    def _react(self, batch: Sequence[Recorded]) -> None:
+    def _react(self, batch: Sequence[Recorded], reached: History) -> None:
         if self.fails_at in [recorded.position for recorded in batch]:
             raise DOWN
         self.reactions.append([recorded.position for recorded in batch])
@@ -187,16 +172,13 @@ def test_an_idle_follower_calls_after_each_so_that_it_can_do_timed_work(make: Ma
 def test_after_the_store_went_back_new_events_at_old_positions_are_seen(make: Make, log_file: Path) -> None:
     process = make()
     process.store_events(2)
-    process.checkpoints.moves = [("save", 10)]
+    process.checkpoints.reached = History(10)
 
     process.run()
 
-    assert process.reactions == [], "the events of an older copy were processed before"
-    assert process.checkpoints.moves[1:] == [("rewind", 2)]
-    assert '"store-went-back"' in log_file.read_text()
-    process.store_events(1)
-    process.run()
-    assert process.reactions == [[3]]
+    assert process.checkpoints.moves == [("rewind", 0), ("save", 2)]
+    assert process.reactions == [[1], [2]], "without a mark it starts at the beginning"
+    assert '"other-history"' in log_file.read_text()
 
 
 # --- the thread ------------------------------------------------------------------------------
