@@ -143,6 +143,16 @@ def claim_broker(settings: Settings, system_id: UUID) -> None:
         declare_system(channel, system_id)
 
 
+def check_broker(settings: Settings, system_id: UUID) -> None:
+    """Raise ForeignPart if the broker is marked as that of another system, or PartUnavailable. Nothing is marked."""
+    from adapters.rabbitmq.connection import exists, open_channel
+    from adapters.rabbitmq.messages import SYSTEM, declare_system
+
+    with open_channel(settings.broker) as channel:
+        if exists(channel, SYSTEM):
+            declare_system(channel, system_id)
+
+
 def _need_broker(settings: Settings, what: str) -> None:
     if settings.is_local:
         raise InvalidSetting(

@@ -111,7 +111,7 @@ def _needs_operator(worker: Body) -> bool:
     """Whether waiting does not help: an unavailable part may recover, a missing key or a damaged part does not."""
     if worker["state"] == "waiting":
         error = worker["last_error"]
-        return error["code"] == KeyUnavailable.code or error["kind"] == Kind.DAMAGED
+        return bool(error["code"] == KeyUnavailable.code or error["kind"] == Kind.DAMAGED)
     return bool(worker["state"] == "failing")
 
 

@@ -121,11 +121,6 @@ def recorded_place(store: EventStore) -> str:
     return str(Place.from_text(store.place()) or "") if isinstance(store, _Placed) else ""
 
 
-def recorded_place(store: EventStore) -> str:
-    """Where a store was made or adopted, as it is shown; empty if that is unknown."""
-    return str(Place.from_text(store.place()) or "") if isinstance(store, _Placed) else ""
-
-
 def record_place(store: EventStore, settings: Settings) -> None:
     """Record where a store lies now: an operator said so."""
     if isinstance(store, _Placed):
