@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from adapters.clock import now_us
-from adapters.wiring import erased_keyring, keyring_of, open_read_model
+from adapters.wiring import erased_keyring, keyring_of
 from workers.projections.filling import Filling
 from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuild, Rebuilds, unfinished
@@ -16,7 +16,7 @@ from workers.runtime.worker import Worker
 
 def open_service(worker: Worker) -> QueriesService:
     store, vault = worker.store(), worker.vault()
-    read_model = worker.keep(open_read_model(worker.settings))
+    read_model = worker.read_model()
     projections = worker.registry.projections
 
     filling = partial(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adapters.log import Log
-from domain.kernel.errors import Damaged, EsError, KeyUnavailable, PartUnavailable, shortened
+from domain.kernel.errors import Damaged, EsError, KeyUnavailable, OtherSystem, PartUnavailable, shortened
 from domain.kernel.messages import Later, Reply, Request
 from domain.kernel.ports.transport import Delivery, Server, Service
 
@@ -50,10 +50,12 @@ def opened(
     stopping: Callable[[], bool],
     log: Log,
     on_missing: Callable[[EsError], None],
+    ends_with: tuple[type[EsError], ...] = (),
 ) -> Service:
     """Open a service, every second until its parts can be used. Meanwhile its requests are answered with the error.
 
-    A damaged part is an error like a missing one: an operator may restore it while the worker runs.
+    A damaged or foreign part is an error like a missing one: an operator may restore it while the worker runs. But the
+    errors `ends_with` are raised at once, and no request is received.
 
     `on_missing` is called after each failed attempt. If `stopping()` comes first, the returned service answers every
     request with the error.
@@ -62,7 +64,9 @@ def opened(
     while True:
         try:
             return open_service()
-        except (PartUnavailable, KeyUnavailable, Damaged) as error:
+        except ends_with:
+            raise
+        except (PartUnavailable, KeyUnavailable, Damaged, OtherSystem) as error:
             if logged != str(error):  # once per outage, not every second
                 log.error("cannot-open", error)
                 logged = str(error)
