@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -182,16 +183,16 @@ def test_destroying_nothing_changes_nothing(vault: Vault) -> None:
 
 
 def test_of_destruction_and_change_at_once_no_claim_of_the_destroyed_subject_stays(vault: Vault) -> None:
-    for subject in range(1, 21):
+    def run(subject: int, is_change: bool) -> None:
+        if is_change:
+            reserve(vault, change(f"new{subject}@example.com", subject=subject))
+        else:
+            destroy(vault, subject)
+
+    for subject in range(1, 31):
         registered(vault, subject, f"user{subject}@example.com")
 
-        at_once(
-            lambda call: call(),
-            [
-                lambda: reserve(vault, change(f"new{subject}@example.com", subject=subject)),  # noqa: B023
-                lambda: destroy(vault, subject),  # noqa: B023
-            ],
-        )
+        at_once(partial(run, subject), [True, False])
 
         assert vault.claims_of(subject, now_us=NOW_US) == []
 
