@@ -203,7 +203,7 @@ def damaged_for(erasures: Erasures, user_id: int, method: str) -> Any:
 
     def fails(people: Any, *args: Any, **more: Any) -> Any:
         if any(
-            each == user_id or isinstance(each, Destruction) and each.subject == user_id for each in people
+            each == user_id or (isinstance(each, Destruction) and each.subject == user_id) for each in people
         ):
             raise Damaged("vault", "a page is torn")
         return getattr(erasures.vault, method)(people, *args, **more)
