@@ -5,6 +5,7 @@ Imports are inside the functions: an `es` command must not pay for parts that it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,15 @@ def prepare_home(settings: Settings) -> None:
                 f"Run `rm {quoted(path)}`. To keep logs elsewhere, link their folder {settings.log}.",
             )
         check_private("the log file", path)
+
+
+def place_temporary_files(settings: Settings) -> None:
+    """Let SQLite write its temporary files beside the vault, unless SQLITE_TMPDIR names another folder.
+
+    Removing an erased person's bytes copies the vault into such a file: a full /tmp must not stop that.
+    """
+    beside = settings.home if settings.vault.startswith("postgres") else _path(settings.vault).parent
+    os.environ.setdefault("SQLITE_TMPDIR", str(beside))
 
 
 def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:
