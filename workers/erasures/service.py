@@ -121,10 +121,7 @@ class ErasuresService:
     # --- all ---------------------------------------------------------------------------------
 
     def _resume(self, request: Request) -> Reply:
-        """Try everything that is owed at once, and forget reports of other histories: an operator has seen them.
-
-        With a `user_id` list that erasure again instead, if it was decided.
-        """
+        """Try everything that is owed at once. With a `user_id` also list that erasure again, if it was decided."""
         if request.body.get("user_id") is not None:
             user_id = parse_user_id(request.body["user_id"])
             decided = self._listing.decided_in(user_id)
@@ -133,8 +130,6 @@ class ErasuresService:
             if decided is None:
                 raise UserNotFound(user_id)
             self._vault.owe([decided], now_us=self._now_us())
-        else:
-            self._vault.forget_divergences()
         self._process.resume()
         self._cleaning.resume()
         return self._owed_state()
