@@ -169,6 +169,7 @@ _APPLY_FOR_EVER = """
 import sys
 from adapters import wiring
 from adapters.settings import load_settings
+from domain.kernel.history import History
 from tests.support.read_models import THINGS, prepared, put
 home, url = sys.argv[1:]
 model = wiring.open_read_model(load_settings(environment={"ES_HOME": home, "ES_DATABASE": url}))

@@ -322,7 +322,7 @@ def test_the_checkpoint_of_an_unknown_process_is_not_rewound(vault: Vault) -> No
     assert (vault.checkpoint(PROCESS), vault.divergences()) == (History(), [])
 
 
-def test_the_last_divergence_of_each_process_is_kept_oldest_first_until_it_is_forgotten(vault: Vault) -> None:
+def test_the_last_divergence_of_each_process_is_kept_until_it_is_forgotten(vault: Vault) -> None:
     for process, back_to, at_us in [("relay", 8, 1), (PROCESS, 7, 2), ("relay", 3, 3)]:
         vault.save_checkpoint(process, history(9))
         vault.rewind_checkpoint(process, history(back_to), now_us=at_us)

@@ -30,7 +30,7 @@ def test_every_process_lets_sqlite_write_temporary_files_beside_the_vault(
         monkeypatch.setenv(name, value.format(tmp_path))
     monkeypatch.setattr(sys, "argv", ["workers", what, *(["users"] if what == "serve" else [])])
     monkeypatch.setattr(os, "umask", lambda mask: None)
-    monkeypatch.setattr(entry.resource, "setrlimit", lambda *limit: None)
+    monkeypatch.setattr("resource.setrlimit", lambda *limit: None)
     monkeypatch.setattr(entry, f"_{what}", lambda settings, arguments: 0)
 
     assert entry.main() == 0

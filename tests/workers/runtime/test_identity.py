@@ -383,7 +383,7 @@ def test_a_worker_of_another_system_ends_and_takes_no_request(
         role.put(a_request(1))
 
         with pytest.raises(ForeignPart, match="RabbitMQ"):
-            _run("ids", settings_of("second", ES_BROKER=url), log)
+            _run("ids", settings_of("second", ES_BROKER=url), log, threading.Event())
 
         assert role.depth() == 1
 
@@ -396,21 +396,26 @@ def test_a_worker_whose_store_comes_late_ends_when_it_is_that_of_another_system(
         late = settings_of("late", ES_BROKER=url)
         (late.home / "events.db").mkdir()  # cannot be opened
         failed: list[EsError] = []
+        stopping = threading.Event()
 
         def run() -> None:
             try:
-                _run("ids", late, log)
+                _run("ids", late, log, stopping)
             except EsError as error:
                 failed.append(error)
 
         running = threading.Thread(target=run)
         running.start()
-        role = Role(url, "ids")
-        role.declare()
-        role.put(a_request(1))
-        eventually(lambda: role.depth() == 0, "the request is answered with the outage")
-        (late.home / "events.db").rmdir()
-        running.join(DEADLINE_S)
+        try:
+            role = Role(url, "ids")
+            role.declare()
+            role.put(a_request(1))
+            eventually(lambda: role.depth() == 0, "the request is answered with the outage")
+            (late.home / "events.db").rmdir()
+            eventually(lambda: not running.is_alive(), "the worker ends")
+        finally:
+            stopping.set()
+            running.join(DEADLINE_S)
 
         assert [type(error) for error in failed] == [ForeignPart]
 
@@ -428,9 +433,9 @@ def test_an_own_worker_goes_on_after_a_broker_outage(rabbitmq: RabbitMQ) -> None
             assert receive(server, 1)
 
 
-def _run(role: str, settings: Settings, log: Log) -> None:
+def _run(role: str, settings: Settings, log: Log, stopping: threading.Event) -> None:
     control = Control(None, role=role, instance=1)
-    run_role(role, settings, listen_fd=None, control=control, stopping=threading.Event(), log=log)
+    run_role(role, settings, listen_fd=None, control=control, stopping=stopping, log=log)
 
 
 # --- an operator's words ---------------------------------------------------------------------
