@@ -5,6 +5,7 @@ Imports are inside the functions: an `es` command must not pay for parts that it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -56,6 +57,15 @@ def prepare_home(settings: Settings) -> None:
                 f"Run `rm {quoted(path)}`. To keep logs elsewhere, link their folder {settings.log}.",
             )
         check_private("the log file", path)
+
+
+def place_temporary_files(settings: Settings) -> None:
+    """Let SQLite write its temporary files beside the vault, unless SQLITE_TMPDIR names another folder.
+
+    Removing an erased person's bytes copies the vault into such a file: a full /tmp must not stop that.
+    """
+    beside = settings.home if settings.vault.startswith("postgres") else _path(settings.vault).parent
+    os.environ.setdefault("SQLITE_TMPDIR", str(beside))
 
 
 def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:
@@ -250,11 +260,14 @@ def usual_roles(settings: Settings) -> list[Role]:
     return [role for role in roles if not (role.needs_broker and settings.is_local)]
 
 
-def keyring_of(vault: Vault) -> Callable[[Sequence[int]], Keyring]:
-    """Return a function that loads the data keys of the given subjects and returns a keyring of them."""
+def keyring_of(vault: Vault, *, even_owed: bool = False) -> Callable[[Sequence[int]], Keyring]:
+    """Return a function that loads the data keys of the given subjects and returns a keyring of them.
+
+    `even_owed` is for the process that destroys the keys of owed erasures.
+    """
     from adapters.crypto.sealing import Keyring
 
-    return lambda subjects: Keyring(vault.data_keys(subjects))
+    return lambda subjects: Keyring(vault.data_keys(subjects, even_owed=even_owed))
 
 
 def erased_keyring() -> AllErased:

@@ -17,7 +17,7 @@ from typing import Any
 from adapters.local.home_lock import stop_mark
 from adapters.log import Log, open_log
 from adapters.settings import Settings, load_settings
-from adapters.wiring import prepare_home, usual_roles
+from adapters.wiring import place_temporary_files, prepare_home, usual_roles
 from domain.features import registry
 from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
 from workers.runtime.control import Control, worker_name
@@ -29,6 +29,7 @@ def main() -> int:
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain data keys and personal data
     settings = load_settings(home_flag=arguments.home)
+    place_temporary_files(settings)  # before any thread starts: it changes the environment
     if arguments.what == "serve":
         return _serve(settings, arguments)
     if arguments.what == "doctor":

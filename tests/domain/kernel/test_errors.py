@@ -20,11 +20,13 @@ SAMPLES: dict[EsError, tuple[str, Kind]] = {
     errors.PartUnavailable("vault", "it is locked"): ("unavailable", Kind.UNAVAILABLE),
     errors.Damaged("event store", "page 7 is torn"): ("damaged", Kind.DAMAGED),
     errors.StoreBehind(5, 9): ("store-behind", Kind.DAMAGED),
+    errors.OtherHistory(9): ("other-history", Kind.UNAVAILABLE),
     errors.MessageTooLarge("the reply", 1 << 20): ("request-too-large", Kind.INVALID),
     errors.UnknownEventType("user-promoted.v9"): ("unknown-event-type", Kind.DAMAGED),
     errors.KeyUnavailable("no key-encryption key"): ("key-unavailable", Kind.UNAVAILABLE),
     errors.KeyMissing("the vault has no key of user 42"): ("key-missing", Kind.UNAVAILABLE),
     errors.KeyDamaged(42): ("key-damaged", Kind.DAMAGED),
+    errors.SealedByNewer(42, "email"): ("sealed-by-newer", Kind.DAMAGED),
     errors.Tampered(42, "email"): ("tampered", Kind.DAMAGED),
 }
 
