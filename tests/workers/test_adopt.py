@@ -125,8 +125,8 @@ def test_a_killed_adoption_is_refused_by_name_and_finished_by_a_repetition(
         register(vault, 1)
     left = iter([True] * step)
     with monkeypatch.context() as killing:
-        for name in ("_claim", "give_kek", "record_place"):
-            killing.setattr(adopting, name, _until(left, getattr(adopting, name)))
+        for module, name in ((adopting, "_claim"), (wiring, "give_key"), (adopting, "record_place")):
+            killing.setattr(module, name, _until(left, getattr(module, name)))
         with pytest.raises(_Killed):
             adopt(settings, moved=False, named=[], apply=True)
 
