@@ -30,7 +30,9 @@ from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import GenerationState
 from domain.kernel.ports.vault import Divergence
+from workers.relay.process import PROCESS as RELAY
 from workers.runtime.identity import copied_store, foreign_read_model, foreign_vault
+from workers.users.owed import LISTED
 
 FREE_DISK_NEEDED_BYTES = 1 << 20
 FREE_DISK_WARNING_BYTES = 512 << 20
@@ -41,7 +43,7 @@ _OK, _WARNING, _FAILED = "ok", "warning", "failed"
 _FIX_FEATURE = "Install or upgrade the package of the module, or remove the module from ES_FEATURES or `features` in es.toml."
 _MAKE_WRITABLE = "Make it writable for this user, or choose another folder with --home or ES_HOME."
 _FIX_FIRST = "Fix this first, then run `es doctor` again."
-_CHECKPOINTS = {"the process erasures": "erasures-listed", "the relay": "relay"}
+_CHECKPOINTS = {"the process erasures": LISTED, "the relay": RELAY}
 """Who keeps a checkpoint in the vault, and under which name."""
 _UNKNOWN: Body = {
     "version": "",
