@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
-from domain.kernel.ports.vault import ClaimAnswer, ClaimRequest, ClaimState, LivingKey, Reserved, Vault
+from domain.kernel.history import History, Mark
+from domain.kernel.ports.vault import (
+    ClaimAnswer,
+    ClaimRequest,
+    ClaimState,
+    Decided,
+    DestroyedKey,
+    Destruction,
+    LivingKey,
+    OwedTag,
+    Reason,
+    Reserved,
+    Vault,
+)
 from domain.users.reservations import RESERVATION_LIFE_US
 
 NOW_US = 1_760_000_000_000_000
@@ -48,8 +61,22 @@ def registered(vault: Vault, subject: int, email: str, *, command: UUID | None =
     return reservation
 
 
-def destroy(vault: Vault, subject: int, *, position: int = 9) -> None:
-    vault.destroy_key(subject, process=PROCESS, position=position)
+def destroy(vault: Vault, *subjects: int, reason: Reason = Reason.ERASURE) -> None:
+    """Destroy the keys of subjects, without an event that decided it."""
+    vault.destroy([Destruction(subject, reason) for subject in subjects], now_us=NOW_US)
+
+
+def abandon(vault: Vault, subject: int) -> None:
+    destroy(vault, subject, reason=Reason.ABANDONED)
+
+
+def decided(subject: int, *, position: int = 9) -> Decided:
+    """An erasure of the event number `position`."""
+    return Decided(subject, UUID(int=position), position)
+
+
+def owe(vault: Vault, *subjects: int) -> None:
+    vault.owe([decided(subject) for subject in subjects], now_us=NOW_US)
 
 
 def secret_of(vault: Vault, subject: int) -> bytes:
@@ -68,3 +95,50 @@ def shuffled(count: int, *, batch: int = 50) -> list[list[int]]:
         [(number * 7919) % count + 1 for number in range(start, start + batch)]
         for start in range(0, count, batch)
     ]
+
+
+def are_destroyed(vault: Vault, *subjects: int) -> bool:
+    """Whether every subject has a tombstone, for any reason."""
+    keys = vault.data_keys(subjects)
+    return all(isinstance(keys[subject], DestroyedKey) for subject in subjects)
+
+
+def history(*positions: int) -> History:
+    """The history of a follower that read events at these positions."""
+    reached = History()
+    for position in positions:
+        reached = reached.reach(Mark(position, UUID(int=position)))
+    return reached
+
+
+def moved(vault: Vault, *subjects: int) -> None:
+    """Change the addresses of registered users, so that the tags of `user<subject>@example.com` are freed."""
+    former = [claim.reservation_id for s in subjects for claim in vault.claims_of(s, now_us=NOW_US)]
+    changes = [change(f"moved{subject}@example.com", subject=subject) for subject in subjects]
+    answers = vault.reserve(changes, now_us=NOW_US)
+    vault.confirm([answer.reservation_id for answer in answers if isinstance(answer, Reserved)])
+    vault.release(former)
+
+
+def freed_tags(vault: Vault) -> list[bytes]:
+    """Free tags in every way that there is among registered users 1 to 600; returns them, with keyed tags of names.
+
+    Some change their address, some are deleted, one reservation expires, and some are erased. All that is left to do is
+    to remove the residue.
+    """
+    changed, deleted, erased = range(1, 200, 3), range(2, 200, 3), [*range(3, 200, 3), 599, 600]
+    moved(vault, *changed)
+    vault.release([claim.reservation_id for s in deleted for claim in vault.claims_of(s, now_us=NOW_US)])
+    abandoned = registration("late@example.com", subject=700)
+    reserve(vault, abandoned)
+    abandon(vault, 700)
+    owe(vault, *erased)
+    names = [f"name of {subject}" for subject in erased]
+    tags = vault.tags(names)
+    vault.destroy(
+        [Destruction(s, Reason.ERASURE, tags=[OwedTag(tag, 3)]) for s, tag in zip(erased, tags, strict=True)],
+        now_us=NOW_US,
+    )
+    vault.forget_tags(dict.fromkeys(erased, 0))
+    gone = [f"user{subject}@example.com" for subject in (*changed, *deleted, *erased)]
+    return vault.tags([*gone, "late@example.com", *names])

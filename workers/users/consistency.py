@@ -15,8 +15,17 @@ from typing import ClassVar
 from uuid import UUID
 
 from adapters.clock import now_us
-from domain.kernel.errors import Damaged, EsError, KeyDamaged, KeyUnavailable, Tampered, UnknownEventType
+from domain.kernel.errors import (
+    Damaged,
+    EsError,
+    KeyDamaged,
+    KeyUnavailable,
+    SealedByNewer,
+    Tampered,
+    UnknownEventType,
+)
 from domain.kernel.events import Event, Recorded, event_id
+from domain.kernel.history import History
 from domain.kernel.personal import Personal, Sealed
 from domain.kernel.ports.codec import Codec, Opener
 from domain.kernel.ports.event_store import EventStore
@@ -91,7 +100,7 @@ class Streams:
             states[recorded.stream] = self._after(state, recorded, opener)
         operations: list[Operation] = [Put(stream, state) for stream, state in states.items()]
         moved = self._scratch.apply(
-            _ROWS, self._generation, operations, checkpoint=events[-1].position, events=len(events)
+            _ROWS, self._generation, operations, reached=History(events[-1].position), events=len(events)
         )
         assert moved is not None, "no other process writes the scratch read model"
         self._generation = moved
@@ -168,6 +177,8 @@ class Streams:
             opener.open(value, subject=subject, field=field, event_id=recorded.event_id)
         except Tampered:
             self._report(f"{name}: its sealed {field} was altered or moved")
+        except SealedByNewer as error:
+            self._report(f"{name}: {error}. {error.hint}")
 
 
 class AccountCheck:
@@ -257,7 +268,7 @@ class AccountCheck:
         try:
             sealed = Sealed(str(state["email"]))
             email = self._keyring([subject]).open(sealed, subject=subject, field="email", event_id=None)
-        except Tampered:
+        except (Tampered, SealedByNewer):
             return None  # it was reported when the event was read
         if isinstance(email, Personal) and self._vault.holder(email.value) != subject:
             return f"the claim of user {subject} is not on the user's e-mail address"
