@@ -22,7 +22,7 @@ def test_a_claim_is_an_event_that_this_program_knows(store: Store) -> None:
     (event,) = store.read_stream(SYSTEM_STREAM)
     codec = open_codec()
     assert codec.decode(event) == SystemClaimed(str(mine))
-    assert codec.stored(event) == {"system_id": str(mine)}
+    assert codec.stored(event) == (SystemClaimed.type, {"system_id": str(mine)})
     assert codec.metadata(event).command_id == event.event_id
     assert store.found() == [SYSTEM_STREAM]
 
