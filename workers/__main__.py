@@ -1,4 +1,4 @@
-"""`python -P -m workers supervise|serve|doctor`: the processes that `es` starts. Operators use `es`."""
+"""`python -P -m workers supervise|serve|doctor|adopt`: the processes that `es` starts. Operators use `es`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,23 @@ def main() -> int:
         tell = (lambda text: _say({"progress": text})) if arguments.deep else None
         _say({"findings": examine(settings, tell=tell)})
         return 0
+    if arguments.what == "adopt":
+        return _adopt(settings, arguments)
     return _supervise(settings, arguments)
+
+
+def _adopt(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print one line of JSON: what was found and done, or why not."""
+    from workers.adopt import adopt
+
+    try:
+        prepare_home(settings)
+        done = adopt(settings, moved=arguments.moved, named=arguments.named, apply=arguments.apply)
+    except EsError as error:
+        _say({"error": error.to_wire()})
+        return EXIT_CODES[error.kind]
+    _say({"done": done})
+    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -55,7 +71,11 @@ def _arguments() -> argparse.Namespace:
     serve.add_argument("--control-fd", type=int)
     doctor = commands.add_parser("doctor")
     doctor.add_argument("--deep", action="store_true")
-    for command in (supervise, serve, doctor):
+    adopt = commands.add_parser("adopt")
+    adopt.add_argument("--moved", action="store_true")
+    adopt.add_argument("--with", dest="named", action="append", default=[])
+    adopt.add_argument("--apply", action="store_true")
+    for command in (supervise, serve, doctor, adopt):
         command.add_argument("--home")
     return parser.parse_args()
 

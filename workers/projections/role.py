@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 from adapters.clock import now_us
-from adapters.wiring import erased_keyring, keyring_of, open_read_model
+from adapters.wiring import erased_keyring, keyring_of
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Vault
@@ -26,7 +26,7 @@ def open_service(worker: Worker) -> QueriesService:
     store, vault = worker.store(), worker.vault()
     # Before anything can be shown: a restored vault may hold keys again that erasures have destroyed.
     _list_owed_erasures(worker, store, vault)
-    read_model = worker.keep(open_read_model(worker.settings))
+    read_model = worker.read_model()
     projections = worker.registry.projections
 
     filling = partial(

@@ -110,8 +110,9 @@ def test_a_relay_without_marks_starts_again_if_the_store_ends_before_its_checkpo
 ) -> None:
     ids = relay.store_events(2)
     relay.checkpoints.reached = History(5000)
-
-    relay.publish_all()
+    relaying = Relaying(relay.process)
+    eventually(lambda: relay.checkpoints.position == relay.store.head(), "it has caught up")
+    relaying.stop()
 
     assert subscriber.ids() == ids, "at least once"
 
