@@ -43,11 +43,12 @@ def answers_until_erased(system: System, user_id: str) -> list[Body | EsError]:
     while time.monotonic() < deadline_s:
         try:
             with closing(open_caller(system.settings)) as caller:
-                answers.append(caller.ask("projections", "users.get", {"user_id": user_id}))
+                answer = caller.ask("projections", "users.get", {"user_id": user_id})
         except EsError as error:
             answers.append(error)
             continue
-        if answers[-1]["status"] == "erased":
+        answers.append(answer)
+        if answer["status"] == "erased":
             break
     assert starting.wait(DEADLINE_S) == 0
     return answers
