@@ -140,7 +140,7 @@ def test_a_query_that_waits_too_long_fails_with_the_reached_position(read_side: 
 
     assert isinstance(reply, PartUnavailable)
     assert "at position 0, not yet at 1" in str(reply)
-    error = {"message": "the disk is full"}
+    error = {"code": "unavailable", "message": "the disk is full"}
     assert str(read_side.reply_to(request, last_error=lambda _: error)) == f"{reply}: the disk is full"
 
 
