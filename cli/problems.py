@@ -83,8 +83,12 @@ def _followers(found: Body) -> Iterator[Body]:
     for follower in found["followers"]:
         yield from _erasures(follower)
     for state in found["projections"]:
+        name = state["projection"]
+        if state.get("other_history"):
+            cure = f"It is rebuilt by itself: `es projections status {name}`; queries need the new rows."
+            detail = "its rows are of another history than the event store, which was restored or replaced"
+            yield _problem(f"projection {name}", detail, cure)
         if state["parked"]:
-            name = state["projection"]
             cure = f"`es logs projections` shows the errors. Correct the cause, then `es projections rebuild {name}`."
             detail = f"{state['parked']} parked events: rows lack them"
             yield _problem(f"projection {name}", detail, cure, state="warning")
@@ -108,7 +112,7 @@ def _erasures(progress: Body) -> Iterator[Body]:
             f"{each['process']} had read up to position {each['seen']}, but the event store has another history after"
             f" {each['back_to']}: an older copy was restored, or the store was swapped; it went on from there"
         )
-        cure = 'Run `es ids fence` if you have not; see "Restoring" in docs/operations.md. `es gdpr resume` ends this message.'
+        cure = "If the store was restored or exchanged on purpose, `es down` and `es adopt --moved` end this message."
         yield _problem("history", detail, cure, state="failed" if progress["lag"] else "warning")
 
 

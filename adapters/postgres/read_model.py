@@ -19,7 +19,7 @@ from adapters.postgres.connection import Connection
 from adapters.postgres.database import Database, Name, TableMissing, migration_files, one
 from adapters.postgres.text import decoded, decoded_key, encoded, encoded_key, encoded_text
 from domain.kernel.errors import PartUnavailable
-from domain.kernel.events import Position
+from domain.kernel.history import History
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
 from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Shape, Value, merged
 
@@ -31,11 +31,11 @@ _NAME_BYTES = 63
 _READ_TRIES = 10
 _DROP_WAIT_MS = 1_000
 """The time that a rebuild waits for readers of the generations that it removes. Queries behind it wait as long."""
-_GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us"
+_GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us, marks"
 _FIND = "SELECT " + _GENERATION + " FROM {schema}.generations WHERE projection = %s AND state = %s"
 _ADVANCE = """
-    UPDATE {schema}.generations SET checkpoint = %s, events = events + %s
-    WHERE projection = %s AND number = %s AND state = %s AND checkpoint = %s
+    UPDATE {schema}.generations SET checkpoint = %s, marks = %s, events = events + %s
+    WHERE projection = %s AND number = %s AND state = %s AND checkpoint = %s AND marks = %s
     RETURNING """
 _PARK = """
     INSERT INTO {schema}.parked VALUES(%s, %s, %s, %s, %s)
@@ -73,12 +73,20 @@ class PostgresReadModel:
         generation: Generation,
         operations: Sequence[Operation],
         *,
-        checkpoint: Position,
+        reached: History,
         events: int,
         parked: Sequence[Parked] = (),
     ) -> Generation | None:
         own = (projection.name, generation.number)
-        fence = (checkpoint, events, *own, generation.state.value, generation.checkpoint)
+        fence = (
+            reached.position,
+            reached.to_bytes(),
+            events,
+            *own,
+            generation.state.value,
+            generation.checkpoint,
+            generation.marks,
+        )
         statements = [
             (self._statement(projection, generation.number, shape), _by_column(projection, shape, rows))
             for shape, rows in merged(projection, operations).items()
@@ -98,11 +106,20 @@ class PostgresReadModel:
 
         return self._database.write(advance)
 
-    def begin_rebuild(self, projection: Projection, *, now_us: int) -> Generation:
+    def begin_rebuild(
+        self, projection: Projection, *, now_us: int, instead_of: Generation | None = None
+    ) -> Generation:
         def begin(connection: Connection) -> Generation:
             unfinished = self._find(connection, projection, GenerationState.BUILDING)
             if unfinished is not None:
-                return unfinished
+                if instead_of is None or unfinished.number != instead_of.number:
+                    return unfinished
+                retire = self._database.sql(
+                    "UPDATE {schema}.generations SET state = %s WHERE projection = %s AND number = %s"
+                )
+                connection.execute(
+                    retire, (GenerationState.RETIRED.value, projection.name, unfinished.number)
+                )
             retired = connection.execute(
                 self._database.sql(
                     "DELETE FROM {schema}.generations WHERE projection = %s AND state = %s RETURNING number"
@@ -119,7 +136,9 @@ class PostgresReadModel:
 
         return self._exclusively(projection, begin)
 
-    def promote(self, projection: Projection, generation: Generation, *, now_us: int) -> bool:
+    def promote(
+        self, projection: Projection, generation: Generation, *, now_us: int, other_history: bool = False
+    ) -> bool:
         def switch(connection: Connection) -> bool:
             # Lock the rows: otherwise a projector may advance the current generation after its checkpoint is read.
             live: dict[str, tuple[int, int]] = {
@@ -134,7 +153,9 @@ class PostgresReadModel:
             }
             built = live.get(GenerationState.BUILDING)
             current = live.get(GenerationState.CURRENT, (0, 0))
-            if built is None or built[0] != generation.number or built[1] < current[1]:
+            if built is None or built[0] != generation.number:
+                return False
+            if built[1] < current[1] and not other_history:
                 return False
             change = self._database.sql(
                 """UPDATE {schema}.generations SET state = %s, finished_at_us = coalesce(%s, finished_at_us)
@@ -219,7 +240,7 @@ class PostgresReadModel:
         for column, type_ in projection.columns.items():
             add = "ALTER TABLE {table} ADD {column} " + _TYPES[type_]
             connection.execute(self._sql(add, projection, number, column=column))
-        insert = "INSERT INTO {schema}.generations VALUES(%s, %s, %s, 0, 0, %s, NULL)"
+        insert = "INSERT INTO {schema}.generations VALUES(%s, %s, %s, 0, 0, %s, NULL, '')"
         connection.execute(self._database.sql(insert), (projection.name, number, state.value, now_us))
         return Generation(projection.name, number, state, 0, 0, now_us, None)
 
@@ -304,7 +325,5 @@ def _type(projection: Projection, column: str) -> str:
 
 
 def _generation(row: Sequence[Any]) -> Generation:
-    projection, number, state, checkpoint, events, started_at_us, finished_at_us = row
-    return Generation(
-        projection, number, GenerationState(state), checkpoint, events, started_at_us, finished_at_us
-    )
+    projection, number, state, *others = row
+    return Generation(projection, number, GenerationState(state), *others)

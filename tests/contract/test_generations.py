@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
+from domain.kernel.history import History, Mark
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
 from tests.support.read_models import (
     NOW_US,
@@ -112,6 +115,59 @@ def test_promoting_compares_stored_checkpoints_and_not_the_given_one(read_model:
 
     assert read_model.promote(THINGS, boast, now_us=NOW_US) is False
     assert len(read_model.rows(THINGS)) == 2
+
+
+def test_a_generation_behind_one_of_another_history_replaces_it(read_model: ReadModel) -> None:
+    moved(read_model, prepared(read_model), put(1, "old"), put(2, "old"))
+    behind = moved(read_model, rebuilding(read_model), put(1, "new"))
+
+    assert read_model.promote(THINGS, behind, now_us=NOW_US, other_history=True) is True
+
+    assert [g.state for g in read_model.generations(THINGS)] == [RETIRED, CURRENT]
+    assert read_model.rows(THINGS) == [row(1, "new")]
+
+
+def test_a_generation_keeps_the_marks_of_its_history(
+    read_model: ReadModel, open_read_model: OpenReadModel
+) -> None:
+    reached = History().reach(Mark(3, uuid4())).reach(Mark(9, uuid4()))
+
+    after = apply(read_model, prepared(read_model), put(1), reached=reached)
+
+    assert after is not None
+    assert after.history == reached
+    assert prepared(open_read_model()).history == reached
+
+
+def test_nothing_is_applied_after_another_projector_moved_the_marks(read_model: ReadModel) -> None:
+    ours, theirs = (History().reach(Mark(3, uuid4())) for _ in range(2))
+    generation = prepared(read_model)
+    assert apply(read_model, generation, put(1), reached=ours) is not None
+    of_their_history = replace(generation, checkpoint=3, marks=theirs.to_bytes())
+
+    assert apply(read_model, of_their_history, put(2), reached=History(4)) is None
+
+    assert read_model.rows(THINGS) == [row(1)]
+
+
+def test_a_rebuild_starts_over_instead_of_an_unfinished_generation(
+    read_model: ReadModel, open_read_model: OpenReadModel
+) -> None:
+    current = moved(read_model, prepared(read_model), put(1, "live"))
+    parked = [Parked(1, "thing-1", "not readable")]
+    lost = apply(read_model, rebuilding(read_model), put(7), parked=parked)
+    assert lost is not None
+
+    begun = open_read_model().begin_rebuild(THINGS, now_us=NOW_US + 1, instead_of=lost)
+
+    assert begun == Generation("things", 3, BUILDING, 0, 0, NOW_US + 1, None), "a number of its own"
+    assert read_model.generations(THINGS) == [current, begun]
+    assert read_model.parked(THINGS, lost) == []
+    assert apply(read_model, lost, put(8)) is None, "a late rebuild of the removed one changes nothing"
+    assert read_model.begin_rebuild(THINGS, now_us=NOW_US + 2, instead_of=lost) == begun, (
+        "it is replaced once"
+    )
+    assert read_model.rows(THINGS) == [row(1, "live")]
 
 
 def test_a_generation_is_promoted_once(read_model: ReadModel) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from adapters.settings import Settings
 from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.history import History
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
 from domain.kernel.projection import Put, Value
 from tests.support.processes import start_python
@@ -52,7 +53,9 @@ def test_rows_checkpoint_and_parked_events_are_stored_together(
     generation = prepared(read_model)
     parked = Parked(7, "thing-9", "unknown event type")
 
-    after = read_model.apply(THINGS, generation, [put(1), put(2)], checkpoint=7, events=3, parked=[parked])
+    after = read_model.apply(
+        THINGS, generation, [put(1), put(2)], reached=History(7), events=3, parked=[parked]
+    )
 
     assert after == Generation("things", 1, GenerationState.CURRENT, 7, 3, NOW_US, None)
     reopened = open_read_model()
@@ -166,6 +169,7 @@ _APPLY_FOR_EVER = """
 import sys
 from adapters import wiring
 from adapters.settings import load_settings
+from domain.kernel.history import History
 from tests.support.read_models import THINGS, prepared, put
 home, url = sys.argv[1:]
 model = wiring.open_read_model(load_settings(environment={"ES_HOME": home, "ES_DATABASE": url}))
@@ -174,7 +178,7 @@ print("ready", flush=True)
 while True:
     first = generation.checkpoint + 1
     rows = [put(first + i) for i in range(20)]
-    generation = model.apply(THINGS, generation, rows, checkpoint=first + 19, events=20)
+    generation = model.apply(THINGS, generation, rows, reached=History(first + 19), events=20)
 """
 
 

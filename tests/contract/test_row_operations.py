@@ -74,9 +74,7 @@ def test_a_batch_has_the_effect_of_its_operations_one_by_one(
 ) -> None:
     model = open_read_model()
     current = prepared(model, projection)
-    generation = model.apply(
-        projection, rebuilding(model, projection), [], checkpoint=current.checkpoint, events=0
-    )
+    generation = model.apply(projection, rebuilding(model, projection), [], reached=current.history, events=0)
     assert generation is not None
     expected: dict[Any, Row] = {}
     for batch in data.draw(batches(keys)):

@@ -48,13 +48,19 @@ class ReadSide(Accounts):
     # --- rows ----------------------------------------------------------------------------------
 
     def projector(self, **parts: Any) -> Projector:
-        return Projector(self._filling(**parts))
+        return Projector(self._filling(**parts), self.rebuilds.ensure)
 
     def project(self) -> None:
         """Run a new projector until its rows include every stored event."""
         self._projector = self.projector()
         head = self.store.head()
-        self._projector.run(lambda: self._projector.reached >= head)
+        projector = self._projector
+        projector.run(lambda: projector.reached is not None and projector.reached >= head)
+
+    def become(self, projector: Projector) -> Projector:
+        """Let queries ask this projector how far the rows have come."""
+        self._projector = projector
+        return projector
 
     def prepare(self) -> Generation:
         return self.read_model.prepare(USERS, now_us=self.now_us)

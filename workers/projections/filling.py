@@ -14,7 +14,8 @@ from typing import cast
 
 from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, InvalidInput, UnknownEventType
-from domain.kernel.events import Event, Position, Recorded
+from domain.kernel.events import Event, Recorded
+from domain.kernel.history import History, Mark, verified
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import Generation, Parked, ReadModel
@@ -36,6 +37,14 @@ class Filling:
     read_model: ReadModel
     now_us: Callable[[], int]
     log: Log
+
+
+def is_of_other_history(generation: Generation, store: EventStore) -> bool:
+    """Whether rows were filled from events that the store does not have: it was restored from an older copy, or swapped.
+
+    `generation` was read before: in between the store only grows.
+    """
+    return verified(generation.history, store.fit, store.head()).diverged
 
 
 class Applier:
@@ -113,8 +122,8 @@ class Filler:
         self._parts = parts
         self._applier = self._new_applier()
 
-    def fill(self, events: Sequence[Recorded], reached: Position) -> bool:
-        """Apply events and move the checkpoint to `reached`.
+    def fill(self, events: Sequence[Recorded], reached: History) -> bool:
+        """Apply events and move the checkpoint to `reached`, the history with these events.
 
         Returns False if another filler moved the checkpoint first. The remaining events are not applied then.
         """
@@ -132,16 +141,18 @@ class Filler:
                 return self._apply([], [self._applier.park(events[0], reason)], 1, reached)
         # Halve the batch until the event that cannot be stored is alone.
         half = len(events) // 2
-        return self.fill(events[:half], events[half - 1].position) and self.fill(events[half:], reached)
+        between = events[half - 1]
+        half_way = self.generation.history.reach(Mark(between.position, between.event_id))
+        return self.fill(events[:half], half_way) and self.fill(events[half:], reached)
 
     def _apply(
-        self, operations: Sequence[Operation], parked: Sequence[Parked], events: int, reached: Position
+        self, operations: Sequence[Operation], parked: Sequence[Parked], events: int, reached: History
     ) -> bool:
         moved = self._parts.read_model.apply(
             self._parts.projection,
             self.generation,
             operations,
-            checkpoint=reached,
+            reached=reached,
             events=events,
             parked=parked,
         )

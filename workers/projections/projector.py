@@ -1,6 +1,7 @@
 """The projector: a follower that keeps the current generation of one projection up to date.
 
-Promise: `reached` is never ahead of the rows. Refusal: it builds no generation; see `rebuild.py`.
+Promise: `reached` is never ahead of the rows. Rows of another history than the event store's are not extended: they are
+rebuilt from the beginning. Refusal: it builds no generation; see `rebuild.py`.
 """
 
 from __future__ import annotations
@@ -12,33 +13,53 @@ from domain.kernel.errors import EsError
 from domain.kernel.events import Position, Recorded
 from domain.kernel.ports.event_store import CaughtUp
 from domain.kernel.ports.read_model import Generation
-from workers.projections.filling import Filler, Filling
+from domain.kernel.projection import Projection
+from workers.projections.filling import Filler, Filling, is_of_other_history
+from workers.runtime.followers import Verification, reached_with
 from workers.runtime.last_error import LastError
+from workers.runtime.queries import OtherHistoryShown
 
 LIVE_BATCH = 512
 _IDLE_SAVE_S = 1.0
 """The minimum interval between two saves of the checkpoint while only other streams grow: a save is a transaction."""
+_REBUILD_WAIT_S = 1.0
+"""How long a projector waits for a rebuild before it asks for it again."""
+_POLL_S = 0.05
 
 
 class Projector:
-    def __init__(self, parts: Filling) -> None:
+    def __init__(self, parts: Filling, ensure_rebuild: Callable[[Projection], None]) -> None:
+        """`ensure_rebuild` starts a rebuild of the projection, unless it runs already."""
         self._parts = parts
-        self.reached: Position = 0
-        """The rows include every event up to here. It is ahead of the checkpoint while only other streams grow."""
+        self._ensure_rebuild = ensure_rebuild
+        self.reached: Position | None = None
+        """The rows include every event up to here. It is ahead of the checkpoint while only other streams grow.
+
+        None before the rows were compared with the store, and while they are those of another history.
+        """
         self.last_error = LastError(parts.now_us)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Project until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
+        same = other = 0  # the numbers of the generations of which the history is known
+        verify: Verification | None = None
         try:
             while not stopped():
                 generation = self._current()
+                if verify is None or generation.number != same:
+                    if is_of_other_history(generation, self._parts.store):
+                        self._wait_for_rebuild(generation, stopped, is_news=generation.number != other)
+                        other = generation.number
+                        continue
+                    same = generation.number
+                    verify = Verification(self._parts.store, generation.history, time.monotonic())
                 self._parts.log.info(
                     "projecting",
                     projection=generation.projection,
                     generation=generation.number,
                     position=generation.checkpoint,
                 )
-                self._follow(Filler(self._parts, generation), stopped)
+                self._follow(Filler(self._parts, generation), verify, stopped)
         except EsError as error:
             self.last_error.happened(error)
             raise
@@ -46,22 +67,44 @@ class Projector:
     def _current(self) -> Generation:
         return self._parts.read_model.prepare(self._parts.projection, now_us=self._parts.now_us())
 
-    def _follow(self, filler: Filler, stopped: Callable[[], bool]) -> None:
+    def _wait_for_rebuild(self, lost: Generation, stopped: Callable[[], bool], *, is_news: bool) -> None:
+        """Have a generation of another history replaced. Returns when it is, or after a second."""
+        self.reached = None  # from now on no query shows its rows
+        self.last_error.happened(OtherHistoryShown(lost.projection))
+        if is_news:
+            self._parts.log.warning(
+                "other-history",
+                projection=lost.projection,
+                generation=lost.number,
+                seen=lost.checkpoint,
+                back_to=0,
+            )
+        # Each time: a rebuild ends without a result if that of another worker is faster, and that one may be killed.
+        self._ensure_rebuild(self._parts.projection)
+        end_s = time.monotonic() + _REBUILD_WAIT_S
+        while time.monotonic() < end_s and not stopped() and self._current().number == lost.number:
+            time.sleep(_POLL_S)
+
+    def _follow(self, filler: Filler, verify: Verification, stopped: Callable[[], bool]) -> None:
         """Fill the generation until it is replaced or another projector moves its checkpoint."""
-        self.reached = filler.generation.checkpoint
+        history = filler.generation.history
+        self.reached = history.position
         prefixes = self._parts.projection.prefixes
         live = self._parts.store.follow(self.reached, stopped=stopped, prefixes=prefixes)
         saved_at_s = time.monotonic()
         for events, caught_up in _batches(live, LIVE_BATCH):
-            reached = caught_up.position if caught_up else events[-1].position
-            is_ahead = reached > filler.generation.checkpoint
-            if events or (is_ahead and time.monotonic() - saved_at_s > _IDLE_SAVE_S):
+            now_s = time.monotonic()
+            verify(history, now_s)
+            reached = reached_with(history, [*events[-1:], *([caught_up] if caught_up else [])])
+            is_ahead = reached != filler.generation.history
+            if events or (is_ahead and now_s - saved_at_s > _IDLE_SAVE_S):
                 if not filler.fill(events, reached):
                     return
                 saved_at_s = time.monotonic()
             elif self._is_replaced(filler.generation):
                 return
-            self.reached = reached
+            history = reached
+            self.reached = reached.position
             self.last_error.ended()
 
     def _is_replaced(self, generation: Generation) -> bool:
