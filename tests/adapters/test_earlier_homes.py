@@ -31,7 +31,7 @@ from domain.users.projection import USERS
 from tests.support.earlier_homes import FIXTURES, PARTS, EarlierHome, earlier_home
 from tests.support.postgres import execute
 from tests.support.processes import ROOT
-from tests.support.vaults import NOW_US
+from tests.support.vaults import NOW_US, history
 from tests.support.waiting import DEADLINE_S
 
 SCHEMAS = {"events.db": "events", "vault.db": "vault", "read.db": "read_model"}
@@ -223,3 +223,29 @@ def test_the_fixture_is_kept_as_it_was_written() -> None:
     names = {path.name for path in (FIXTURES / "home_1").iterdir()}
 
     assert not [name for name in names if name.endswith(("-wal", "-shm", "-journal"))]
+
+
+# --- workers of the earlier version that run on ------------------------------------------------
+
+_SAVE_OF_VERSION_1 = """INSERT INTO {prefix}_vault.checkpoints AS stored VALUES('erasures', {position})
+    ON CONFLICT (process) DO UPDATE SET position = greatest(stored.position, excluded.position)"""
+_DESTROY_OF_VERSION_1 = """INSERT INTO {prefix}_vault.data_keys(wrapped, subject, destroyed)
+    VALUES(decode(repeat('00', 60), 'hex'), {subject}, true)
+    ON CONFLICT (subject) DO UPDATE SET destroyed = true, wrapped = excluded.wrapped"""
+
+
+def test_a_worker_of_the_earlier_version_that_runs_on_writes_into_a_migrated_schema(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    earlier = earlier_home(tmp_path / "home", postgres_url=postgres_url)
+    prefix = postgres_url.partition("schema=")[2]
+    ada = int(earlier.user("Ada King")["user_id"])
+    with closing(wiring.open_vault(earlier.settings)) as vault:
+        vault.save_checkpoint("erasures", history(16, 20))
+
+        execute(postgres_url, _SAVE_OF_VERSION_1.format(prefix=prefix, position=30))
+        execute(postgres_url, _DESTROY_OF_VERSION_1.format(prefix=prefix, subject=ada))
+
+        reached = vault.checkpoint("erasures")
+        assert (reached.position, reached.marks) == (30, history(16, 20).marks)
+        assert vault.data_keys([ada]) == {ada: DestroyedKey(Reason.UNKNOWN, None, None)}

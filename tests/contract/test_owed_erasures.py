@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -41,6 +42,7 @@ from tests.support.vaults import (
 
 OpenVault = Callable[[], Vault]
 FOREIGN = Quarantined(4, "user-abc", "user-deleted.v1", "no person")
+TOO_LARGE = 1 << 70
 NAME = OwedTag(b"n" * 32, 2)
 FORMER = OwedTag(b"f" * 32, 0)
 
@@ -111,13 +113,24 @@ def test_erasures_quarantined_events_and_the_checkpoint_are_stored_together(
     assert open_vault().checkpoint(PROCESS) == history(9)
 
 
-def test_if_one_of_them_cannot_be_stored_none_is(vault: Vault) -> None:
-    too_large = Decided(2, None, 1 << 70)
-
+@pytest.mark.parametrize(
+    ("erasure", "event", "reached"),
+    [(TOO_LARGE, 4, 9), (1, TOO_LARGE, 9), (1, 4, TOO_LARGE)],
+    ids=["erasure", "quarantined", "checkpoint"],
+)
+def test_if_one_of_them_cannot_be_stored_none_is(
+    vault: Vault, erasure: int, event: int, reached: int
+) -> None:
     with pytest.raises(Exception):  # noqa: B017  # a bug of the caller: any error is right
-        vault.owe([decided(1), too_large], now_us=NOW_US, process=PROCESS, reached=history(9))
+        vault.owe(
+            [Decided(1, None, erasure)],
+            now_us=NOW_US,
+            process=PROCESS,
+            reached=History(reached),
+            quarantined=[replace(FOREIGN, position=event)],
+        )
 
-    assert (subjects(vault), vault.checkpoint(PROCESS)) == ([], History())
+    assert (subjects(vault), vault.quarantined(), vault.checkpoint(PROCESS)) == ([], [], History())
 
 
 def test_listing_without_a_process_moves_no_checkpoint(vault: Vault) -> None:
