@@ -43,9 +43,11 @@ settings.load_profile("project")
 BUILT_IN_STORES = ("memory:", "sqlite:", "esdb:", "eventstoredb:")
 """A URL without a path gets a new place for each test; `esdb:` is the test node of tests/support/node."""
 
-# A shell without job control starts background processes with SIGINT ignored. The processes that tests interrupt would
-# inherit that.
+# A shell without job control starts background processes with SIGINT ignored, and `nohup` with SIGHUP. The processes
+# that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 forbid_opening_beside_sqlite()
 
