@@ -251,6 +251,9 @@ def run_role(
             serve(service, server, stopping=has_to_stop, on_reply=control.replied, log=log)
             crashed, missing = worker.crashed, place.missing
             service.close()
+        except OtherSystem:
+            server.close()  # the broker gives what was received to the rightful workers
+            raise
         finally:
             worker.close()
     _need_sound_end(role, crashed, missing)
