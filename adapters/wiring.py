@@ -121,12 +121,12 @@ def open_server(
     return LocalServer(socket.socket(fileno=listen_fd))
 
 
-def open_publisher(settings: Settings, *, log: Log) -> RabbitPublisher:
-    """The relay's publisher. Raises InvalidSetting without a broker."""
+def open_publisher(settings: Settings, *, log: Log, system_id: UUID | None) -> RabbitPublisher:
+    """The relay's publisher, to the broker of this system. Raises InvalidSetting without a broker."""
     _need_broker(settings, "the relay publishes events")
     from adapters.rabbitmq.publisher import RabbitPublisher
 
-    return RabbitPublisher(settings.broker, log=log)
+    return RabbitPublisher(settings.broker, log=log, system_id=system_id)
 
 
 def open_dead_letters(settings: Settings, roles: Sequence[str]) -> DeadLetters:

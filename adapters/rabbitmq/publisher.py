@@ -12,10 +12,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from adapters.rabbitmq.errors import PART
 from adapters.rabbitmq.link import Link, Log
-from adapters.rabbitmq.messages import PERSISTENT, Properties
+from adapters.rabbitmq.messages import PERSISTENT, Properties, declare_system
 from domain.kernel.errors import EsError, PartUnavailable
 
 EXCHANGE = "es.events"
@@ -36,10 +37,12 @@ class Outgoing:
 class RabbitPublisher:
     """Publishes in batches. Belongs to one thread; see `_Broadcast` for the I/O thread's part."""
 
-    def __init__(self, url: str, *, log: Log) -> None:
+    def __init__(self, url: str, *, log: Log, system_id: UUID | None = None) -> None:
+        """To the broker of another system than `system_id` nothing is published: `publish` raises ForeignPart."""
         self._url = url
         self._log = log
-        self._broadcast = _Broadcast(url, log)
+        self._system_id = system_id
+        self._broadcast = _Broadcast(url, log, system_id)
 
     def publish(self, batch: Sequence[Outgoing]) -> None:
         """Publish messages in order and wait until the broker has confirmed all of them.
@@ -49,7 +52,7 @@ class RabbitPublisher:
         """
         if self._broadcast.link.failure is not None:  # an operator may have fixed the failure: reconnect
             self._broadcast.link.close()
-            self._broadcast = _Broadcast(self._url, self._log)
+            self._broadcast = _Broadcast(self._url, self._log, self._system_id)
         self._broadcast.send(batch)
 
     def close(self) -> None:
@@ -59,7 +62,8 @@ class RabbitPublisher:
 class _Broadcast:
     """One link and the batch that is being published over it."""
 
-    def __init__(self, url: str, log: Log) -> None:
+    def __init__(self, url: str, log: Log, system_id: UUID | None) -> None:
+        self._system_id = system_id
         # Between the threads, guarded by `_changed`:
         self._changed = threading.Condition()
         self._unsent: Sequence[Outgoing] = ()
@@ -92,6 +96,8 @@ class _Broadcast:
     # --- in the I/O thread ---------------------------------------------------------------------
 
     def opened(self, channel: Any) -> None:
+        if self._system_id is not None:
+            declare_system(channel, self._system_id)
         channel.confirm_delivery(self._on_confirm)
         channel.queue_declare(_ACTIVE_QUEUE, exclusive=True)
         channel.exchange_declare(

@@ -14,7 +14,7 @@ def open_service(worker: Worker) -> RelayService:
         store=store,
         codec=worker.codec,
         checkpoints=worker.vault(),
-        publisher=worker.keep(open_publisher(worker.settings, log=worker.log)),
+        publisher=worker.keep(open_publisher(worker.settings, log=worker.log, system_id=worker.system_id())),
         log=worker.log,
     )
     worker.follow("relay", process.run)

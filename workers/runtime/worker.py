@@ -239,24 +239,31 @@ def run_role(
         if settings.is_local:
             control.serving()
         try:
-            service = opened(
-                worker.open,
-                server,
-                stopping=has_to_stop,
-                log=log,
-                on_missing=control.cannot_open,
-                # The requests in the queues of a broker are those of its rightful system: take none of them.
-                ends_with=() if settings.is_local else (OtherSystem,),
-            )
+            service = _opened(worker, server, has_to_stop, control)
             serve(service, server, stopping=has_to_stop, on_reply=control.replied, log=log)
             crashed, missing = worker.crashed, place.missing
             service.close()
+        except OtherSystem:
+            server.close()  # the broker gives what was received to the rightful workers
+            raise
         finally:
             worker.close()
     _need_sound_end(role, crashed, missing)
     if control.supervisor_ended:
         log.warning("supervisor-ended", role=role)
     log.info("stopped", role=role)
+
+
+def _opened(worker: Worker, server: Server, stopping: Callable[[], bool], control: Control) -> Service:
+    return opened(
+        worker.open,
+        server,
+        stopping=stopping,
+        log=worker.log,
+        on_missing=control.cannot_open,
+        # The requests in the queues of a broker are those of its rightful system: take none of them.
+        ends_with=() if worker.settings.is_local else (OtherSystem,),
+    )
 
 
 def _open_server(worker: Worker, settings: Settings, place: _Place, control: Control, log: Log) -> Server:

@@ -7,10 +7,11 @@ import re
 import stat
 import subprocess
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from adapters.crypto.kek import load_kek, make_kek
+from adapters.crypto.kek import give_kek, load_kek, make_kek, read_kek
 from domain.kernel.errors import KeyUnavailable, PartUnavailable
 from tests.support.together import at_once, run_together
 
@@ -142,3 +143,46 @@ def test_a_key_may_have_white_space_around_it(written: Path) -> None:
     written.write_text(f"\n  {'AB' * 32}\r\n\n")
 
     assert load_kek(written) == b"\xab" * 32
+
+
+# --- the system of a key ---------------------------------------------------------------------
+
+OWN, OTHER = UUID(int=1), UUID(int=2)
+
+
+def test_a_key_that_is_made_for_a_system_opens_nothing_of_another(path: Path) -> None:
+    make_kek(path, system=OWN)
+
+    key = load_kek(path, system=OWN)
+    with pytest.raises(KeyUnavailable, match=f"belongs to system {OWN}") as refused:
+        load_kek(path, system=OTHER)
+
+    assert str(OTHER) in str(refused.value)
+    assert key.hex() not in str(refused.value)
+    assert load_kek(path) == key, "who does not know the system is not refused"
+
+
+def test_a_key_without_a_system_belongs_to_any(written: Path) -> None:
+    make_kek(written)
+
+    assert load_kek(written, system=OWN) == load_kek(written, system=OTHER)
+
+
+def test_a_key_is_given_to_a_system_and_stays_the_same(written: Path) -> None:
+    make_kek(written)
+    key = load_kek(written)
+
+    for system in (OWN, OTHER, OTHER):
+        give_kek(written, system)
+        assert read_kek(written) == (key, system)
+
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert list(written.parent.iterdir()) == [written]
+
+
+@pytest.mark.parametrize("line", ["sistem", "system", "system 7", f"system {OWN} more", f"{OWN}"])
+def test_a_second_line_that_names_no_system_is_refused(written: Path, line: str) -> None:
+    written.write_text(f"{'ab' * 32}\n{line}\n")
+
+    with pytest.raises(KeyUnavailable, match="cannot be read"):
+        load_kek(written)

@@ -24,7 +24,7 @@ from domain.kernel.errors import CopiedStore, EsError, ForeignPart, KeyUnavailab
 from domain.kernel.events import NO_STREAM
 from tests.support.builders import append, some_events
 from tests.support.homes import FILES, copied_home, copy, ids_of, without_id
-from tests.support.rabbitmq import Role, a_request, rabbit_broker, rabbit_server, receive
+from tests.support.rabbitmq import Role, a_request, rabbit_broker
 from tests.support.servers import RabbitMQ
 from tests.support.vaults import register
 from tests.support.waiting import DEADLINE_S, eventually
@@ -302,36 +302,7 @@ def test_a_text_that_is_no_place_is_none(text: str) -> None:
     assert Place.from_text(text) is None
 
 
-# --- the broker ------------------------------------------------------------------------------
-
-
-def test_a_server_takes_requests_of_its_own_system_only(rabbitmq: RabbitMQ) -> None:
-    with rabbit_broker(rabbitmq) as url:
-        role = Role(url, "echo")
-        role.declare()
-        with closing(rabbit_server(url, "echo", system_id=lambda: UUID(int=1))) as first:
-            role.put(a_request(1))
-            assert len(receive(first, 1)) == 1
-        stranger = rabbit_server(url, "echo", system_id=lambda: UUID(int=2))
-
-        with closing(stranger), pytest.raises(ForeignPart) as refused:
-            eventually(lambda: stranger.receive(1, 0.05), "the broker refuses")
-
-        assert (refused.value.found, refused.value.expected) == (str(UUID(int=1)), str(UUID(int=2)))
-        assert SYSTEM in refused.value.hint
-        eventually(lambda: role.depth() == 1, "the request is still there")
-
-
-def test_a_server_that_does_not_know_its_system_yet_takes_requests(rabbitmq: RabbitMQ) -> None:
-    with rabbit_broker(rabbitmq) as url, open_channel(url):
-        wiring.claim_broker(load_settings(environment={"ES_HOME": "/nowhere", "ES_BROKER": url}), UUID(int=1))
-        with closing(rabbit_server(url, "echo")) as server:
-            server.receive(0, 0)
-            role = Role(url, "echo")
-            eventually(lambda: role.depth() == 0, "its queue exists")
-            role.declare()
-            role.put(a_request(1))
-            assert len(receive(server, 1)) == 1
+# --- with a broker ---------------------------------------------------------------------------
 
 
 def test_a_worker_of_another_system_ends_and_takes_no_request(
@@ -379,19 +350,6 @@ def test_a_worker_whose_store_comes_late_ends_when_it_is_that_of_another_system(
             running.join(DEADLINE_S)
 
         assert [type(error) for error in failed] == [ForeignPart]
-
-
-def test_an_own_worker_goes_on_after_a_broker_outage(rabbitmq: RabbitMQ) -> None:
-    rabbitmq.need_control()
-    with rabbit_broker(rabbitmq) as url:
-        role = Role(url, "echo")
-        role.declare()
-        with closing(rabbit_server(url, "echo", system_id=lambda: UUID(int=1))) as server:
-            role.put(a_request(1))
-            receive(server, 1)
-            rabbitmq.close_connections()
-            role.put(a_request(2))
-            assert receive(server, 1)
 
 
 def _run(role: str, settings: Settings, log: Log, stopping: threading.Event) -> None:
