@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import pytest
 
 from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, PartUnavailable
-from domain.kernel.events import NO_STREAM, EventData, Position
+from domain.kernel.events import NO_STREAM, EventData
 from domain.kernel.history import History, Mark
 from domain.kernel.messages import Request
 from domain.kernel.ports.vault import Destruction, LivingKey, Quarantined
-from domain.users.account import ERASING, USER, UserErased
+from domain.users.account import ERASING, UserErased
 from tests.support.accounts import ADA, ALAN, GRACE, change, create, delete, erase
 from tests.support.builders import append
 from tests.support.erasures import Erasures, Letters
@@ -211,7 +211,7 @@ def damaged_for(erasures: Erasures, user_id: int, method: str) -> Any:
     return replaced(erasures.vault, **{method: fails})
 
 
-def test_a_key_on_a_damaged_page_stays_owed_and_protects_no_other_key(erasures: Erasures) -> None:
+def test_an_erasure_that_damage_prevents_stays_owed_and_is_completed_later(erasures: Erasures) -> None:
     damaged, other = erasures.a_user(ADA), erasures.a_user(GRACE)
     for user_id in (damaged, other):
         erasures.done(erase(user_id))
@@ -354,60 +354,3 @@ def test_a_vault_from_before_all_erasures_catches_up(erasures: Erasures, tmp_pat
     erasures.run()
 
     assert [erasures.is_erased(user_id) for user_id in ids] == [True] * 4 + [False]
-
-
-# --- checkpoints -----------------------------------------------------------------------------
-
-
-def test_the_checkpoint_is_never_ahead_of_the_list(erasures: Erasures) -> None:
-    for number in range(3):
-        erasures.done(erase(erasures.a_user(f"user{number}@example.com")))
-    erased = [r for r in erasures.store.read_all(0, 100) if r.type == UserErased.type]
-    saved: list[Position] = []
-
-    def all_listed(reached: History) -> None:
-        saved.append(reached.position)
-        for recorded in erased:
-            assert recorded.position > reached.position or USER.id_of(recorded.stream) in erasures.owed()
-
-    def owe(*args: Any, reached: History, **more: Any) -> None:
-        erasures.vault.owe(*args, reached=reached, **more)
-        all_listed(reached)
-
-    def save_checkpoint(process: str, reached: History) -> None:
-        all_listed(reached)
-        erasures.vault.save_checkpoint(process, reached)
-
-    vault = replaced(erasures.vault, save_checkpoint=save_checkpoint, owe=owe)
-    erasures.process(vault=vault).run(lambda: False)
-
-    assert saved
-    assert erasures.vault.checkpoint(LISTED).position >= erased[-1].position
-
-
-def test_the_process_starts_from_its_checkpoint(erasures: Erasures) -> None:
-    erasures.done(erase(erasures.a_user(ADA)))
-    erasures.run()
-    checkpoint = erasures.vault.checkpoint(LISTED).position
-    started_from: list[Position] = []
-
-    def follow(after: Position, **more: Any) -> Iterator[Any]:
-        started_from.append(after)
-        return erasures.store.follow(after, **more)
-
-    erasures.process(store=replaced(erasures.store, follow=follow)).run(lambda: False)
-
-    assert started_from == [checkpoint]
-    assert checkpoint >= 2
-
-
-def test_a_home_of_an_earlier_version_is_read_from_its_beginning_once(erasures: Erasures) -> None:
-    user_id = erasures.a_user(ADA)
-    erasures.done(erase(user_id))
-    for name in ("erasures", "erasures-completed"):  # this user was passed over
-        erasures.vault.save_checkpoint(name, History(erasures.store.head()))
-
-    erasures.run()
-
-    assert erasures.is_erased(user_id)
-    assert erasures.vault.checkpoint(LISTED).position >= 2
