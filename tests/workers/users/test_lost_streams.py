@@ -17,7 +17,7 @@ from domain.kernel.errors import Damaged
 from domain.kernel.events import BEGINNING
 from domain.kernel.ports.vault import Destruction, Reason
 from domain.users.account import USER, ErasureCompleted, UserErased
-from domain.users.commands import CompleteErasure
+from domain.users.commands import CompleteErasure, UserCommand
 from domain.users.errors import UserNotFound
 from tests.support.accounts import ADA, GRACE, Accounts, delete, erase, rename
 from tests.support.builders import metadata

@@ -72,7 +72,7 @@ def test_a_value_that_is_not_sealed_is_tampered_and_not_shown(read_side: ReadSid
 def test_a_value_that_a_newer_version_sealed_is_said_as_such(read_side: ReadSide) -> None:
     ada, grace = read_side.a_user(ADA), read_side.a_user(GRACE)
     read_side.project()
-    newer = read_side.rows()[ada]["name"].replace("es1:", "es2:")
+    newer = str(read_side.rows()[ada]["name"]).replace("es1:", "es2:")
     read_side.change_rows("UPDATE users_g1 SET name = ? WHERE user_id = ?", newer, ada)
 
     first, second = read_side.answer("users.list")["users"]
