@@ -153,9 +153,7 @@ def test_a_bulk_waits_for_postgresql_and_is_complete_after_a_retry(
     bulk.assert_exactly_once()
 
 
-def test_a_rebuild_over_a_read_only_postgresql_tells_its_error_and_continues_when_it_can(
-    on_postgres: System, postgres: Server
-) -> None:
+def test_a_rebuild_over_a_read_only_postgresql_tells_its_error(on_postgres: System, postgres: Server) -> None:
     user_id = on_postgres.create()
     on_postgres.caught_up()
     _set_read_only(postgres, "on")

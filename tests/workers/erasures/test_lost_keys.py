@@ -14,7 +14,7 @@ from tests.support.accounts import ADA, GRACE, erase
 from tests.support.erasures import Erasures
 
 
-def test_a_newer_copy_of_the_vault_opens_a_person_whose_key_row_was_lost_until_it_erases_too(
+def test_a_newer_vault_opens_a_person_whose_key_row_was_lost_until_it_erases_too(
     erasures: Erasures, tmp_path: Path, log_text: Callable[[], str]
 ) -> None:
     user_id, other = erasures.a_user(ADA), erasures.a_user(GRACE)
