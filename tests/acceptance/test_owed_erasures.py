@@ -50,9 +50,8 @@ def test_a_key_is_destroyed_and_the_cleaning_is_owed_while_a_reader_holds_the_va
     assert running.es("gdpr", "status").ok().out == "no erasure is owed\n"
     with a_long_reader(running):
         for user_id in (first, second):
-            refused = running.es("gdpr", "erase", user_id, "--yes", "--json").failed(4)
-            assert refused.error["code"] == "key-destroyed"
-            assert "reader" in refused.error["message"]
+            refused = running.es("gdpr", "erase", user_id, "--yes", "--json").refused("key-destroyed", 4)
+            assert "reader" in refused.err
             assert running.get(user_id)["status"] == "erased"
 
         owed = running.es("gdpr", "status", "--json").exits(4).objects
@@ -90,9 +89,8 @@ def test_an_erasure_is_completed_once_a_consumer_gives_dead_letters_back(running
     user_id = running.create("held@example.com", "Held Letter")
     die(running, '{"email": "held@example.com", "nam')
     with a_consumer_of_dead_letters(running, "users"):
-        refused = running.es("gdpr", "erase", user_id, "--yes", "--json").failed(4)
-        assert refused.error["code"] == "key-destroyed"
-        assert "another consumer holds the dead letters of users" in refused.error["message"]
+        refused = running.es("gdpr", "erase", user_id, "--yes", "--json").refused("key-destroyed", 4)
+        assert "another consumer holds the dead letters of users" in refused.err
 
     assert running.retry("gdpr", "resume", "--json").ok().objects == []
     (completed,) = [e for e in running.events("erasure-completed") if e["stream"] == f"user-{user_id}"]
