@@ -8,7 +8,6 @@ on no state that it did not just load.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
@@ -19,6 +18,7 @@ from domain.kernel.errors import CommandIdReused, Damaged, DuplicateEventId, EsE
 from domain.kernel.events import BEGINNING, NO_STREAM, Event, Metadata, Position, Recorded, event_id
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import Append, Appended, EventStore
+from domain.kernel.streams import remaining
 
 ATTEMPTS = 12
 """The maximum number of decisions for one command. Then the caller gets the conflict."""
@@ -167,15 +167,10 @@ class CommandHandler(Generic[S, C]):
 
     def _history(self, order: Order[C]) -> tuple[list[Recorded], Damaged | None]:
         """The stream. For a command that reads no data also what is left of a truncated one, and the damage."""
-        try:
-            return list(self._store.read_stream(order.stream)), None
-        except Damaged as damage:
-            left: list[Recorded] = []
-            with suppress(Damaged):
-                left.extend(self._store.read_stream(order.stream, backwards=True))
-            if order.reads or not left:
-                raise
-            return left[::-1], damage
+        history, damage = remaining(self._store, order.stream)
+        if damage is not None and (order.reads or not history):
+            raise damage
+        return history, damage
 
     def _event(self, recorded: Recorded, order: Order[C], keyring: Keyring) -> Event | None:
         """The event for a decision. A command that reads no data gets its outline: nothing can be unreadable in it."""

@@ -150,12 +150,12 @@ def test_a_changed_row_of_postgresql_is_found(system: System, table: str, change
 
 def change(system: System, part: str, statement: str) -> None:
     """Change what a part has stored, in a consistent way: an index agrees with its table afterwards."""
-    url = system.environment.get({"vault": "ES_VAULT", "read model": "ES_DATABASE"}.get(part, ""), "")
+    url = system.environment.get({"vault": "ES_VAULT", "read models": "ES_DATABASE"}.get(part, ""), "")
     if url:
         schema = url.rpartition("schema=")[2]
         execute(url, statement.replace("TABLE ", f"{schema}_{part.replace(' ', '_')}."))
         return
-    file = {"vault": "vault.db", "read model": "read.db"}.get(part, "events.db")
+    file = {"vault": "vault.db", "read models": "read.db"}.get(part, "events.db")
     code = "import apsw, sys; apsw.Connection(sys.argv[1]).execute(sys.argv[2])"
     arguments = (str(system.home / file), statement.replace("TABLE ", ""))
     assert start_python(code, *arguments).communicate(timeout=DEADLINE_S) == ("", "")
@@ -167,8 +167,8 @@ def change(system: System, part: str, statement: str) -> None:
         ("vault", "DELETE FROM TABLE email_claims WHERE subject = {id}", "has no claim"),
         ("vault", "DELETE FROM TABLE data_keys WHERE subject = {id}", "has no usable data key"),
         ("vault", "UPDATE TABLE email_claims SET subject = 77 WHERE subject = {id}", "user 77 has a claim"),
-        ("read model", "DELETE FROM TABLE users_g1 WHERE user_id = {id}", "row {id} of users"),
-        ("read model", "UPDATE TABLE users_g1 SET version = 9 WHERE user_id = {id}", "row {id} of users"),
+        ("read models", "DELETE FROM TABLE users_g1 WHERE user_id = {id}", "row {id} of users"),
+        ("read models", "UPDATE TABLE users_g1 SET version = 9 WHERE user_id = {id}", "row {id} of users"),
     ],
 )
 def test_parts_that_contradict_each_other_are_found(

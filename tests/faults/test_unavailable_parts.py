@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.breakable import Broker
 from tests.support.people import people
-from tests.support.postgres import Server
+from tests.support.postgres import Server, execute
 from tests.support.profiles import a_system
 from tests.support.runs import Ran, finish
 from tests.support.system import System
@@ -151,3 +151,26 @@ def test_a_bulk_waits_for_postgresql_and_is_complete_after_a_retry(
     postgres.stop()
     postgres.start()
     bulk.assert_exactly_once()
+
+
+def test_a_rebuild_over_a_read_only_postgresql_tells_its_error(on_postgres: System, postgres: Server) -> None:
+    user_id = on_postgres.create()
+    on_postgres.caught_up()
+    _set_read_only(postgres, "on")
+
+    refused = _in_time(on_postgres, "projections", "rebuild", "users").failed(4)
+
+    assert "read-only" in refused.err, refused
+    _set_read_only(postgres, "off")
+    on_postgres.retry("projections", "rebuild", "users")
+    eventually(lambda: on_postgres.generation()["generation"] > 1, "the rebuild goes on")
+    assert on_postgres.get(user_id)["status"] == "active"
+
+
+def _set_read_only(postgres: Server, value: str) -> None:
+    execute(postgres.url, f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+    execute(postgres.url, "SELECT pg_reload_conf()")
+    eventually(
+        lambda: execute(postgres.url, "SHOW default_transaction_read_only") == [(value,)],
+        "the setting is read",
+    )

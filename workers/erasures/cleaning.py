@@ -21,6 +21,7 @@ from domain.kernel.messages import Body
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Decided, Owed, OwedState, Vault
+from domain.kernel.streams import remaining
 from domain.users.account import USER, User
 from domain.users.commands import CompleteErasure, UserCommand
 from domain.users.traces import is_about, letter_of
@@ -173,7 +174,7 @@ class Cleaning:
 
     def _metadata(self, stream: str, erased: UUID) -> Metadata:
         correlation_id = erased
-        for recorded in self._store.read_stream(stream):
+        for recorded in remaining(self._store, stream)[0]:
             if recorded.event_id == erased:
                 with suppress(Damaged):
                     correlation_id = self._codec.metadata(recorded).correlation_id

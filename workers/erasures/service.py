@@ -22,6 +22,7 @@ from domain.kernel.ports.vault import (
     Reason,
     Vault,
 )
+from domain.kernel.streams import remaining
 from domain.users.account import INITIAL, USER, Status, evolve
 from domain.users.commands import parse_user_id
 from domain.users.errors import UserNotFound
@@ -104,7 +105,7 @@ class ErasuresService:
     def _without_event(self, user_id: int) -> str:
         """The state of a person whose stream decides no erasure. Raises UserNotFound."""
         user = INITIAL
-        for recorded in self._store.read_stream(USER.stream_of(user_id)):
+        for recorded in remaining(self._store, USER.stream_of(user_id))[0]:
             event = self._codec.outline(recorded)
             user = evolve(user, event) if event else user
         if user.status is not Status.UNKNOWN:

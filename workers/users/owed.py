@@ -15,6 +15,7 @@ from domain.kernel.history import History, Mark
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Decided, DestroyedKey, Quarantined, Vault
+from domain.kernel.streams import remaining
 from domain.users.account import USER, ErasureCompleted, UserDeleted, UserErased
 from workers.runtime.followers import resume
 
@@ -74,7 +75,7 @@ class Listing:
 
     def decided_in(self, subject: int) -> Decided | None:
         """The erasure that a person's stream decides."""
-        decided, _ = self._found(self._store.read_stream(USER.stream_of(subject)))
+        decided, _ = self._found(remaining(self._store, USER.stream_of(subject))[0])
         return next(iter(decided), None)
 
     def _found(
@@ -105,7 +106,7 @@ class Listing:
             if error.kind is not Kind.DAMAGED:
                 raise
             return False  # of this person only: it is listed, and fails there until the damage is repaired
-        stream = self._store.read_stream(USER.stream_of(decided.subject))
+        stream, _ = remaining(self._store, USER.stream_of(decided.subject))
         return any(isinstance(self._codec.outline(recorded), ErasureCompleted) for recorded in stream)
 
     def is_gone(self, subject: int) -> bool:
