@@ -30,7 +30,7 @@ from domain.users.account import (
 )
 from domain.users.errors import EmailTaken
 from tests.support.accounts import ADA, GRACE, NEW_IDS, change, create, delete, erase
-from tests.support.erasures import Erasures
+from tests.support.erasures import Erasures, until_caught_up
 from tests.support.parts import Crash
 from tests.support.waiting import DEADLINE_S
 
@@ -254,7 +254,7 @@ class Interleavings:
         return self.actors[-1]
 
     def _parts(self, actor: Actor) -> dict[str, Any]:
-        parts = {"store": self.accounts.store, "vault": self.accounts.vault}
+        parts = {"store": until_caught_up(self.accounts.store), "vault": self.accounts.vault}
         return {name: _Paused(actor, part, name) for name, part in parts.items()}
 
     def _worker(self, asked: Request) -> Actor:
