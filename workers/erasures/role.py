@@ -1,4 +1,4 @@
-"""Open the service of the `erasures` role: three followers, each with its own parts, so that none waits for another."""
+"""Open the service of the `erasures` role: three followers, so that keys, cleaning and claims do not wait for each other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from uuid import uuid4
 from adapters.clock import now_us
 from adapters.wiring import keyring_of, open_dead_letters
 from domain.kernel.command_handler import CommandHandler
+from domain.kernel.ports.event_store import EventStore
+from domain.kernel.ports.vault import Vault
 from domain.users.account import USER
 from workers.erasures.claims import ClaimsProcess
 from workers.erasures.cleaning import Cleaning
@@ -20,16 +22,27 @@ from workers.users.owed import Listing
 
 
 def open_service(worker: Worker) -> ErasuresService:
-    cleaning = _cleaning(worker)
-    process = _process(worker, cleaning)
+    store, vault, codec, log = worker.store(), worker.vault(), worker.codec, worker.log
+    listing = Listing(store=store, codec=codec, vault=vault, now_us=now_us, log=log)
+    cleaning = _cleaning(worker, store, vault)
+    process = ErasureProcess(
+        store=store,
+        vault=vault,
+        listing=listing,
+        people=PeopleFinder(
+            store=store, codec=codec, vault=vault, keyring=keyring_of(vault, even_owed=True), log=log
+        ),
+        now_us=now_us,
+        log=log,
+        on_destroyed=cleaning.wake,
+    )
+    claims = Claims(store=store, codec=codec, vault=vault, now_us=now_us, new_id=uuid4, pause=time.sleep)
     worker.follow("erasures", process.run)
     worker.follow("cleaning", cleaning.run)
-    worker.follow("claims", _claims(worker).run)
-    store, vault = worker.store(), worker.vault()
-    listing = Listing(store=store, codec=worker.codec, vault=vault, now_us=now_us, log=worker.log)
+    worker.follow("claims", ClaimsProcess(store=store, vault=vault, claims=claims, log=log).run)
     return ErasuresService(
         store=store,
-        codec=worker.codec,
+        codec=codec,
         vault=vault,
         listing=listing,
         process=process,
@@ -38,23 +51,7 @@ def open_service(worker: Worker) -> ErasuresService:
     )
 
 
-def _process(worker: Worker, cleaning: Cleaning) -> ErasureProcess:
-    store, vault = worker.store(), worker.vault()
-    listing = Listing(store=store, codec=worker.codec, vault=vault, now_us=now_us, log=worker.log)
-    keyring = keyring_of(vault, even_owed=True)
-    return ErasureProcess(
-        store=store,
-        vault=vault,
-        listing=listing,
-        people=PeopleFinder(store=store, codec=worker.codec, vault=vault, keyring=keyring, log=worker.log),
-        now_us=now_us,
-        log=worker.log,
-        on_destroyed=cleaning.wake,
-    )
-
-
-def _cleaning(worker: Worker) -> Cleaning:
-    store, vault = worker.store(), worker.vault()
+def _cleaning(worker: Worker, store: EventStore, vault: Vault) -> Cleaning:
     keyring = keyring_of(vault)
     dead_letters = None  # the local transport has none
     if not worker.settings.is_local:
@@ -68,11 +65,3 @@ def _cleaning(worker: Worker) -> Cleaning:
         dead_letters=dead_letters,
         log=worker.log,
     )
-
-
-def _claims(worker: Worker) -> ClaimsProcess:
-    store, vault = worker.store(), worker.vault()
-    claims = Claims(
-        store=store, codec=worker.codec, vault=vault, now_us=now_us, new_id=uuid4, pause=time.sleep
-    )
-    return ClaimsProcess(store=store, vault=vault, claims=claims, log=worker.log)
