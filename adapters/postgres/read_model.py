@@ -19,7 +19,7 @@ from adapters.postgres.connection import Connection
 from adapters.postgres.database import Database, Name, TableMissing, migration_files, one
 from adapters.postgres.text import decoded, decoded_key, encoded, encoded_key, encoded_text
 from domain.kernel.errors import PartUnavailable
-from domain.kernel.events import Position
+from domain.kernel.history import History
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
 from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Shape, Value, merged
 
@@ -31,10 +31,10 @@ _NAME_BYTES = 63
 _READ_TRIES = 10
 _DROP_WAIT_MS = 1_000
 """The time that a rebuild waits for readers of the generations that it removes. Queries behind it wait as long."""
-_GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us"
+_GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us, marks"
 _FIND = "SELECT " + _GENERATION + " FROM {schema}.generations WHERE projection = %s AND state = %s"
 _ADVANCE = """
-    UPDATE {schema}.generations SET checkpoint = %s, events = events + %s
+    UPDATE {schema}.generations SET checkpoint = %s, marks = %s, events = events + %s
     WHERE projection = %s AND number = %s AND state = %s AND checkpoint = %s
     RETURNING """
 _PARK = """
@@ -73,12 +73,13 @@ class PostgresReadModel:
         generation: Generation,
         operations: Sequence[Operation],
         *,
-        checkpoint: Position,
+        reached: History,
         events: int,
         parked: Sequence[Parked] = (),
     ) -> Generation | None:
         own = (projection.name, generation.number)
-        fence = (checkpoint, events, *own, generation.state.value, generation.checkpoint)
+        moved_to = (reached.position, reached.to_bytes(), events)
+        fence = (*own, generation.state.value, generation.checkpoint)
         statements = [
             (self._statement(projection, generation.number, shape), _by_column(projection, shape, rows))
             for shape, rows in merged(projection, operations).items()
@@ -87,7 +88,9 @@ class PostgresReadModel:
 
         def advance(connection: Connection) -> Generation | None:
             # The checkpoint is the fence between projectors: only the one that continues from it may apply.
-            moved = connection.execute(self._database.sql(_ADVANCE) + _GENERATION, fence).fetchone()
+            moved = connection.execute(
+                self._database.sql(_ADVANCE) + _GENERATION, (*moved_to, *fence)
+            ).fetchone()
             if moved is None:
                 return None
             for statement, columns in statements:
@@ -98,20 +101,23 @@ class PostgresReadModel:
 
         return self._database.write(advance)
 
-    def begin_rebuild(self, projection: Projection, *, now_us: int) -> Generation:
+    def begin_rebuild(
+        self, projection: Projection, *, now_us: int, instead_of: Generation | None = None
+    ) -> Generation:
         def begin(connection: Connection) -> Generation:
             unfinished = self._find(connection, projection, GenerationState.BUILDING)
-            if unfinished is not None:
+            lost = instead_of.number if instead_of else None
+            if unfinished is not None and unfinished.number != lost:
                 return unfinished
-            retired = connection.execute(
+            removed = connection.execute(
                 self._database.sql(
-                    "DELETE FROM {schema}.generations WHERE projection = %s AND state = %s RETURNING number"
+                    "DELETE FROM {schema}.generations WHERE projection = %s AND state <> %s RETURNING number"
                 ),
-                (projection.name, GenerationState.RETIRED.value),
+                (projection.name, GenerationState.CURRENT.value),
             ).fetchall()
             wait_for_readers = "SELECT set_config('lock_timeout', %s, true)"
             connection.execute(wait_for_readers, (f"{_DROP_WAIT_MS}ms",))
-            for (number,) in retired:
+            for (number,) in removed:
                 # A reader looks up the table's name, then queries the table. If the table is missing by then, the
                 # reader looks up the name again.
                 connection.execute(self._sql("DROP TABLE {table}", projection, number))
@@ -119,7 +125,9 @@ class PostgresReadModel:
 
         return self._exclusively(projection, begin)
 
-    def promote(self, projection: Projection, generation: Generation, *, now_us: int) -> bool:
+    def promote(
+        self, projection: Projection, generation: Generation, *, now_us: int, other_history: bool = False
+    ) -> bool:
         def switch(connection: Connection) -> bool:
             # Lock the rows: otherwise a projector may advance the current generation after its checkpoint is read.
             live: dict[str, tuple[int, int]] = {
@@ -134,7 +142,9 @@ class PostgresReadModel:
             }
             built = live.get(GenerationState.BUILDING)
             current = live.get(GenerationState.CURRENT, (0, 0))
-            if built is None or built[0] != generation.number or built[1] < current[1]:
+            if built is None or built[0] != generation.number:
+                return False
+            if built[1] < current[1] and not other_history:
                 return False
             change = self._database.sql(
                 """UPDATE {schema}.generations SET state = %s, finished_at_us = coalesce(%s, finished_at_us)
@@ -219,7 +229,7 @@ class PostgresReadModel:
         for column, type_ in projection.columns.items():
             add = "ALTER TABLE {table} ADD {column} " + _TYPES[type_]
             connection.execute(self._sql(add, projection, number, column=column))
-        insert = "INSERT INTO {schema}.generations VALUES(%s, %s, %s, 0, 0, %s, NULL)"
+        insert = f"INSERT INTO {{schema}}.generations({_GENERATION}) VALUES(%s, %s, %s, 0, 0, %s, NULL, '')"
         connection.execute(self._database.sql(insert), (projection.name, number, state.value, now_us))
         return Generation(projection.name, number, state, 0, 0, now_us, None)
 
@@ -304,7 +314,5 @@ def _type(projection: Projection, column: str) -> str:
 
 
 def _generation(row: Sequence[Any]) -> Generation:
-    projection, number, state, checkpoint, events, started_at_us, finished_at_us = row
-    return Generation(
-        projection, number, GenerationState(state), checkpoint, events, started_at_us, finished_at_us
-    )
+    projection, number, state, *fields = row
+    return Generation(projection, number, GenerationState(state), *fields)

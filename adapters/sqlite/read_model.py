@@ -13,11 +13,11 @@ from uuid import UUID
 
 from adapters.sqlite.database import Connection, Database, checked_values, migration_files
 from domain.kernel.errors import PartUnavailable
-from domain.kernel.events import Position
+from domain.kernel.history import History
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
 from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Shape, Value, merged
 
-_GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us"
+_GENERATION = "projection, number, state, checkpoint, events, started_at_us, finished_at_us, marks"
 
 
 class SqliteReadModel:
@@ -34,7 +34,8 @@ class SqliteReadModel:
             return current
         with self._database.writing() as connection:
             if _find(connection, projection, GenerationState.CURRENT) is None:
-                _create(connection, projection, GenerationState.CURRENT, now_us)
+                number = _next_number(connection, projection)
+                _create(connection, projection, number, GenerationState.CURRENT, now_us)
             return _must_find(connection, projection, GenerationState.CURRENT)
 
     def generations(self, projection: Projection) -> list[Generation]:
@@ -51,7 +52,7 @@ class SqliteReadModel:
         generation: Generation,
         operations: Sequence[Operation],
         *,
-        checkpoint: Position,
+        reached: History,
         events: int,
         parked: Sequence[Parked] = (),
     ) -> Generation | None:
@@ -62,11 +63,12 @@ class SqliteReadModel:
         with self._database.writing() as connection:
             # The checkpoint is the fence between projectors: only the one that continues from it may apply.
             moved = connection.execute(
-                f"""UPDATE generations SET checkpoint = ?, events = events + ?
+                f"""UPDATE generations SET checkpoint = ?, marks = ?, events = events + ?
                     WHERE projection = ? AND number = ? AND state = ? AND checkpoint = ?
                     RETURNING {_GENERATION}""",
                 (
-                    checkpoint,
+                    reached.position,
+                    reached.to_bytes(),
                     events,
                     projection.name,
                     generation.number,
@@ -85,30 +87,38 @@ class SqliteReadModel:
             )
             return _generation(moved[0])
 
-    def begin_rebuild(self, projection: Projection, *, now_us: int) -> Generation:
+    def begin_rebuild(
+        self, projection: Projection, *, now_us: int, instead_of: Generation | None = None
+    ) -> Generation:
         with self._database.writing() as connection:
             unfinished = _find(connection, projection, GenerationState.BUILDING)
-            if unfinished is not None:
+            lost = instead_of.number if instead_of else None
+            if unfinished is not None and unfinished.number != lost:
                 return unfinished
-            retired: list[Any] = connection.execute(
-                "SELECT number FROM generations WHERE projection = ? AND state = 'retired'",
+            # Before the removal: no number is used twice, as another worker may still fill what is removed.
+            number = _next_number(connection, projection)
+            removed: list[Any] = connection.execute(
+                "SELECT number FROM generations WHERE projection = ? AND state <> 'current'",
                 (projection.name,),
             ).fetchall()
-            for (number,) in retired:
-                connection.execute(f"DROP TABLE {_table(projection, number)}")
+            for (old,) in removed:
+                connection.execute(f"DROP TABLE {_table(projection, old)}")
                 for table, column in (("generations", "number"), ("parked", "generation")):
                     connection.execute(
-                        f"DELETE FROM {table} WHERE projection = ? AND {column} = ?",
-                        (projection.name, number),
+                        f"DELETE FROM {table} WHERE projection = ? AND {column} = ?", (projection.name, old)
                     )
-            _create(connection, projection, GenerationState.BUILDING, now_us)
+            _create(connection, projection, number, GenerationState.BUILDING, now_us)
             return _must_find(connection, projection, GenerationState.BUILDING)
 
-    def promote(self, projection: Projection, generation: Generation, *, now_us: int) -> bool:
+    def promote(
+        self, projection: Projection, generation: Generation, *, now_us: int, other_history: bool = False
+    ) -> bool:
         with self._database.writing() as connection:
             built = _find(connection, projection, GenerationState.BUILDING)
             current = _must_find(connection, projection, GenerationState.CURRENT)
-            if built is None or built.number != generation.number or built.checkpoint < current.checkpoint:
+            if built is None or built.number != generation.number:
+                return False
+            if built.checkpoint < current.checkpoint and not other_history:
                 return False
             _set_state(connection, current, GenerationState.RETIRED)
             _set_state(connection, built, GenerationState.CURRENT)
@@ -170,10 +180,15 @@ def _table(projection: Projection, number: int) -> str:
     return f"{projection.name}_g{number}"
 
 
-def _create(connection: Connection, projection: Projection, state: GenerationState, now_us: int) -> None:
-    number: Any = connection.execute(
+def _next_number(connection: Connection, projection: Projection) -> Any:
+    return connection.execute(
         "SELECT coalesce(max(number), 0) + 1 FROM generations WHERE projection = ?", (projection.name,)
     ).get
+
+
+def _create(
+    connection: Connection, projection: Projection, number: int, state: GenerationState, now_us: int
+) -> None:
     columns = "".join(f", {name} {type_}" for name, type_ in projection.columns.items())
     # A whole-number key is SQLite's row id itself. Beside a text key the row id would be a second key.
     options = "STRICT" if projection.key_type == "INTEGER" else "STRICT, WITHOUT ROWID"
@@ -182,7 +197,7 @@ def _create(connection: Connection, projection: Projection, state: GenerationSta
         f"({projection.key} {projection.key_type} PRIMARY KEY{columns}) {options}"
     )
     connection.execute(
-        "INSERT INTO generations VALUES(?, ?, ?, 0, 0, ?, NULL)",
+        f"INSERT INTO generations({_GENERATION}) VALUES(?, ?, ?, 0, 0, ?, NULL, x'')",
         (projection.name, number, state.value, now_us),
     )
 
@@ -226,10 +241,8 @@ def _set_state(connection: Connection, generation: Generation, state: Generation
 
 
 def _generation(row: Any) -> Generation:
-    projection, number, state, checkpoint, events, started_at_us, finished_at_us = row
-    return Generation(
-        projection, number, GenerationState(state), checkpoint, events, started_at_us, finished_at_us
-    )
+    projection, number, state, *fields = row
+    return Generation(projection, number, GenerationState(state), *fields)
 
 
 def _statement(projection: Projection, number: int, shape: Shape) -> str:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
 from tests.support.read_models import (
     NOW_US,
@@ -112,6 +113,44 @@ def test_promoting_compares_stored_checkpoints_and_not_the_given_one(read_model:
 
     assert read_model.promote(THINGS, boast, now_us=NOW_US) is False
     assert len(read_model.rows(THINGS)) == 2
+
+
+def test_a_generation_of_another_history_is_replaced_by_one_that_is_behind_it(read_model: ReadModel) -> None:
+    moved(read_model, prepared(read_model), put(1, "lost"), put(2, "lost"))
+    behind = moved(read_model, rebuilding(read_model), put(1, "new"))
+
+    assert read_model.promote(THINGS, behind, now_us=NOW_US, other_history=True) is True
+
+    assert [(g.number, g.state) for g in read_model.generations(THINGS)] == [(1, RETIRED), (2, CURRENT)]
+    assert read_model.rows(THINGS) == [row(1, "new")]
+
+
+def test_only_the_building_generation_is_promoted_over_another_history(read_model: ReadModel) -> None:
+    moved(read_model, prepared(read_model), put(1, "old"))
+    built = promoted(read_model, put(1, "new"))
+
+    assert read_model.promote(THINGS, built, now_us=NOW_US, other_history=True) is False
+    assert read_model.rows(THINGS) == [row(1, "new")]
+
+
+def test_an_unfinished_rebuild_of_another_history_is_removed_and_begun_again(
+    read_model: ReadModel, open_read_model: OpenReadModel
+) -> None:
+    current = moved(read_model, prepared(read_model), put(1))
+    parked = [Parked(1, "thing-1", "not readable")]
+    lost = apply(read_model, rebuilding(read_model), put(1), put(2), parked=parked)
+    assert lost is not None
+
+    begun = at_once(
+        lambda _: open_read_model().begin_rebuild(THINGS, now_us=NOW_US, instead_of=lost), range(4)
+    )
+
+    assert {(g.number, g.checkpoint, g.events, g.marks) for g in begun} == {(3, 0, 0, b"")}
+    assert read_model.generations(THINGS) == [current, begun[0]]
+    assert read_model.parked(THINGS, lost) == []
+    assert apply(read_model, lost, put(3)) is None, "its rebuild, if it still runs, has ended"
+    with pytest.raises(PartUnavailable):
+        read_model.rows(THINGS, generation=lost)
 
 
 def test_a_generation_is_promoted_once(read_model: ReadModel) -> None:

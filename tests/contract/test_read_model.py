@@ -8,13 +8,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import pytest
 
 from adapters.settings import Settings
 from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.history import History, Mark
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
-from domain.kernel.projection import Put, Value
+from domain.kernel.projection import Add, Put, Value
 from tests.support.processes import start_python
 from tests.support.read_models import (
     NOW_US,
@@ -52,13 +54,40 @@ def test_rows_checkpoint_and_parked_events_are_stored_together(
     generation = prepared(read_model)
     parked = Parked(7, "thing-9", "unknown event type")
 
-    after = read_model.apply(THINGS, generation, [put(1), put(2)], checkpoint=7, events=3, parked=[parked])
+    after = read_model.apply(
+        THINGS, generation, [put(1), put(2)], reached=History(7), events=3, parked=[parked]
+    )
 
     assert after == Generation("things", 1, GenerationState.CURRENT, 7, 3, NOW_US, None)
     reopened = open_read_model()
     assert reopened.generations(THINGS) == [after]
     assert reopened.rows(THINGS) == [row(1), row(2)]
     assert reopened.parked(THINGS, after) == [parked]
+
+
+def test_the_marks_of_a_history_are_stored_with_its_position(
+    read_model: ReadModel, open_read_model: OpenReadModel
+) -> None:
+    history = History()
+    for position in (1, 5, 9):
+        history = history.reach(Mark(position, uuid4()))
+
+    after = apply(read_model, prepared(read_model), put(1), reached=history)
+
+    assert after is not None
+    assert after.history == history
+    (stored,) = open_read_model().generations(THINGS)
+    assert stored.history == history
+
+
+def test_an_apply_that_fails_keeps_the_marks_too(read_model: ReadModel) -> None:
+    kept = apply(read_model, prepared(read_model), put(1), reached=History().reach(Mark(3, uuid4())))
+    assert kept is not None
+
+    with pytest.raises(ValueError):
+        apply(read_model, kept, Add(1, {"colour": 1}), reached=kept.history.reach(Mark(4, uuid4())))
+
+    assert read_model.generations(THINGS) == [kept]
 
 
 def test_the_number_of_events_is_the_sum_over_all_applies(read_model: ReadModel) -> None:
@@ -166,6 +195,7 @@ _APPLY_FOR_EVER = """
 import sys
 from adapters import wiring
 from adapters.settings import load_settings
+from domain.kernel.history import History
 from tests.support.read_models import THINGS, prepared, put
 home, url = sys.argv[1:]
 model = wiring.open_read_model(load_settings(environment={"ES_HOME": home, "ES_DATABASE": url}))
@@ -174,7 +204,7 @@ print("ready", flush=True)
 while True:
     first = generation.checkpoint + 1
     rows = [put(first + i) for i in range(20)]
-    generation = model.apply(THINGS, generation, rows, checkpoint=first + 19, events=20)
+    generation = model.apply(THINGS, generation, rows, reached=History(first + 19), events=20)
 """
 
 

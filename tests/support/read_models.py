@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from domain.kernel.events import Event, Position, Recorded
+from domain.kernel.history import History
 from domain.kernel.ports.read_model import Generation, Parked, ReadModel
 from domain.kernel.projection import Key, Operation, Projection, Put, Row, Value
 
@@ -53,12 +54,18 @@ def apply(
     *operations: Operation,
     projection: Projection = THINGS,
     checkpoint: Position | None = None,
+    reached: History | None = None,
     parked: Sequence[Parked] = (),
 ) -> Generation | None:
-    """Apply with the checkpoint moved by one for each operation, unless it is given."""
-    reached = generation.checkpoint + len(operations) if checkpoint is None else checkpoint
+    """Apply with the checkpoint moved by one for each operation, unless it or a whole history is given."""
+    position = generation.checkpoint + len(operations) if checkpoint is None else checkpoint
     return model.apply(
-        projection, generation, operations, checkpoint=reached, events=len(operations), parked=parked
+        projection,
+        generation,
+        operations,
+        reached=reached or History(position, generation.history.marks),
+        events=len(operations),
+        parked=parked,
     )
 
 

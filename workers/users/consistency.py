@@ -17,6 +17,7 @@ from uuid import UUID
 from adapters.clock import now_us
 from domain.kernel.errors import Damaged, EsError, KeyDamaged, KeyUnavailable, Tampered, UnknownEventType
 from domain.kernel.events import Event, Recorded, event_id
+from domain.kernel.history import History
 from domain.kernel.personal import Personal, Sealed
 from domain.kernel.ports.codec import Codec, Opener
 from domain.kernel.ports.event_store import EventStore
@@ -91,7 +92,7 @@ class Streams:
             states[recorded.stream] = self._after(state, recorded, opener)
         operations: list[Operation] = [Put(stream, state) for stream, state in states.items()]
         moved = self._scratch.apply(
-            _ROWS, self._generation, operations, checkpoint=events[-1].position, events=len(events)
+            _ROWS, self._generation, operations, reached=History(events[-1].position), events=len(events)
         )
         assert moved is not None, "no other process writes the scratch read model"
         self._generation = moved

@@ -75,6 +75,7 @@ class ReadModel(Identified, Protocol):
     ) -> Generation | None:
         """Apply operations in order, park, and move the checkpoint: one transaction.
 
+        The marks of `reached` are stored with its position.
         Returns the generation as it is now. Returns None, and applies nothing, if the stored checkpoint or
         state is no longer the given one: another projector moved the checkpoint first, or the generation was
         replaced. The effect is that of `applied`, operation by operation. Raises ValueError, and applies
@@ -83,8 +84,13 @@ class ReadModel(Identified, Protocol):
         """
         ...
 
-    def begin_rebuild(self, projection: Projection, *, now_us: int) -> Generation:
-        """The building generation: the unfinished one, or else a new one. Creating it removes retired ones."""
+    def begin_rebuild(
+        self, projection: Projection, *, now_us: int, instead_of: Generation | None = None
+    ) -> Generation:
+        """The building generation: the unfinished one, or else a new one. Creating it removes retired ones.
+
+        `instead_of` is an unfinished one to remove, because its events are not those of the store.
+        """
         ...
 
     def promote(

@@ -20,6 +20,7 @@ from adapters.postgres.database import Database, one
 from adapters.postgres.read_model import PostgresReadModel
 from adapters.postgres.vault import PostgresVault
 from domain.kernel.errors import EsError
+from domain.kernel.history import History
 from domain.kernel.ports.vault import DestroyedKey, Reserved
 from tests.support.postgres import execute, kill_connections, locked, unavailable
 from tests.support.read_models import THINGS, apply, prepared, rebuilding
@@ -157,7 +158,7 @@ def test_an_apply_whose_reply_was_lost_is_not_applied_twice(
     generation = prepared(read_model)
     lose_reply()
 
-    late = read_model.apply(THINGS, generation, [], checkpoint=5, events=5)
+    late = read_model.apply(THINGS, generation, [], reached=History(5), events=5)
 
     assert late is None, "the projector reads its checkpoint again"
     assert [(g.checkpoint, g.events) for g in read_model.generations(THINGS)] == [(5, 5)]

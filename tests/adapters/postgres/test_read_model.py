@@ -12,6 +12,7 @@ import pytest
 from adapters.postgres import database as postgres
 from adapters.postgres import read_model as read_postgres
 from adapters.postgres.read_model import PostgresReadModel
+from domain.kernel.history import History
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
 from domain.kernel.projection import Put
 from tests.support.postgres import Server, is_waiting, locked, unavailable
@@ -59,7 +60,7 @@ def test_results_are_sorted_and_not_in_order_by_luck(read_model: PostgresReadMod
         THINGS,
         first,
         [put(key) for key in backwards],
-        checkpoint=3,
+        reached=History(3),
         events=3,
         parked=[Parked(position, "thing-1", "not readable") for position in backwards],
     )
