@@ -65,12 +65,7 @@ class JsonCodec:
     def decode(
         self, recorded: Recorded, *, subject: int | None = None, opener: Opener | None = None
     ) -> Event:
-        wire_name, data = recorded.type, _object(recorded, recorded.data)
-        while wire_name in self._upcasters:
-            try:
-                wire_name, data = self._upcasters[wire_name](data)
-            except (LookupError, TypeError, ValueError) as error:
-                raise _damaged(recorded) from error
+        wire_name, data = self.stored(recorded)
         shape = self._shapes.get(wire_name)
         if shape is None:
             raise UnknownEventType(wire_name)
@@ -94,8 +89,14 @@ class JsonCodec:
         unreadable: dict[str, Any] = dict.fromkeys((*shape.personal, *shape.plain), Unreadable(Damaged.code))
         return shape.event_class(**unreadable)
 
-    def stored(self, recorded: Recorded) -> dict[str, Any]:
-        return _object(recorded, recorded.data)
+    def stored(self, recorded: Recorded) -> tuple[str, dict[str, Any]]:
+        wire_name, data = recorded.type, _object(recorded, recorded.data)
+        while wire_name in self._upcasters:
+            try:
+                wire_name, data = self._upcasters[wire_name](data)
+            except (LookupError, TypeError, ValueError) as error:
+                raise _damaged(recorded) from error
+        return wire_name, data
 
     def metadata(self, recorded: Recorded) -> Metadata:
         raw = _object(recorded, recorded.metadata)

@@ -223,11 +223,14 @@ def usual_roles(settings: Settings) -> list[Role]:
     return [role for role in roles if not (role.needs_broker and settings.is_local)]
 
 
-def keyring_of(vault: Vault) -> Callable[[Sequence[int]], Keyring]:
-    """Return a function that loads the data keys of the given subjects and returns a keyring of them."""
+def keyring_of(vault: Vault, *, even_owed: bool = False) -> Callable[[Sequence[int]], Keyring]:
+    """Return a function that loads the data keys of the given subjects and returns a keyring of them.
+
+    `even_owed` is for the process that destroys the keys of owed erasures.
+    """
     from adapters.crypto.sealing import Keyring
 
-    return lambda subjects: Keyring(vault.data_keys(subjects))
+    return lambda subjects: Keyring(vault.data_keys(subjects, even_owed=even_owed))
 
 
 def erased_keyring() -> AllErased:

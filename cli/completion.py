@@ -47,6 +47,12 @@ def statuses(incomplete: str) -> list[str]:
     return _matching(tuple(each.value for each in Status if each is not Status.UNKNOWN), incomplete)
 
 
+def bases(incomplete: str) -> list[tuple[str, str]]:
+    from domain.users.commands import BASES
+
+    return [(code, why) for code, why in BASES.items() if code.startswith(incomplete)]
+
+
 def levels(incomplete: str) -> list[str]:
     return _matching(("info", "warning", "error"), incomplete)
 

@@ -24,7 +24,7 @@ _UNKNOWN: Body = {
     "code": "",
 }
 """The fields of a finding that a worker has not."""
-_DAMAGE = {"damaged", "tampered", "unknown-event-type", "store-behind"}
+_DAMAGE = {"damaged", "tampered", "unknown-event-type", "sealed-by-newer", "store-behind"}
 
 
 @app.command(epilog="Example: es doctor --quiet")

@@ -7,14 +7,35 @@ from typing import Annotated
 import typer
 
 from cli import render, session
+from cli.completion import bases
 from cli.confirm import introduce, person
-from domain.kernel.errors import PartUnavailable
+from domain.kernel.errors import EXIT_CODES, EsError, Kind
+from domain.kernel.messages import Body
+from domain.users.commands import BASES, DEFAULT_BASIS, parse_basis
+from domain.users.errors import UserNotFound
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: es gdpr erase 252562058352301107")
 
-DEFAULT_BASIS = "GDPR Art. 17"
 _WAIT_S = 6.0
 _POLL_S = 0.03
+_PAGE = 1000
+_COMPLETED = "completed"
+_SAID = {
+    "decided": "it is stored, but the key is not destroyed yet",
+    "key-destroyed": "the key is destroyed and nothing opens the data any more, but the cleaning is not finished",
+}
+
+
+class ErasureOwed(EsError):
+    """The erasure is listed, and is not completed yet. The code is its state."""
+
+    code: str
+    reason: str
+    hint = "`erasures` goes on without you, and lists it in `es gdpr status`. `es gdpr resume` tries at once."
+
+    def __str__(self) -> str:
+        said = _SAID.get(self.code, f"the erasure is {self.code}")
+        return f"{said}: {self.reason}" if self.reason else said
 
 
 @app.command(epilog="Example: es gdpr erase 252562058352301107")
@@ -23,7 +44,7 @@ def erase(
     basis: Annotated[
         str,
         typer.Option(
-            "--basis", metavar="REASON", help="The reason. It is stored readable: no personal data."
+            "--basis", metavar="CODE", autocompletion=bases, help=f"The reason: {', '.join(BASES)}."
         ),
     ] = DEFAULT_BASIS,
     yes: render.Yes = False,
@@ -31,9 +52,10 @@ def erase(
     as_json: render.Json = False,
 ) -> None:
     """Destroy a person's data key, so that their data stays sealed for ever, here and in every copy."""
+    basis = parse_basis(basis)  # before anything is asked
     introduce(lambda: person({"user_id": user_id}), yes=yes)
     session.ask_first("Erase this person for good?", because="an erasure cannot be undone", yes=yes)
-    reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
+    reply = _decide(user_id, basis, command_id)
     reply["erasure"] = _wait(user_id)
     render.answer(
         reply,
@@ -42,20 +64,88 @@ def erase(
     )
 
 
+@app.command(epilog="Example: es gdpr status")
+def status(as_json: render.Json = False) -> None:
+    """List erasures that are decided and not completed, and events of other programs that look like one.
+
+    The exit code is 4 if an erasure is owed. In the state key-destroyed nothing opens the person's data any more, but
+    dead letters, or bytes of destroyed keys in the files of the vault, may be left.
+    """
+    _show(_listed(), as_json=as_json)
+
+
+@app.command(epilog="Example: es gdpr resume")
+def resume(as_json: render.Json = False) -> None:
+    """Try every erasure that is owed at once, and list what is left. The workers also do so every few seconds."""
+    before = {row["user_id"]: row["attempts"] for row in _listed()["owed"]}
+    session.ask("erasures", "erasures.resume", {})
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        found = _listed()
+        # A row that was tried again without an end has one more attempt.
+        waiting = [row for row in found["owed"] if row["attempts"] <= before.get(row["user_id"], 0)]
+        if not waiting or time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_S)
+    _show(found, as_json=as_json)
+
+
+def _decide(user_id: str, basis: str, command_id: str | None) -> Body:
+    try:
+        return session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
+    except EsError as error:
+        if error.code != UserNotFound.code:
+            raise
+    # The stream may have been deleted with the tools of the store. The vault still knows the person.
+    session.ask("erasures", "erasures.resume", {"user_id": user_id})
+    return {"user_id": user_id}
+
+
 def _wait(user_id: str) -> str:
-    """Wait until the erasure is completed. Raises PartUnavailable if that takes longer than 6 s."""
+    """Wait until the vault holds nothing of the person. Raises ErasureOwed if that takes longer than 6 s."""
+    asked_again = False
     with closing(session.caller()) as connection:
         deadline = time.monotonic() + _WAIT_S
         while True:
             found = connection.ask("erasures", "erasures.status", {"user_id": user_id}, timeout_s=_WAIT_S)
             state: str = found["erasure"]
-            if state == "completed":
+            if state == _COMPLETED and asked_again:
                 return state
+            if state == _COMPLETED:
+                # Completed earlier: dead letters may have come since.
+                connection.ask("erasures", "erasures.resume", {"user_id": user_id}, timeout_s=_WAIT_S)
+            asked_again = True
             if time.monotonic() > deadline:
-                why = found["waits_for"]
-                raise PartUnavailable(
-                    "the erasure",
-                    "it is stored, but the key is not destroyed yet" + (f": {why['message']}" if why else ""),
-                    "`erasures` continues without you. See `es logs erasures`. Retrying is safe.",
-                )
+                raise ErasureOwed(state, found["reason"] or "")
             time.sleep(_POLL_S)
+
+
+def _listed() -> Body:
+    """`{"owed", "quarantined"}`, all of them."""
+    found: Body = {"owed": [], "quarantined": []}
+    following: Body | None = {}
+    with closing(session.caller()) as connection:
+        while following is not None:
+            question = {"limit": _PAGE, **following}
+            page = connection.ask("erasures", "erasures.owed", question, timeout_s=session.TIMEOUT_S)
+            found["owed"] += page["owed"]
+            found["quarantined"] += page["quarantined"]
+            following = page["next"]
+    return found
+
+
+def _show(found: Body, *, as_json: bool) -> None:
+    """Print one row for each owed erasure and each quarantined event. Exits with 4 if an erasure is owed."""
+    quarantined = [
+        {**row, "erasure": "quarantined", "reason": f"{row['type']} in {row['stream']}: {row['error']}"}
+        for row in found["quarantined"]
+    ]
+    rows = [*found["owed"], *quarantined]
+    if rows or as_json:
+        columns = ["user_id", "erasure", "position", "age_s", "attempts", "letters", "reason"]
+        unknown = dict.fromkeys(columns)
+        render.rows([{**unknown, **row} for row in rows], columns, as_json=as_json)
+    else:
+        render.line("no erasure is owed")
+    if found["owed"]:
+        raise typer.Exit(EXIT_CODES[Kind.UNAVAILABLE])

@@ -8,6 +8,8 @@ from cli.supervisor import name_of
 from domain.kernel.errors import EsError
 from domain.kernel.messages import Body
 
+_OWED_S = 10.0
+"""An erasure that is owed for so long is a problem, also without an error."""
 _SOUND = ("ready", "starting")
 _CURES = {
     "waiting": "It recovers when the part is available: `es doctor` examines each part.",
@@ -78,12 +80,36 @@ def _followers(found: Body) -> Iterator[Body]:
     silent += [] if found["projections"] else ["projections"]
     for role in dict.fromkeys(silent):
         yield _problem(f"follower {role}", "its worker does not reply", f"`es logs {role}` shows why.")
+    for follower in found["followers"]:
+        yield from _erasures(follower)
     for state in found["projections"]:
         if state["parked"]:
             name = state["projection"]
             cure = f"`es logs projections` shows the errors. Correct the cause, then `es projections rebuild {name}`."
             detail = f"{state['parked']} parked events: rows lack them"
             yield _problem(f"projection {name}", detail, cure, state="warning")
+
+
+def _erasures(progress: Body) -> Iterator[Body]:
+    """What a follower knows of owed erasures, quarantined events and other histories; only `erasures` does."""
+    owed = sum(progress.get("owed", {}).values())
+    if owed and (progress["failing"] or progress["oldest_s"] > _OWED_S):
+        why = f": {progress['reason']}" if progress["reason"] else ""
+        detail = (
+            f"{owed} erasures are decided and not completed, the oldest for {progress['oldest_s']:.0f} s{why}"
+        )
+        yield _problem("erasures", detail, "`es gdpr status` lists them; `es gdpr resume` tries at once.")
+    if progress.get("quarantined"):
+        detail = f"{progress['quarantined']} events of another program read like an erasure or a deletion"
+        cure = "`es gdpr status` lists them: nothing is erased because of them. Find what wrote them."
+        yield _problem("quarantine", detail, cure, state="warning")
+    for each in progress.get("divergences", []):
+        detail = (
+            f"{each['process']} had read up to position {each['seen']}, but the event store has another history after"
+            f" {each['back_to']}: an older copy was restored, or the store was swapped; it went on from there"
+        )
+        cure = 'Run `es ids fence` if you have not; see "Restoring" in docs/operations.md. `es gdpr resume` ends this message.'
+        yield _problem("history", detail, cure, state="failed" if progress["lag"] else "warning")
 
 
 def _problem(part: str, detail: str, cure: str, *, state: str = "failed") -> Body:

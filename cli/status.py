@@ -145,7 +145,8 @@ def _show_parts(found: Body) -> None:
             if "lag" in follower
             else "no reply"
         )
-        render.line(f"{follower['role']}: {reached}")
+        owed = "".join(f", {count} {state}" for state, count in follower.get("owed", {}).items())
+        render.line(f"{follower['role']}: {reached}{owed}")
 
 
 def _show_progress(found: Body) -> None:

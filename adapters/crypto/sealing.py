@@ -13,6 +13,7 @@ key is never taken for an erased one.
 from __future__ import annotations
 
 import os
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from uuid import UUID
@@ -20,7 +21,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from domain.kernel.errors import KeyDamaged, KeyMissing, KeyUnavailable, Tampered
+from domain.kernel.errors import KeyDamaged, KeyMissing, KeyUnavailable, SealedByNewer, Tampered
 from domain.kernel.personal import ERASED, Erased, Personal, Sealed
 from domain.kernel.ports.vault import DamagedKey, DataKey, DestroyedKey, LivingKey
 
@@ -29,6 +30,7 @@ NONCE_BYTES = 12
 TAG_BYTES = 16
 PAD_BYTES = 32
 _VERSION = "es1"
+_NEWER = re.compile(r"es([2-9]|[1-9][0-9]{1,8}):")
 
 
 class Keyring:
@@ -51,6 +53,8 @@ class Keyring:
         return Sealed(_text_of(subject, event_id, box))
 
     def open(self, sealed: Sealed, *, subject: int, field: str, event_id: UUID | None) -> Personal | Erased:
+        if _NEWER.match(sealed.text):
+            raise SealedByNewer(subject, field)  # before the key: a tombstone says nothing about a newer form
         try:
             _version, _key_id, event_hex, encoded = sealed.text.split(":")
             sealed_in = UUID(event_hex)

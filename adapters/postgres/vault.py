@@ -1,11 +1,11 @@
-"""The vault in one schema of PostgreSQL: wrapped data keys and e-mail claims.
+"""The vault in one schema of PostgreSQL: wrapped data keys and e-mail claims. `owed.py` has owed erasures and checkpoints.
 
 Promise: a data key is created once, with its registration; a destroyed key leaves a tombstone for ever.
 Refusal: no address and no unwrapped key is ever sent to the server.
 
 PostgreSQL keeps deleted and overwritten data in its files: in dead rows until VACUUM, and after that in the free
 space of a page until it is used again. Keys and claims are therefore partitioned by hash, and VACUUM FULL
-rewrites each partition that holds residue. This module cannot reach the write-ahead log, its archive, standbys,
+rewrites each partition that holds residue, and the tags of owed erasures. This module cannot reach the write-ahead log, its archive, standbys,
 backups and freed disk blocks: replace the key-encryption key for those.
 """
 
@@ -15,15 +15,14 @@ import contextlib
 import hmac
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 from adapters.crypto.sealing import unwrap, wrap
 from adapters.postgres import statements
 from adapters.postgres.connection import Connection
-from adapters.postgres.database import ConcurrentChange, Database, migration_files, one
+from adapters.postgres.database import ConcurrentChange, Database, migration_files
+from adapters.postgres.owed import OwedErasures
 from domain.kernel.errors import KeyUnavailable, residue_left, vault_emptied
-from domain.kernel.events import Position
 from domain.kernel.ports.vault import (
     Claim,
     ClaimAnswer,
@@ -32,7 +31,9 @@ from domain.kernel.ports.vault import (
     DamagedKey,
     DataKey,
     DestroyedKey,
+    Destruction,
     LivingKey,
+    Reason,
 )
 from domain.users.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
 
@@ -42,7 +43,7 @@ _BLANK = bytes(60)
 _INDEX_KEY = "email-index-key"
 
 
-class PostgresVault:
+class PostgresVault(OwedErasures):
     def __init__(self, url: str, *, kek: bytes, may_be_new: Callable[[], bool] = lambda: True) -> None:
         """Open the vault with its 256-bit key-encryption key. `may_be_new` is called if the vault is empty.
 
@@ -93,10 +94,16 @@ class PostgresVault:
 
     def _load(self, connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]]) -> Reservations:
         tags = list({tag for tag, _ in tagged})
+        subjects = [request.subject for _, request in tagged]
         commands = [request.command_id for _, request in tagged if request.registers]
+        closed = connection.execute(self._database.sql(statements.FIND_CLOSED), (subjects, commands))
         claims = connection.execute(self._database.sql(statements.FIND_CLAIMS), (tags,))
         registrations = connection.execute(self._database.sql(statements.FIND_REGISTRATIONS), (commands,))
-        return Reservations({tag: Held(*claim) for tag, *claim in claims}, dict(registrations.fetchall()))
+        return Reservations(
+            {tag: Held(*claim) for tag, *claim in claims},
+            dict(registrations.fetchall()),
+            {subject for (subject,) in closed},
+        )
 
     def _store(self, connection: Connection, decided: Reservations, expires_at_us: int) -> None:
         """Write the decisions. Raises ConcurrentChange if the rows that they depend on have changed."""
@@ -135,16 +142,6 @@ class PostgresVault:
     def release(self, reservation_ids: Sequence[UUID]) -> None:
         self._write(statements.RELEASE_RESERVATIONS, (list(reservation_ids),))
 
-    def abandon_registration(self, subject: int, reservation_id: UUID) -> None:
-        def abandon(connection: Connection) -> None:
-            sql = self._database.sql
-            connection.execute(sql(statements.RELEASE_RESERVATION_OF), (reservation_id, subject))
-            connection.execute(sql("DELETE FROM {schema}.registrations WHERE subject = %s"), (subject,))
-            # Keep the tombstone: a subject never gets a second key. Its command may register again.
-            connection.execute(sql(statements.DESTROY_KNOWN_KEY), (_BLANK, subject))
-
-        self._database.write(abandon)
-
     def claims_of(self, subject: int, *, now_us: int) -> list[Claim]:
         return self._claims("WHERE subject = %s ORDER BY tag", (subject,), now_us)
 
@@ -175,12 +172,19 @@ class PostgresVault:
 
     # --- keys ----------------------------------------------------------------------------------
 
-    def data_keys(self, subjects: Sequence[int]) -> Mapping[int, DataKey]:
+    def data_keys(self, subjects: Sequence[int], *, even_owed: bool = False) -> Mapping[int, DataKey]:
         keys: dict[int, DataKey] = {}
-        for subject, destroyed, wrapped in self._all(statements.FIND_KEYS, (list(set(subjects)),)):
-            # The key-encryption key fits the vault, so a data key that it cannot unwrap is damaged.
-            keys[subject] = DestroyedKey() if destroyed else DamagedKey()
-            if not destroyed:
+        for subject, wrapped, destroyed, reason, event, destroyed_at_us, owed, decided_by in self._all(
+            statements.FIND_KEYS, (list(set(subjects)),)
+        ):
+            if destroyed:
+                why = Reason.UNKNOWN if reason is None else Reason(reason)
+                keys[subject] = DestroyedKey(why, event, destroyed_at_us)
+            elif owed is not None and not even_owed:
+                keys[subject] = DestroyedKey(Reason.ERASURE, decided_by)
+            elif wrapped is not None:
+                # The key-encryption key fits the vault, so a data key that it cannot unwrap is damaged.
+                keys[subject] = DamagedKey()
                 with contextlib.suppress(KeyUnavailable):
                     keys[subject] = LivingKey(unwrap(self._kek, wrapped, str(subject)))
         return keys
@@ -189,41 +193,43 @@ class PostgresVault:
         found = self._all(statements.SUBJECTS, (after, limit, after, limit, limit))
         return [subject for (subject,) in found]
 
-    def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
-        def destroy(connection: Connection) -> None:
+    def tags(self, texts: Sequence[str]) -> list[bytes]:
+        return [self._tag(text) for text in texts]
+
+    def destroy(self, destructions: Sequence[Destruction], *, now_us: int) -> None:
+        erased = [d for d in destructions if d.reason is not Reason.ABANDONED]
+        abandoned = [d.subject for d in destructions if d.reason is Reason.ABANDONED]
+        kept = [(d.subject, tag.tag, tag.words) for d in erased for tag in d.tags]
+        subjects = [d.subject for d in destructions]
+
+        def attempt(connection: Connection) -> None:
             sql = self._database.sql
-            connection.execute(sql(statements.RELEASE_CLAIMS_OF), (subject,))
-            connection.execute(sql(statements.DESTROY_KEY), (_BLANK, subject))
-            connection.execute(sql(statements.SAVE_CHECKPOINT), (process, position))
+            connection.execute(sql(statements.DESTROY_KEYS), (_BLANK, subjects))
+            reasons, events = [str(d.reason) for d in destructions], [d.event_id for d in destructions]
+            connection.execute(sql(statements.LEAVE_TOMBSTONES), (now_us, subjects, reasons, events))
+            if erased:
+                listed = [d.subject for d in erased]
+                connection.execute(sql(statements.KEEP_TAGS_OF_CLAIMS), (listed,))
+                if kept:
+                    connection.execute(sql(statements.KEEP_TAGS), tuple(map(list, zip(*kept, strict=True))))
+                connection.execute(sql(statements.KEY_DESTROYED), (listed,))
+            connection.execute(sql(statements.RELEASE_CLAIMS_OF), (subjects,))
+            if abandoned:
+                # The tombstone stays: a subject never gets a second key. The command may register again.
+                connection.execute(sql(statements.FORGET_REGISTRATIONS), (abandoned,))
 
-        self._database.write(destroy)
-        if not self.purge():
-            raise residue_left()
+        if destructions:
+            self._database.write(attempt)
 
-    def purge(self) -> bool:
-        """Rewrite every partition with deleted or overwritten rows, so that no file of the tables holds them.
-
-        Returns False if a reader or a transaction older than a deletion prevented it: call it again later.
-        """
+    def remove_residue(self) -> None:
+        # A reader, or a transaction older than a deletion, keeps a partition on the list.
         for partition, made_by in self._all(statements.PURGEABLE, ()):
             if self._database.rewrite(partition, lock_wait_ms=_PURGE_WAIT_MS):
                 # Deletions since then have recorded a later number: their partition stays on the list.
                 done = "DELETE FROM {schema}.residue WHERE partition = %s AND made_by = %s::xid8"
                 self._write(done, (partition, made_by))
-        return not self._one("SELECT EXISTS(SELECT FROM {schema}.residue)")
-
-    # --- checkpoints ---------------------------------------------------------------------------
-
-    def checkpoint(self, process: str) -> Position:
-        found = self._one("SELECT position FROM {schema}.checkpoints WHERE process = %s", process)
-        return int(found or 0)
-
-    def save_checkpoint(self, process: str, position: Position) -> None:
-        self._write(statements.SAVE_CHECKPOINT, (process, position))
-
-    def rewind_checkpoint(self, process: str, position: Position) -> None:
-        rewind = "UPDATE {schema}.checkpoints SET position = least(position, %s) WHERE process = %s"
-        self._write(rewind, (position, process))
+        if self._one("SELECT EXISTS(SELECT FROM {schema}.residue)"):
+            raise residue_left()
 
     def system_id(self) -> UUID | None:
         return self._database.system_id()
@@ -233,17 +239,3 @@ class PostgresVault:
 
     def close(self) -> None:
         self._database.close()
-
-    # --- one statement -------------------------------------------------------------------------
-
-    def _one(self, template: str, *arguments: object) -> Any:
-        statement = self._database.sql(template)
-        return self._database.read(lambda connection: one(connection, statement, *arguments))
-
-    def _all(self, template: str, arguments: Sequence[object]) -> list[tuple[Any, ...]]:
-        statement = self._database.sql(template)
-        return self._database.read(lambda connection: connection.execute(statement, arguments).fetchall())
-
-    def _write(self, template: str, arguments: Sequence[object]) -> None:
-        statement = self._database.sql(template)
-        self._database.write(lambda connection: connection.execute(statement, arguments))

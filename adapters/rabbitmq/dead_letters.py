@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _PREFETCH_LIMIT = 65_535
 _SILENCE_S = 2.0
 _REQUEUE_TIMEOUT_S = 2.0
 _REQUEUE_POLL_S = 0.01
+_HELD_WAIT_S = 2.0
+"""How long another consumer is waited for. Those of this program take less, unless there are very many letters."""
 _KEPT_HEADERS = ("x-first-death-reason", "x-death")
 _REASONS = {
     "rejected": "no worker can read it, or a part was unavailable when it was retried",
@@ -148,28 +151,45 @@ class DeadLetters:
             raise DeadLetterNotFound(message_id)
         return count
 
-    def purge(self, matches: Callable[[dict[str, Any]], bool]) -> int:
-        """Remove requests from all dead letters, in one pass; return the number of requests removed.
+    def dead(self) -> int:
+        """The number of dead letters of all roles. Those that a consumer holds do not count."""
+        with open_channel(self._url) as channel:
+            return sum(depth_of(channel, dead_queue_of(role))[0] for role in self.roles)
 
-        `matches` is called once for each `{"kind", "body"}`, or with `{"unreadable": text}` for a message without
-        requests. The other requests of the same message stay. A second run changes nothing.
+    def purge(self, about: Callable[[dict[str, Any]], Collection[int]]) -> Counter[int]:
+        """Remove what is about some people from all dead letters, until a pass finds nothing more.
+
+        `about` is called for each `{"kind", "body"}`, or with `{"unreadable": text}` for a message without requests; it
+        returns the user ids of those people whose data it holds. The other requests of a message stay. Returns the number
+        of removed requests and messages by user id. Raises `PartUnavailable` while another consumer holds letters.
         """
-        removed = 0
+        removed: Counter[int] = Counter()
         with open_channel(self._url) as channel:
             for role in self.roles:
-                for held in _fetch(channel, role, None):
-                    removed += _purge(channel, role, held, matches)
+                while found := self._purge_once(channel, role, about):
+                    removed += found
+        return removed
+
+    def _purge_once(
+        self, channel: Any, role: str, about: Callable[[dict[str, Any]], Collection[int]]
+    ) -> Counter[int]:
+        removed: Counter[int] = Counter()
+        for held in _fetch(channel, role, None):
+            removed += _purge(channel, role, held, about)
         return removed
 
 
-def _purge(channel: Any, role: str, held: _Held, matches: Callable[[dict[str, Any]], bool]) -> int:
+def _purge(
+    channel: Any, role: str, held: _Held, about: Callable[[dict[str, Any]], Collection[int]]
+) -> Counter[int]:
     requests = _requests(held.raw)
     if not requests:
-        found = matches({"unreadable": _text(held.raw)})
+        found = Counter(about({"unreadable": _text(held.raw)}))
         if found:
             held.remove()
-        return int(found)
-    kept = [item for item in requests if not matches(item)]
+        return found
+    theirs = [about(item) for item in requests]
+    kept = [item for item, people in zip(requests, theirs, strict=True) if not people]
     if len(kept) < len(requests):
         if kept:
             # Store the rest before removing the whole message: a crash between them must not lose the rest.
@@ -179,16 +199,19 @@ def _purge(channel: Any, role: str, held: _Held, matches: Callable[[dict[str, An
             headers = {name: value for name, value in given.items() if name in _KEPT_HEADERS}
             _publish(channel, dead_queue_of(role), held.properties.message_id, raw, headers)
         held.remove()
-    return len(requests) - len(kept)
+    return Counter(person for people in theirs for person in people)
 
 
 # --- messages --------------------------------------------------------------------------------
 
 
 def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
-    """Yield the messages of a role's dead-letter queue. Those that are not removed stay in it."""
+    """Yield the messages of a role's dead-letter queue. Those that are not removed stay in it.
+
+    Raises `PartUnavailable` if another consumer has the queue: it may hold messages.
+    """
     queue = dead_queue_of(role)
-    count, _ = depth_of(channel, queue)
+    count = _count_unheld(channel, role)
     removed = requeued = 0
     for held in _received(channel, queue, count if limit is None else min(count, limit)):
         yield held
@@ -202,6 +225,23 @@ def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
             time.sleep(_REQUEUE_POLL_S)
 
 
+def _count_unheld(channel: Any, role: str) -> int:
+    """The number of dead letters of a role, once no other consumer holds any. Raises `PartUnavailable` after 2 s."""
+    deadline = time.monotonic() + _HELD_WAIT_S
+    while True:
+        count, consumers = depth_of(channel, dead_queue_of(role))
+        if not consumers:
+            return count
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_REQUEUE_POLL_S)
+    raise PartUnavailable(
+        PART,
+        f"another consumer holds the dead letters of {role}",
+        "Retry when it has ended: another `es dead`, or a program that consumes from the queue.",
+    )
+
+
 def _received(channel: Any, queue: str, count: int) -> Iterator[_Held]:
     """Yield at most `count` messages of a queue. They stay unacknowledged, so that each is seen once."""
     while count > 0:
@@ -209,7 +249,8 @@ def _received(channel: Any, queue: str, count: int) -> Iterator[_Held]:
         # quorum queue, so it is named. One consumer cannot hold more than 65,535 messages: another one continues.
         wanted = min(count, _PREFETCH_LIMIT)
         channel.basic_qos(prefetch_count=wanted)
-        for method, properties, raw in channel.consume(queue, inactivity_timeout=_SILENCE_S):
+        # Exclusively: no other consumer can hold a letter that a purge would then not see.
+        for method, properties, raw in channel.consume(queue, exclusive=True, inactivity_timeout=_SILENCE_S):
             if method is None:
                 waiting, _ = depth_of(channel, queue)
                 if not waiting:  # another operator holds or has removed the others

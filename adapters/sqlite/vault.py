@@ -1,4 +1,4 @@
-"""The vault in one SQLite file: wrapped data keys and e-mail claims.
+"""The vault in one SQLite file: wrapped data keys and e-mail claims. `owed.py` has its owed erasures and checkpoints.
 
 Promise: a data key is created once, with its registration; a destroyed key leaves a tombstone for ever.
 Refusal: no address and no unwrapped key is ever written.
@@ -16,8 +16,8 @@ from uuid import UUID
 
 from adapters.crypto.sealing import unwrap, wrap
 from adapters.sqlite.database import Connection, Database, migration_files
+from adapters.sqlite.owed import OwedErasures, uuid_or_none
 from domain.kernel.errors import KeyUnavailable, residue_left, vault_emptied
-from domain.kernel.events import Position
 from domain.kernel.ports.vault import (
     Claim,
     ClaimAnswer,
@@ -26,7 +26,10 @@ from domain.kernel.ports.vault import (
     DamagedKey,
     DataKey,
     DestroyedKey,
+    Destruction,
     LivingKey,
+    OwedState,
+    Reason,
 )
 from domain.users.reservations import RESERVATION_LIFE_US, Held, Reservations, key_minted_twice
 
@@ -38,9 +41,18 @@ _SUBJECTS = """
     UNION
     SELECT subject FROM (SELECT DISTINCT subject FROM email_claims WHERE subject > :after ORDER BY subject LIMIT :limit)
     ORDER BY subject LIMIT :limit"""
+_KEY = """
+    SELECT k.wrapped, k.destroyed, t.reason, t.event_id, t.destroyed_at_us, o.subject, o.event_id
+    FROM (SELECT ? AS subject) wanted
+    LEFT JOIN data_keys k ON k.subject = wanted.subject
+    LEFT JOIN tombstones t ON t.subject = wanted.subject
+    LEFT JOIN owed_erasures o ON o.subject = wanted.subject"""
+_CLOSED = """
+    SELECT EXISTS(SELECT 1 FROM data_keys WHERE subject = :subject AND destroyed)
+        OR EXISTS(SELECT 1 FROM owed_erasures WHERE subject = :subject)"""
 
 
-class SqliteVault:
+class SqliteVault(OwedErasures):
     def __init__(self, path: Path, *, kek: bytes, may_be_new: Callable[[], bool] = lambda: True) -> None:
         """Open the vault with its 256-bit key-encryption key. `may_be_new` is called if the vault is empty.
 
@@ -111,26 +123,12 @@ class SqliteVault:
             raise key_minted_twice()
 
     def confirm(self, reservation_ids: Sequence[UUID]) -> None:
-        self._each("UPDATE email_claims SET confirmed = 1 WHERE reservation_id = ?", reservation_ids)
+        confirmed = "UPDATE email_claims SET confirmed = 1 WHERE reservation_id = ?"
+        self._each(confirmed, [(id_.bytes,) for id_ in reservation_ids])
 
     def release(self, reservation_ids: Sequence[UUID]) -> None:
-        self._each("DELETE FROM email_claims WHERE reservation_id = ?", reservation_ids)
-
-    def _each(self, statement: str, reservation_ids: Sequence[UUID]) -> None:
-        with self._database.writing() as connection:
-            connection.executemany(statement, [(id_.bytes,) for id_ in reservation_ids])
-
-    def abandon_registration(self, subject: int, reservation_id: UUID) -> None:
-        with self._database.writing() as connection:
-            connection.execute(
-                "DELETE FROM email_claims WHERE reservation_id = ? AND subject = ?",
-                (reservation_id.bytes, subject),
-            )
-            # Keep the tombstone: a subject never gets a second key. Forget the command: it may register again.
-            connection.execute(
-                "UPDATE data_keys SET wrapped = ?, destroyed = 1, command_id = NULL WHERE subject = ?",
-                (_BLANK, subject),
-            )
+        released = "DELETE FROM email_claims WHERE reservation_id = ?"
+        self._each(released, [(id_.bytes,) for id_ in reservation_ids])
 
     def claims_of(self, subject: int, *, now_us: int) -> list[Claim]:
         return self._claims("WHERE subject = ?", (subject,), now_us)
@@ -166,20 +164,22 @@ class SqliteVault:
 
     # --- keys ----------------------------------------------------------------------------------
 
-    def data_keys(self, subjects: Sequence[int]) -> Mapping[int, DataKey]:
+    def data_keys(self, subjects: Sequence[int], *, even_owed: bool = False) -> Mapping[int, DataKey]:
         keys: dict[int, DataKey] = {}
         with self._database.reading() as connection:
             for subject in subjects:
-                row = connection.execute(
-                    "SELECT wrapped, destroyed FROM data_keys WHERE subject = ?", (subject,)
-                ).fetchone()
-                if row is not None:
-                    wrapped, destroyed = row
+                row: Any = connection.execute(_KEY, (subject,)).fetchone()
+                wrapped, destroyed, reason, event, destroyed_at_us, owed, decided_by = row
+                if destroyed:
+                    why = Reason.UNKNOWN if reason is None else Reason(reason)
+                    keys[subject] = DestroyedKey(why, uuid_or_none(event), destroyed_at_us)
+                elif owed is not None and not even_owed:
+                    keys[subject] = DestroyedKey(Reason.ERASURE, uuid_or_none(decided_by))
+                elif wrapped is not None:
                     # The key-encryption key fits the vault, so a data key that it cannot unwrap is damaged.
-                    keys[subject] = DestroyedKey() if destroyed else DamagedKey()
-                    if not destroyed:
-                        with contextlib.suppress(KeyUnavailable):
-                            keys[subject] = LivingKey(unwrap(self._kek, wrapped, str(subject)))
+                    keys[subject] = DamagedKey()
+                    with contextlib.suppress(KeyUnavailable):
+                        keys[subject] = LivingKey(unwrap(self._kek, wrapped, str(subject)))
         return keys
 
     def subjects(self, *, after: int, limit: int) -> list[int]:
@@ -187,37 +187,17 @@ class SqliteVault:
             rows: list[Any] = connection.execute(_SUBJECTS, {"after": after, "limit": limit}).fetchall()
         return [subject for (subject,) in rows]
 
-    def destroy_key(self, subject: int, *, process: str, position: Position) -> None:
+    def tags(self, texts: Sequence[str]) -> list[bytes]:
+        return [self._tag(text) for text in texts]
+
+    def destroy(self, destructions: Sequence[Destruction], *, now_us: int) -> None:
         with self._database.writing() as connection:
-            connection.execute(
-                """INSERT INTO data_keys VALUES(?, NULL, 1, ?)
-                   ON CONFLICT(subject) DO UPDATE SET destroyed = 1, wrapped = excluded.wrapped""",
-                (subject, _BLANK),
-            )
-            connection.execute("DELETE FROM email_claims WHERE subject = ?", (subject,))
-            _save_checkpoint(connection, process, position)
+            for destruction in destructions:
+                _destroy(connection, destruction, now_us)
+
+    def remove_residue(self) -> None:
         if not self._database.remove_residue():
             raise residue_left()
-
-    # --- checkpoints ---------------------------------------------------------------------------
-
-    def checkpoint(self, process: str) -> Position:
-        with self._database.reading() as connection:
-            return int(
-                connection.execute(
-                    "SELECT coalesce(max(position), 0) FROM checkpoints WHERE process = ?", (process,)
-                ).get
-            )
-
-    def save_checkpoint(self, process: str, position: Position) -> None:
-        with self._database.writing() as connection:
-            _save_checkpoint(connection, process, position)
-
-    def rewind_checkpoint(self, process: str, position: Position) -> None:
-        with self._database.writing() as connection:
-            connection.execute(
-                "UPDATE checkpoints SET position = min(position, ?) WHERE process = ?", (position, process)
-            )
 
     def system_id(self) -> UUID | None:
         return self._database.system_id()
@@ -240,17 +220,45 @@ def _load(connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]]) 
             reservations.held[tag] = Held(
                 subject, UUID(bytes=command), UUID(bytes=reservation), bool(confirmed)
             )
+        concerned = {request.subject}
         if request.registers:
             command = request.command_id.bytes
             known = connection.execute("SELECT subject FROM data_keys WHERE command_id = ?", (command,)).get
             if known is not None:
                 reservations.registered[request.command_id] = known
+                concerned.add(known)
+        for subject in concerned:
+            if connection.execute(_CLOSED, {"subject": subject}).get:
+                reservations.closed.add(subject)
     return reservations
 
 
-def _save_checkpoint(connection: Connection, process: str, position: Position) -> None:
+def _destroy(connection: Connection, destruction: Destruction, now_us: int) -> None:
+    subject = destruction.subject
     connection.execute(
-        """INSERT INTO checkpoints VALUES(?, ?)
-           ON CONFLICT(process) DO UPDATE SET position = max(position, excluded.position)""",
-        (process, position),
+        """INSERT INTO data_keys VALUES(?, NULL, 1, ?)
+           ON CONFLICT(subject) DO UPDATE SET destroyed = 1, wrapped = excluded.wrapped""",
+        (subject, _BLANK),
     )
+    event_id = destruction.event_id and destruction.event_id.bytes
+    connection.execute(
+        "INSERT OR IGNORE INTO tombstones VALUES(?, ?, ?, ?)", (subject, destruction.reason, event_id, now_us)
+    )
+    if destruction.reason is Reason.ABANDONED:
+        # Keep the tombstone: a subject never gets a second key. Forget the command: it may register again.
+        connection.execute("UPDATE data_keys SET command_id = NULL WHERE subject = ?", (subject,))
+    elif connection.execute("SELECT EXISTS(SELECT 1 FROM owed_erasures WHERE subject = ?)", (subject,)).get:
+        # The tags of the claims first: the claims are deleted below.
+        connection.execute(
+            "INSERT OR IGNORE INTO owed_tags SELECT subject, tag, 0 FROM email_claims WHERE subject = ?",
+            (subject,),
+        )
+        connection.executemany(
+            "INSERT OR IGNORE INTO owed_tags VALUES(?, ?, ?)",
+            [(subject, owed.tag, owed.words) for owed in destruction.tags],
+        )
+        connection.execute(
+            "UPDATE owed_erasures SET state = ?, last_error = '' WHERE subject = ? AND state = ?",
+            (OwedState.KEY_DESTROYED, subject, OwedState.DECIDED),
+        )
+    connection.execute("DELETE FROM email_claims WHERE subject = ?", (subject,))

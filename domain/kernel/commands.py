@@ -106,6 +106,11 @@ def parse_command_id(value: object, *, field: str = "command_id") -> UUID:
         raise InvalidInput(field, "is not a UUID") from error
 
 
+def known_actor(stored: str) -> str:
+    """The sender of a stored event for showing: `unknown` for a text that is no name, which earlier versions accepted."""
+    return stored if _ACTOR.fullmatch(stored) else "unknown"
+
+
 def parse_actor(value: object) -> str:
     """The sender in a request, `unknown` if it names none. Raises InvalidInput for any other text than a name.
 

@@ -325,6 +325,19 @@ def vault_emptied() -> KeyUnavailable:
     return KeyUnavailable("the vault is empty, but the event store contains users")
 
 
+class SealedByNewer(EsError):
+    """A sealed value has a form that this version of the program does not know. It may be sound: nothing is blanked."""
+
+    subject: int
+    field: str
+    code = "sealed-by-newer"
+    kind = Kind.DAMAGED
+    hint = "A newer version of the program sealed it: upgrade every worker, then retry."
+
+    def __str__(self) -> str:
+        return f"the {self.field} of user {self.subject} is sealed in the form of a newer version"
+
+
 class Tampered(EsError):
     """A sealed value was altered, or moved to another subject, field or event."""
 

@@ -5,7 +5,7 @@ A field of an event that holds personal data is declared as `PersonalText`. Its 
 - `Personal`  the readable value; `repr` and `str` hide it from logs and tracebacks,
 - `Sealed`    the encrypted text, as events and read models store it; projections copy it unopened,
 - `ERASED`    the placeholder after the data key was destroyed,
-- `Unreadable` the placeholder for a damaged value, with the reason. It is shown, and never stored.
+- `Unreadable` the placeholder for a value that cannot be opened, with the reason. It is shown, and never stored.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ ERASED = Erased()
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The placeholder for a value that is damaged, or whose key is.
+    """The placeholder for a value that is damaged, or whose key is, or that a newer version sealed.
 
-    `reason` is the code of the error: `tampered`, `key-damaged`, `key-missing` or `damaged`.
+    `reason` is the code of the error: `tampered`, `sealed-by-newer`, `key-damaged`, `key-missing` or `damaged`.
     """
 
     reason: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from domain.kernel.aggregate import Aggregate
@@ -26,6 +26,7 @@ from domain.users.commands import (
     RegisterUser,
     RenameUser,
     UserCommand,
+    basis_of_text,
 )
 from domain.users.errors import ReservationLost, UserIsDeleted, UserIsErased, UserNotFound
 
@@ -60,17 +61,24 @@ class UserDeleted(Event):
 
 @dataclass(frozen=True, slots=True)
 class UserErased(Event):
-    """An erasure is decided. It fences the stream: concurrent appends conflict, later commands are refused."""
+    """An erasure is decided. It fences the stream: concurrent appends conflict, later commands are refused.
+
+    `basis` is a code of `BASES`, or `other` for a text of an earlier version.
+    """
 
     basis: str
-    type: ClassVar[str] = "user-erased.v1"
+    type: ClassVar[str] = "user-erased.v2"
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureCompleted(Event):
-    """The data key is destroyed and the claims are released."""
+    """The data key is destroyed, the claims are released, and no dead letter holds data of the person.
 
-    type: ClassVar[str] = "erasure-completed.v1"
+    `letters` is the number of dead letters, or requests in them, that were removed for it.
+    """
+
+    letters: int
+    type: ClassVar[str] = "erasure-completed.v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +108,21 @@ EVENTS: tuple[type[Event], ...] = (
     EmailChangeAbandoned,
 )
 
-CLOSING = (UserDeleted.type, UserErased.type)
+ERASING = (UserErased.type, "user-erased.v1")
+"""The types of the event that decides an erasure, of all versions."""
+
+CLOSING = (UserDeleted.type, *ERASING)
 """The types of events after which an account has no e-mail address."""
+
+
+def _user_erased_v1(data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    # The basis was free text: what it said is not shown again.
+    return UserErased.type, data | {"basis": basis_of_text(data["basis"])}
+
+
+def _erasure_completed_v1(data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    # Removed dead letters were not counted.
+    return ErasureCompleted.type, data | {"letters": 0}
 
 
 # --- state -----------------------------------------------------------------------------------
@@ -165,10 +186,10 @@ def decide(user: User, command: UserCommand) -> Sequence[Event] | Refusal | User
     match command:
         case EraseUser(basis=basis):
             return [] if user.status is Status.ERASED else [UserErased(basis)]
-        case CompleteErasure():
+        case CompleteErasure(letters=letters):
             # Never before `UserErased`: the erasure that follows would count as completed already.
             is_decided = user.status is Status.ERASED
-            return [ErasureCompleted()] if is_decided and not user.erasure_completed else []
+            return [ErasureCompleted(letters)] if is_decided and not user.erasure_completed else []
     if user.status is Status.ERASED:
         return UserIsErased(command.user_id)
     match command:
@@ -210,7 +231,13 @@ def _abandon(user: User, reservation: str) -> Sequence[Event]:
 
 
 USER: Aggregate[User, UserCommand] = Aggregate(
-    name="user", initial=INITIAL, evolve=evolve, decide=decide, events=EVENTS, commands=COMMANDS
+    name="user",
+    initial=INITIAL,
+    evolve=evolve,
+    decide=decide,
+    events=EVENTS,
+    commands=COMMANDS,
+    upcasters={"user-erased.v1": _user_erased_v1, "erasure-completed.v1": _erasure_completed_v1},
 )
 
 # --- e-mail claims ---------------------------------------------------------------------------

@@ -22,7 +22,20 @@ from domain.users.texts import one_line, shows_nothing
 NAME_MAX_CHARACTERS = 200
 EMAIL_MAX_CHARACTERS = 254  # RFC 5321 §4.5.3.1.3, less the angle brackets
 EMAIL_LOCAL_MAX_CHARACTERS = 64  # RFC 5321 §4.5.3.1.1
-BASIS_MAX_CHARACTERS = 200
+
+BASES = {
+    "gdpr-request": "the person asked for it (GDPR Art. 17(1))",
+    "ccpa-request": "the person asked for it (CCPA, Cal. Civ. Code 1798.105)",
+    "consent-withdrawn": "the person withdrew the consent (GDPR Art. 17(1)(b))",
+    "objection": "the person objected (GDPR Art. 17(1)(c))",
+    "retention": "the time for which the data may be kept is over (GDPR Art. 17(1)(a))",
+    "unlawful": "the data was processed unlawfully (GDPR Art. 17(1)(d))",
+    "legal-duty": "a law or a court demands it (GDPR Art. 17(1)(e))",
+}
+"""The reasons for an erasure that a caller can give, by code. A text could hold personal data, and it stays readable."""
+
+DEFAULT_BASIS = "gdpr-request"
+_EARLIER_DEFAULT_BASIS = "GDPR Art. 17"
 
 _EMAIL = re.compile(r"[^\s@\"(),:;<>\[\\\]]+@[^\s@.\"(),:;<>\[\\\]]+(\.[^\s@.\"(),:;<>\[\\\]]+)+")
 
@@ -53,7 +66,17 @@ def parse_email(value: object) -> Personal:
 
 
 def parse_basis(value: object) -> str:
-    return one_line("basis", value, BASIS_MAX_CHARACTERS)
+    """Parse a code of `BASES`. A command that an earlier version sent may wait with the text that was its default."""
+    if value == _EARLIER_DEFAULT_BASIS:
+        return DEFAULT_BASIS
+    if not isinstance(value, str) or value not in BASES:
+        raise InvalidInput("basis", f"must be one of {', '.join(BASES)}")
+    return value
+
+
+def basis_of_text(text: object) -> str:
+    """The code for a basis that an earlier version stored as free text. `other` is no code that a caller can give."""
+    return DEFAULT_BASIS if text == _EARLIER_DEFAULT_BASIS else "other"
 
 
 def parse_user_id(value: object) -> int:
@@ -118,7 +141,7 @@ class EraseUser(Command):
     """Erase a person. `es gdpr erase` sends it and waits until the key is destroyed."""
 
     user_id: UserId
-    basis: Annotated[str, Input(parse_basis, "Why; stored readable, so no personal data.", "REASON")]
+    basis: Annotated[str, Input(parse_basis, "The code of the reason.", "CODE", DEFAULT_BASIS)]
     wire: ClassVar[str] = "erase-user"
     reads: ClassVar[bool] = False
     request: ClassVar[str] = "users.erase"
@@ -127,9 +150,10 @@ class EraseUser(Command):
 
 @dataclass(frozen=True, slots=True)
 class CompleteErasure(Command):
-    """Sent by `erasures` after the data key was destroyed."""
+    """Sent by `erasures` after the data key was destroyed and `letters` dead letters of the person were removed."""
 
     user_id: int
+    letters: int
     wire: ClassVar[str] = "complete-erasure"
     reads: ClassVar[bool] = False
 

@@ -32,11 +32,13 @@ class Reservations:
     """The claims and registrations that a batch of requests concerns, and the rows to write.
 
     `held` has the stored claims by the tag of their address, `registered` the subjects of stored registration
-    commands. Both are updated by each request.
+    commands. Both are updated by each request. `closed` has the subjects whose key is destroyed, or whose erasure is
+    owed: no tag may be stored for them.
     """
 
     held: dict[bytes, Held]
     registered: dict[UUID, int]
+    closed: set[int] = field(default_factory=set)
     extended: set[UUID] = field(default_factory=set)
     """Reservations whose lifetime begins again."""
     claimed: dict[bytes, Held] = field(default_factory=dict)
@@ -47,6 +49,8 @@ class Reservations:
     def answer(self, tag: bytes, request: ClaimRequest) -> ClaimAnswer:
         known = self.registered.get(request.command_id) if request.registers else None
         subject = request.subject if known is None else known
+        if subject in self.closed and (known is not None or not request.registers):
+            return AlreadyHeld(subject)
         held = self.held.get(tag)
         if held and (held.subject, held.command_id, held.confirmed) == (subject, request.command_id, False):
             # A retry of the command whose first try did not finish: it takes the reservation over.
@@ -59,6 +63,8 @@ class Reservations:
             return (
                 AlreadyHeld(subject) if held.subject == subject else HeldByOther(held.subject, held.confirmed)
             )
+        if subject in self.closed:
+            raise key_minted_twice()
         claim = Held(subject, request.command_id, request.reservation_id, confirmed=False)
         self.held[tag] = self.claimed[tag] = claim
         if request.registers:
@@ -67,7 +73,7 @@ class Reservations:
 
 
 def key_minted_twice() -> Damaged:
-    """The error if a new subject already has a data key or a tombstone: two users would share an id."""
+    """The error if a new subject already has a data key or a tombstone, or is to be erased: two users would share an id."""
     return Damaged(
         "vault",
         "a new user id has had a data key before",

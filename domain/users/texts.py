@@ -1,4 +1,4 @@
-"""Check one line of text from outside: a name, an address, a basis.
+"""Check one line of text from outside: a name, an address.
 
 Promise: every character of an accepted text shows something. Refusal: a refusal names the field and the code point,
 never the value.

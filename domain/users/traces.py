@@ -1,50 +1,95 @@
-"""Find a person in messages that no stream holds, such as dead letters: by id, command, e-mail address or name.
+r"""Recognise people in messages that no stream holds, such as dead letters: by id, command, e-mail address or name.
 
-Promise: every spelling of a value that this program accepts is found, also inside JSON escapes. Refusal: a name
-alone does not make a request theirs if the request names a user or an address, because names are not unique.
+Addresses and names are compared by keyed tags only: those of an erased person outlive the data key, and tell nothing.
+
+Promise: every spelling of a value that this program accepts is found, also inside escapes of JSON or `\xe9`. Refusal: a
+request of another user is not theirs, and a name alone decides nothing about a request that names a user or an address.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 from domain.kernel.errors import InvalidInput
-from domain.users.commands import parse_email
+from domain.kernel.ids import parse_id
+from domain.kernel.ports.vault import OwedTag
+from domain.users.commands import NAME_MAX_CHARACTERS, parse_email
 from domain.users.mail_domains import spellings
 
+Tags = Callable[[Sequence[str]], list[bytes]]
+"""The keyed tags of texts: `Vault.tags`."""
+Holder = Callable[[str], int | None]
+"""The user who has an address now: `Vault.holder`."""
+
 # Bounded: a text of a megabyte without an address must not take quadratic time.
-_ADDRESS = re.compile(r"[^\s\"'<>(),:;=\[\]{}|\\@]{1,64}@[^\s\"'<>(),:;=\[\]{}|\\@]{1,254}")
+_ADDRESS = re.compile(r"([^\s@\"(),:;<>\[\\\]]{1,64})@([^\s@\"(),:;<>\[\\\]]{1,254})")
+_INSIDE = re.compile(r"[\w.+-]")
+"""Before an address, none of these."""
+_GOES_ON = re.compile(r"[\w-]|\.\w")
+"""After an address, none of these."""
+_BORDERS = 8
+"""At how many signs such as ' or = an address may start, and end: they may be part of it."""
+_TOKEN = re.compile(r"\w+")
+_WORD = re.compile(r"\w+|[^\w\s]")
+_UUID = re.compile(r"(?<!\w)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?!\w)")
+_TAGGED_AT_ONCE = 4096
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 _CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _ESCAPED_AT_MOST = 3
 """JSON inside a JSON string is escaped twice."""
 
 
+# --- messages --------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Letter:
-    """The comparable text of one request, or of a whole message that holds no requests."""
+    """The text of one request, or of a whole message that holds no requests, as it is and with fewer escapes."""
 
     texts: tuple[str, ...]
-    names_its_person: bool
+    users: frozenset[int] = frozenset()
+    """The users that a request names."""
+    names_its_person: bool = False
     """Whether it is a request that names a user or an address."""
 
-    def addresses(self) -> Iterator[str]:
-        """Everything that looks like an e-mail address, in its stored form."""
-        for text in self.texts:
-            for found in _ADDRESS.findall(text):
-                try:
-                    yield parse_email(found.strip(".")).value
-                except InvalidInput:
-                    continue
+    @cached_property
+    def folded(self) -> list[str]:
+        return [folded(text) for text in self.texts]
+
+    def ids(self) -> set[str]:
+        """Everything that may be a user id or a command id."""
+        return {id_ for text in self.folded for id_ in (*_TOKEN.findall(text), *_UUID.findall(text))}
+
+    def addresses(self) -> set[str]:
+        """Everything that looks like an e-mail address. Of `'a@b.cc` also `a@b.cc`."""
+        return {found for text in {*self.texts, *self.folded} if "@" in text for found in _addresses(text)}
+
+    def names(self, words: int) -> Iterator[str]:
+        """Everything that may be a name of so many words."""
+        for text in self.folded:
+            found = _WORD.findall(text)
+            for start in range(len(found) - words + 1):
+                yield " ".join(found[start : start + words])
 
 
-def request_letter(request: Mapping[str, Any]) -> Letter:
-    """The letter of a request: of all texts in it, at any depth."""
+def letter_of(item: Mapping[str, Any]) -> Letter:
+    """The letter of a request, or of a message without requests: `{"unreadable": text}`."""
+    text = item.get("unreadable")
+    return _text_letter(text) if isinstance(text, str) and len(item) == 1 else _request_letter(item)
+
+
+def _request_letter(request: Mapping[str, Any]) -> Letter:
+    """All texts of a request, at any depth."""
     found: list[str] = []
+    users: set[int] = set()
     waiting: list[Any] = [request]
     names_its_person = False
     while waiting:  # no recursion: the depth is the sender's choice
@@ -54,64 +99,118 @@ def request_letter(request: Mapping[str, Any]) -> Letter:
                 if isinstance(id_ := items.get("user_id"), int | str):
                     names_its_person = True
                     found.append(str(id_))
+                    users.update(_parsed_id(id_))
             case list() as values:
                 waiting += values
             case str() as text:
                 found.append(text)
                 names_its_person = names_its_person or "@" in text
-    return Letter((folded(" | ".join(found)),), names_its_person)
+    return Letter((" | ".join(found),), frozenset(users), names_its_person)
 
 
-def text_letter(text: str) -> Letter:
-    r"""The letter of a message that cannot be parsed: its text as it is, and without escapes of JSON or `\xe9`."""
+def _text_letter(text: str) -> Letter:
     texts = [text]
     for _ in range(_ESCAPED_AT_MOST):
         if "\\" not in texts[-1]:
             break
         texts.append(_unescaped(texts[-1]))
-    return Letter(tuple(map(folded, texts)), names_its_person=False)
+    return Letter(tuple(texts))
 
 
-class Traces:
-    """The known values of some people, which are searched for together."""
-
-    def __init__(self, ids: Iterable[str], addresses: Iterable[str], names: Iterable[str]) -> None:
-        """`ids` are user ids and command ids. `addresses` and `names` are as the streams hold them."""
-        self._ids = _Values(ids, before=r"(?<!\w)", after=r"(?!\w)")
-        spelled = [spelling for address in addresses for spelling in (address, *_spellings(address))]
-        self._addresses = _Values(spelled, before=r"(?<![\w.+-])", after=r"(?![\w-]|\.\w)")
-        self._names = _Values(names, before=r"(?<!\w)", after=r"(?!\w)")
-
-    def are_in(self, letter: Letter) -> bool:
-        for text in letter.texts:
-            if self._ids.are_in(text) or self._addresses.are_in(text):
-                return True
-            if not letter.names_its_person and self._names.are_in(text):
-                return True
-        return False
-
-
-def _spellings(address: str) -> tuple[str, ...]:
+def _parsed_id(value: object) -> Iterator[int]:
     try:
-        return spellings(parse_email(address).value)
-    except InvalidInput:  # stored by an earlier version, which accepted more
-        return ()
+        yield parse_id(value)
+    except InvalidInput:
+        return
 
 
-class _Values:
-    """Texts to search for, each between the given borders."""
+def _addresses(text: str) -> Iterator[str]:
+    for found in _ADDRESS.finditer(text):
+        at, (first, last) = found.start(2) - 1, found.span()
+        starts = [i for i in range(first, at) if i == 0 or not _INSIDE.match(text, i - 1)]
+        ends = [i for i in range(at + 2, last + 1) if not _GOES_ON.match(text, i)]
+        for start in {*starts[:1], *starts[-_BORDERS:]}:
+            for end in {*ends[:_BORDERS], *ends[-1:]}:
+                yield text[start:end].strip(".")
 
-    def __init__(self, values: Iterable[str], *, before: str, after: str) -> None:
-        self._values = [value for value in {folded(value) for value in values} if value]
-        self._before, self._after = before, after
 
-    def are_in(self, text: str) -> bool:
-        # Without borders first: that is a hundred times as fast, and most letters are about others.
-        return any(map(text.__contains__, self._values)) and any(
-            re.search(f"{self._before}{re.escape(value)}{self._after}", text)
-            for value in self._values
-            if value in text
-        )
+# --- people ----------------------------------------------------------------------------------
+
+
+def traces(addresses: Iterable[str], names: Iterable[str], tags: Tags) -> list[OwedTag]:
+    """The tags by which former addresses and names are recognised in every spelling."""
+    texts = {(spelling, 0) for address in addresses for spelling in _spellings(address)}
+    for name in names:
+        if words := _WORD.findall(folded(name)):
+            texts.add((" ".join(words), len(words)))
+    ordered = sorted(texts)
+    found = tags([text for text, _ in ordered])
+    return [OwedTag(tag, words) for tag, (_, words) in zip(found, ordered, strict=True)]
+
+
+@dataclass
+class People:
+    """What is known of some people, who are searched for together."""
+
+    ids: dict[str, int] = field(default_factory=dict)
+    """User ids and command ids."""
+    addresses: defaultdict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
+    names: defaultdict[int, defaultdict[bytes, set[int]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
+    """By their number of words."""
+
+    def add(self, subject: int, commands: Iterable[UUID | str], kept: Iterable[OwedTag]) -> None:
+        """`kept` are tags of `traces`, and of claims."""
+        self.ids[str(subject)] = subject
+        for command in commands:
+            self.ids[folded(str(command))] = self.ids[folded(str(command)).replace("-", "")] = subject
+        for each in kept:
+            known = self.names[each.words] if each.words else self.addresses
+            known[each.tag].add(subject)
+
+
+def is_about(people: People, letter: Letter, *, tags: Tags, holder: Holder) -> set[int]:
+    """Those of these people whose data a letter holds; empty if it is about none of them.
+
+    Not theirs is a request that names another user, and an address that another user has now.
+    """
+    found = {people.ids[id_] for id_ in letter.ids() if id_ in people.ids}
+    if found or letter.users:
+        return found
+    for address in letter.addresses() if people.addresses else ():
+        theirs = {one for tag in tags(_spellings(address)) for one in people.addresses.get(tag, ())}
+        if theirs and (owner := _owner(address, holder)) is not None:
+            theirs &= {owner}
+        found |= theirs
+    if not found and not letter.names_its_person:
+        for words, known in people.names.items():
+            found |= {one for tag in _name_tags(letter, words, tags) for one in known.get(tag, ())}
+    return found
+
+
+def _owner(address: str, holder: Holder) -> int | None:
+    holders = map(holder, _spellings(address))
+    return next((owner for owner in holders if owner is not None), None)
+
+
+def _name_tags(letter: Letter, words: int, tags: Tags) -> Iterator[bytes]:
+    waiting: set[str] = set()
+    for name in letter.names(words):
+        if len(name) <= 2 * NAME_MAX_CHARACTERS:  # a space may be added between each two signs
+            waiting.add(name)
+        if len(waiting) == _TAGGED_AT_ONCE:
+            yield from tags([*waiting])
+            waiting.clear()
+    yield from tags([*waiting])
+
+
+def _spellings(address: str) -> list[str]:
+    """The forms of an address that are tagged: stored, punycode, and folded for one that is no longer accepted."""
+    found = {address, folded(address)}
+    with suppress(InvalidInput):  # stored by an earlier version, which accepted more
+        found.update(spellings(parse_email(address).value))
+    return sorted(found)
 
 
 def folded(text: str) -> str:

@@ -28,6 +28,7 @@ from tests.support.vaults import (
     GRACE,
     LATER_US,
     NOW_US,
+    abandon,
     change,
     destroy,
     registered,
@@ -119,7 +120,7 @@ def test_the_answer_depends_on_the_claims_and_on_earlier_commands(
         if "release" in method:
             vault.release([reservation])
         if method == "abandon":
-            vault.abandon_registration(earlier.subject, reservation)
+            abandon(vault, earlier.subject)
         if method == "destroy":
             destroy(vault, earlier.subject)
     keys_before, claims_before = vault.data_keys(SUBJECTS), claims(vault)
@@ -250,7 +251,7 @@ LATE_CALLS: list[Callable[[Vault, UUID, UUID], None]] = [
     lambda vault, old, kept: vault.release([uuid4()]),
     lambda vault, old, kept: vault.release([]),
     lambda vault, old, kept: vault.release([old]),
-    lambda vault, old, kept: vault.abandon_registration(1, old),
+    lambda vault, old, kept: abandon(vault, 1),
 ]
 
 
@@ -260,7 +261,7 @@ def test_a_late_repeated_or_unknown_call_does_not_affect_the_next_holder(
 ) -> None:
     command = uuid4()
     old = reserved(vault, registration(ADA, subject=1, command=command))
-    vault.abandon_registration(1, old)
+    abandon(vault, 1)
     kept = registered(vault, 2, ADA, command=command)
     before = vault.data_keys(SUBJECTS), claims(vault)
 
@@ -273,10 +274,12 @@ def test_a_late_repeated_or_unknown_call_does_not_affect_the_next_holder(
 
 
 def test_abandoning_a_registration_releases_the_address_and_destroys_the_key(vault: Vault) -> None:
-    vault.abandon_registration(1, reserved(vault, registration(ADA, subject=1)))
+    reserved(vault, registration(ADA, subject=1))
+
+    abandon(vault, 1)
 
     assert vault.holder(ADA) is None
-    assert vault.data_keys([1]) == {1: DestroyedKey()}
+    assert isinstance(vault.data_keys([1])[1], DestroyedKey)
 
 
 # --- queries ---------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import apsw
 import pytest
@@ -16,20 +17,37 @@ from adapters import wiring
 from adapters.crypto.kek import make_kek
 from adapters.settings import Settings, load_settings
 from domain.kernel.errors import EsError, KeyUnavailable, PartUnavailable
-from domain.kernel.ports.vault import DestroyedKey, LivingKey, Vault
+from domain.kernel.history import History
+from domain.kernel.ports.vault import (
+    AlreadyHeld,
+    DestroyedKey,
+    Destruction,
+    Divergence,
+    LivingKey,
+    Reason,
+    Reserved,
+    Vault,
+)
 from tests.support.builders import an_event, append
 from tests.support.postgres import execute
+from tests.support.together import at_once
 from tests.support.vaults import (
     ADA,
     GRACE,
+    LATER_US,
     NOW_US,
     PROCESS,
+    abandon,
+    are_destroyed,
     change,
     destroy,
+    history,
+    owe,
     register,
     registered,
     registration,
     reserve,
+    reserved,
     secret_of,
 )
 from tests.support.waiting import DEADLINE_S
@@ -52,13 +70,16 @@ def test_a_change_of_address_creates_no_key(vault: Vault) -> None:
     assert vault.data_keys([1]) == {}
 
 
-@pytest.mark.parametrize("first", ["alive", "destroyed", "abandoned"])
+@pytest.mark.parametrize("first", ["alive", "destroyed", "abandoned", "owed"])
 def test_a_subject_never_gets_a_second_key(vault: Vault, first: str) -> None:
-    reservation = registered(vault, 1, ADA)
+    registered(vault, 1, ADA)
     if first == "destroyed":
         destroy(vault, 1)
     elif first == "abandoned":
-        vault.abandon_registration(1, reservation)
+        abandon(vault, 1)
+    elif first == "owed":
+        vault.release([claim.reservation_id for claim in vault.claims_of(1, now_us=NOW_US)])
+        owe(vault, 1)
     before = vault.data_keys([1])
 
     # Ids are issued once. If one were issued twice, any error is right, and a key is wrong.
@@ -77,7 +98,7 @@ def test_an_unknown_subject_is_missing_from_the_keys(vault: Vault) -> None:
 
     assert set(keys) == {1, 2}
     assert isinstance(keys[1], LivingKey)
-    assert keys[2] == DestroyedKey()
+    assert isinstance(keys[2], DestroyedKey)
     assert vault.data_keys([]) == {}
 
 
@@ -106,85 +127,211 @@ def test_a_key_hides_its_secret_when_printed(vault: Vault) -> None:
 # --- destroying ------------------------------------------------------------------------------
 
 
-def test_destroying_a_key_leaves_a_tombstone_and_removes_all_claims(vault: Vault) -> None:
+def test_destroying_keys_leaves_tombstones_and_removes_all_claims_of_their_subjects(vault: Vault) -> None:
     registered(vault, 1, ADA)
     reserve(vault, change(GRACE, subject=1))
     registered(vault, 2, "other@example.com")
+    registered(vault, 3, "third@example.com")
 
-    destroy(vault, 1)
+    destroy(vault, 1, 3)
 
-    assert vault.data_keys([1]) == {1: DestroyedKey()}
+    assert are_destroyed(vault, 1, 3)
     assert vault.claims_of(1, now_us=NOW_US) == []
-    assert (vault.holder(ADA), vault.holder(GRACE), vault.holder("other@example.com")) == (None, None, 2)
+    assert (vault.holder(ADA), vault.holder(GRACE), vault.holder("third@example.com")) == (None, None, None)
+    assert vault.holder("other@example.com") == 2
     assert isinstance(vault.data_keys([2])[2], LivingKey)
 
 
-def test_destroying_a_key_saves_the_checkpoint_of_its_process_only(vault: Vault) -> None:
+@pytest.mark.parametrize("event_id", [None, UUID(int=5)])
+@pytest.mark.parametrize("reason", [Reason.ERASURE, Reason.ABANDONED])
+def test_a_tombstone_says_why_by_which_event_and_when(
+    open_vault: OpenVault, reason: Reason, event_id: UUID | None
+) -> None:
+    with closing(open_vault()) as vault:
+        registered(vault, 1, ADA)
+        vault.destroy([Destruction(1, reason, event_id), Destruction(2, reason)], now_us=NOW_US)
+
+    keys = open_vault().data_keys([1, 2])
+    assert keys == {1: DestroyedKey(reason, event_id, NOW_US), 2: DestroyedKey(reason, None, NOW_US)}
+
+
+def test_the_first_tombstone_stays(vault: Vault) -> None:
     registered(vault, 1, ADA)
-
-    destroy(vault, 1, position=9)
-
-    assert (vault.checkpoint(PROCESS), vault.checkpoint("another")) == (9, 0)
-
-
-def test_destroying_a_key_twice_changes_nothing(vault: Vault) -> None:
-    registered(vault, 1, ADA)
-    destroy(vault, 1, position=9)
+    vault.destroy([Destruction(1, Reason.ERASURE, UUID(int=1))], now_us=NOW_US)
     registered(vault, 2, ADA)
 
-    destroy(vault, 1, position=9)
+    again = [Destruction(1, Reason.ABANDONED, UUID(int=2)), Destruction(1, Reason.ERASURE)]
+    vault.destroy(again, now_us=LATER_US)
 
-    assert vault.data_keys([1]) == {1: DestroyedKey()}
-    assert vault.holder(ADA) == 2
-    assert vault.checkpoint(PROCESS) == 9
+    assert vault.data_keys([1]) == {1: DestroyedKey(Reason.ERASURE, UUID(int=1), NOW_US)}
+    assert vault.holder(ADA) == 2, "the claims of another subject stay"
 
 
 def test_destroying_an_unknown_key_leaves_a_tombstone(vault: Vault) -> None:
     destroy(vault, 1)
 
-    assert vault.data_keys([1]) == {1: DestroyedKey()}
+    assert are_destroyed(vault, 1)
 
 
-def test_a_destroyed_key_stays_destroyed_after_reopening(open_vault: OpenVault) -> None:
+def test_destroying_nothing_changes_nothing(vault: Vault) -> None:
+    registered(vault, 1, ADA)
+
+    vault.destroy([], now_us=NOW_US)
+
+    assert len(secret_of(vault, 1)) == 32
+
+
+def test_of_destruction_and_change_at_once_no_claim_of_the_destroyed_subject_stays(vault: Vault) -> None:
+    for subject in range(1, 21):
+        registered(vault, subject, f"user{subject}@example.com")
+
+        at_once(
+            lambda call: call(),
+            [
+                lambda: reserve(vault, change(f"new{subject}@example.com", subject=subject)),  # noqa: B023
+                lambda: destroy(vault, subject),  # noqa: B023
+            ],
+        )
+
+        assert vault.claims_of(subject, now_us=NOW_US) == []
+
+
+# --- a destroyed key, or one whose erasure is owed ---------------------------------------------
+
+
+@pytest.mark.parametrize("close", [destroy, owe, abandon])
+@pytest.mark.parametrize("email", [ADA, GRACE])
+def test_no_tag_is_stored_any_more_for_a_subject_whose_key_is_closed(
+    vault: Vault, close: Callable[[Vault, int], None], email: str
+) -> None:
+    reserved(vault, registration(ADA, subject=1))
+    close(vault, 1)
+    before = vault.claims_of(1, now_us=NOW_US)
+
+    assert reserve(vault, change(email, subject=1)) == AlreadyHeld(1)
+
+    assert vault.claims_of(1, now_us=NOW_US) == before
+
+
+@pytest.mark.parametrize("close", [destroy, owe])
+@pytest.mark.parametrize("email", [ADA, GRACE])
+def test_a_repeated_registration_of_a_closed_subject_yields_it_and_reserves_nothing(
+    vault: Vault, close: Callable[[Vault, int], None], email: str
+) -> None:
+    command = uuid4()
+    reserved(vault, registration(ADA, subject=1, command=command))
+    close(vault, 1)
+    before = vault.claims_of(1, now_us=NOW_US)
+
+    assert reserve(vault, registration(email, subject=2, command=command)) == AlreadyHeld(1)
+
+    assert vault.claims_of(1, now_us=NOW_US) == before
+    assert vault.data_keys([2]) == {}
+
+
+def test_a_command_of_a_closed_subject_does_not_hinder_the_others_of_its_batch(vault: Vault) -> None:
+    register(vault, 1, 2)
+    destroy(vault, 1)
+
+    answers = vault.reserve([change(ADA, subject=1), change(GRACE, subject=2)], now_us=NOW_US)
+
+    assert answers[0] == AlreadyHeld(1)
+    assert isinstance(answers[1], Reserved)
+
+
+# --- tags ------------------------------------------------------------------------------------
+
+
+def test_tags_are_keyed_and_the_same_for_the_same_text(open_vault: OpenVault) -> None:
     with closing(open_vault()) as vault:
-        registered(vault, 1, ADA)
-        destroy(vault, 1)
+        first = vault.tags([ADA, "ada lovelace", ADA])
 
-    assert open_vault().data_keys([1]) == {1: DestroyedKey()}
+    assert {len(tag) for tag in first} == {32}
+    assert (first[0], len(set(first))) == (first[2], 2)
+    assert open_vault().tags([ADA]) == first[:1]
+    assert hashlib.sha256(ADA.encode()).digest() not in first, "without the key no tag can be guessed"
+    assert open_vault().tags([]) == []
+
+
+def test_the_tag_of_an_address_is_that_of_its_claim(vault: Vault) -> None:
+    registered(vault, 1, ADA)
+    owe(vault, 1)
+
+    destroy(vault, 1)
+
+    assert [owed.tag for owed in vault.owed_tags([1])[1]] == vault.tags([ADA])
 
 
 # --- checkpoints -----------------------------------------------------------------------------
 
 
-def test_a_checkpoint_starts_at_zero_and_is_kept(open_vault: OpenVault, vault: Vault) -> None:
-    assert vault.checkpoint(PROCESS) == 0
+def test_a_checkpoint_starts_at_the_beginning_and_is_kept_with_its_marks(
+    open_vault: OpenVault, vault: Vault
+) -> None:
+    assert vault.checkpoint(PROCESS) == History()
 
-    vault.save_checkpoint(PROCESS, 41)
-    vault.save_checkpoint(PROCESS, 42)
+    vault.save_checkpoint(PROCESS, history(41))
+    vault.save_checkpoint(PROCESS, history(40, 41, 42))
 
-    assert open_vault().checkpoint(PROCESS) == 42
+    assert open_vault().checkpoint(PROCESS) == history(40, 41, 42)
+    assert vault.checkpoint("another") == History()
+
+
+def test_a_checkpoint_without_marks_gets_them_at_its_position(vault: Vault) -> None:
+    vault.save_checkpoint(PROCESS, History(42))  # as after a migration
+    vault.save_checkpoint(PROCESS, history(42))
+
+    assert vault.checkpoint(PROCESS) == history(42)
 
 
 @pytest.mark.parametrize(
     "move",
-    [lambda vault: vault.save_checkpoint(PROCESS, 41), lambda vault: destroy(vault, 1, position=41)],
-    ids=["saving", "destroying"],
+    [
+        lambda vault, reached: vault.save_checkpoint(PROCESS, reached),
+        lambda vault, reached: vault.owe([], now_us=NOW_US, process=PROCESS, reached=reached),
+    ],
+    ids=["saving", "owing"],
 )
-def test_a_checkpoint_never_moves_backwards(vault: Vault, move: Callable[[Vault], None]) -> None:
-    vault.save_checkpoint(PROCESS, 42)
+def test_a_checkpoint_never_moves_backwards(vault: Vault, move: Callable[[Vault, History], None]) -> None:
+    move(vault, history(41, 42))
 
-    move(vault)
+    move(vault, history(41))
 
-    assert vault.checkpoint(PROCESS) == 42
+    assert vault.checkpoint(PROCESS) == history(41, 42)
 
 
-def test_a_checkpoint_is_rewound_but_never_forwards(open_vault: OpenVault, vault: Vault) -> None:
-    vault.save_checkpoint(PROCESS, 42)
-    vault.rewind_checkpoint(PROCESS, 50)
-    assert vault.checkpoint(PROCESS) == 42
+def test_a_checkpoint_is_rewound_with_its_marks_but_never_forwards(
+    open_vault: OpenVault, vault: Vault
+) -> None:
+    vault.save_checkpoint(PROCESS, history(6, 42))
+    for position in (50, 42):
+        vault.rewind_checkpoint(PROCESS, history(position), now_us=NOW_US)
+    assert vault.checkpoint(PROCESS) == history(6, 42)
+    assert vault.divergences() == []
 
-    vault.rewind_checkpoint(PROCESS, 7)
-    assert open_vault().checkpoint(PROCESS) == 7
+    vault.rewind_checkpoint(PROCESS, history(6), now_us=NOW_US)
+
+    assert open_vault().checkpoint(PROCESS) == history(6)
+    assert open_vault().divergences() == [Divergence(PROCESS, 42, 6, NOW_US)]
+
+
+def test_the_checkpoint_of_an_unknown_process_is_not_rewound(vault: Vault) -> None:
+    vault.rewind_checkpoint(PROCESS, History(), now_us=NOW_US)
+
+    assert (vault.checkpoint(PROCESS), vault.divergences()) == (History(), [])
+
+
+def test_the_last_divergence_of_each_process_is_kept_oldest_first_until_it_is_forgotten(vault: Vault) -> None:
+    for process, back_to, at_us in [("relay", 8, 1), (PROCESS, 7, 2), ("relay", 3, 3)]:
+        vault.save_checkpoint(process, history(9))
+        vault.rewind_checkpoint(process, history(back_to), now_us=at_us)
+
+    assert vault.divergences() == [Divergence(PROCESS, 9, 7, 2), Divergence("relay", 9, 3, 3)]
+
+    vault.forget_divergences()
+
+    assert vault.divergences() == []
+    assert vault.checkpoint("relay") == history(3)
 
 
 # --- outages ---------------------------------------------------------------------------------
@@ -193,16 +340,29 @@ _EVERY_METHOD: list[Callable[[Vault], object]] = [
     lambda vault: reserve(vault, registration()),
     lambda vault: vault.confirm([uuid4()]),
     lambda vault: vault.release([uuid4()]),
-    lambda vault: vault.abandon_registration(1, uuid4()),
     lambda vault: vault.claims_of(1, now_us=NOW_US),
     lambda vault: vault.expired_claims(now_us=NOW_US, limit=1),
     lambda vault: vault.holder(ADA),
     lambda vault: vault.data_keys([1]),
     lambda vault: vault.subjects(after=0, limit=1),
     lambda vault: destroy(vault, 1),
+    lambda vault: vault.remove_residue(),
+    lambda vault: owe(vault, 1),
+    lambda vault: vault.owed(limit=1),
+    lambda vault: vault.owed_of(1),
+    lambda vault: vault.owed_count(),
+    lambda vault: vault.owed_tags([1]),
+    lambda vault: vault.erasure_failed([1], "error"),
+    lambda vault: vault.forget_tags({1: 0}),
+    lambda vault: vault.settle_erasures([1]),
+    lambda vault: vault.quarantined(),
     lambda vault: vault.checkpoint(PROCESS),
-    lambda vault: vault.save_checkpoint(PROCESS, 1),
-    lambda vault: vault.rewind_checkpoint(PROCESS, 1),
+    lambda vault: vault.save_checkpoint(PROCESS, History(1)),
+    lambda vault: vault.rewind_checkpoint(PROCESS, History(), now_us=NOW_US),
+    lambda vault: vault.divergences(),
+    lambda vault: vault.forget_divergences(),
+    lambda vault: vault.system_id(),
+    lambda vault: vault.claim_system(uuid4()),
 ]
 
 
@@ -255,7 +415,15 @@ def _without_tables(settings: Settings) -> None:
         Path(settings.vault.removeprefix("sqlite:")).write_bytes(b"")
 
 
-_TABLES = ("registrations", "data_keys", "email_claims", "secrets", "checkpoints")
+_TABLES = (
+    "registrations",
+    "data_keys",
+    "email_claims",
+    "secrets",
+    "checkpoints",
+    "tombstones",
+    "owed_erasures",
+)
 
 
 @pytest.mark.parametrize("empty", [_without_rows, _without_tables])

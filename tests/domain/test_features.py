@@ -176,7 +176,7 @@ def test_an_outside_feature_is_registered_with_all_its_parts() -> None:
     assert set(registry().events) == set(known.events) - set(SHELF.events)
     assert {projection.name for projection in known.projections} == {"users", "shelves", "labels"}
     assert known.aggregates_of(FEATURE) == (SHELF,)
-    assert known.upcasters == SHELF.upcasters
+    assert known.upcasters == {**registry().upcasters, **SHELF.upcasters}
 
 
 def test_an_unknown_name_has_no_feature_and_no_role() -> None:

@@ -176,10 +176,11 @@ class Accounts:
         return set(self.vault.data_keys(NEW_IDS))
 
     def has_key(self, user_id: int) -> bool:
-        return isinstance(self.vault.data_keys([user_id]).get(user_id), LivingKey)
+        return isinstance(self.vault.data_keys([user_id], even_owed=True).get(user_id), LivingKey)
 
     def is_erased(self, user_id: int) -> bool:
-        return self.vault.data_keys([user_id]) == {user_id: DestroyedKey()}
+        """Whether the key is destroyed, and not only owed."""
+        return isinstance(self.vault.data_keys([user_id], even_owed=True).get(user_id), DestroyedKey)
 
 
 # --- requests --------------------------------------------------------------------------------
@@ -207,4 +208,4 @@ def delete(user_id: int, command: UUID | None = None) -> Request:
 
 
 def erase(user_id: int, command: UUID | None = None) -> Request:
-    return request("erase", command, user_id=str(user_id), basis="art. 17(1)(a)")
+    return request("erase", command, user_id=str(user_id), basis="gdpr-request")

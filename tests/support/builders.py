@@ -16,6 +16,7 @@ from domain.kernel.events import Event, EventData, Metadata, Recorded
 from domain.kernel.personal import Personal, PersonalText
 from domain.kernel.ports.event_store import Append, AppendResult, EventStore
 from domain.kernel.ports.vault import LivingKey
+from domain.users.commands import DEFAULT_BASIS
 
 PATIENCE_S = 60.0
 
@@ -88,7 +89,7 @@ def a_sample(event_class: type[Event]) -> Event:
     """An instance with recognisable values, the same on every call."""
     hints = get_type_hints(event_class)
     by_type: dict[Any, Any] = {PersonalText: Personal("Ada Lovelace"), str: "some text", int: 7, bool: True}
-    by_name = {"email": Personal("ada@example.com")}
+    by_name = {"email": Personal("ada@example.com"), "basis": DEFAULT_BASIS}
     names = [field.name for field in fields(event_class)]
     return event_class(**{name: by_name.get(name, by_type[hints[name]]) for name in names})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,46 +11,131 @@ from typing import Any
 from adapters import wiring
 from adapters.log import Log
 from domain.kernel.events import Position
+from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import CaughtUp
 from domain.users.account import ErasureCompleted
 from tests.support.accounts import Accounts
 from tests.support.parts import replaced
+from workers.erasures.claims import ClaimsProcess
+from workers.erasures.cleaning import Cleaning
+from workers.erasures.people import PeopleFinder
 from workers.erasures.process import ErasureProcess
 from workers.erasures.service import ErasuresService
+from workers.users.owed import Listing
+
+
+class Letters:
+    """Dead letters in memory: `items` are requests and `{"unreadable": text}`."""
+
+    def __init__(self, *items: Body) -> None:
+        self.items = [*items]
+        self.passes = 0
+
+    def purge(self, about: Callable[[Body], set[int]]) -> Counter[int]:
+        self.passes += 1
+        removed: Counter[int] = Counter()
+        for item in [*self.items]:
+            if people := about(item):
+                self.items.remove(item)
+                removed.update(people)
+        return removed
+
+    def dead(self) -> int:
+        return len(self.items)
 
 
 class Erasures(Accounts):
-    """Accounts with the erasure process. A method with `parts` uses these instead of its own."""
+    """Accounts with the processes of the role. A method with `parts` uses these instead of its own."""
 
-    def __init__(self, folder: Path, log: Log) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, log: Log, *, durable: bool = False) -> None:
+        super().__init__(folder, durable=durable)
         self.log = log
 
-    def process(self, *, purge_dead_letters: Any = None, **parts: Any) -> ErasureProcess:
-        parts = {"store": self.store, "vault": self.vault, **parts}
-        return ErasureProcess(
-            store=until_caught_up(parts["store"]),
-            vault=parts["vault"],
+    def listing(self, *, store: Any = None, vault: Any = None) -> Listing:
+        return Listing(
+            store=store or self.store,
             codec=self.codec,
-            claims=self.claims(**parts),
-            handler=self.handler(**parts),
-            keyring=wiring.keyring_of(parts["vault"]),
+            vault=vault or self.vault,
+            now_us=lambda: self.now_us,
             log=self.log,
-            purge_dead_letters=purge_dead_letters,
-            # Ten seconds pass between two looks, so periodic work is done each time.
-            monotonic_s=itertools.count(100.0, 10.0).__next__,
         )
 
-    def run(self, **parts: Any) -> None:
-        """Run a new process until it has caught up."""
-        self.process(**parts).run(lambda: False)
+    def process(self, *, store: Any = None, vault: Any = None, **more: Any) -> ErasureProcess:
+        store, vault = store or self.store, vault or self.vault
+        return ErasureProcess(
+            store=until_caught_up(store),
+            vault=vault,
+            listing=self.listing(store=store, vault=vault),
+            people=self.people(store=store, vault=vault),
+            now_us=lambda: self.now_us,
+            log=self.log,
+            monotonic_s=_ten_seconds_pass(),
+            **more,
+        )
 
-    def queries(self, process: ErasureProcess | None = None) -> ErasuresService:
-        process = process or self.process()
-        return ErasuresService(store=self.store, codec=self.codec, process=process)
+    def people(self, *, store: Any = None, vault: Any = None) -> PeopleFinder:
+        vault = vault or self.vault
+        keyring = wiring.keyring_of(vault, even_owed=True)
+        return PeopleFinder(store=store or self.store, codec=self.codec, vault=vault, keyring=keyring)
+
+    def cleaning(self, *, store: Any = None, vault: Any = None, dead_letters: Any = None) -> Cleaning:
+        store, vault = store or self.store, vault or self.vault
+        return Cleaning(
+            store=store,
+            codec=self.codec,
+            vault=vault,
+            people=self.people(store=store, vault=vault),
+            handler=self.handler(store=store, vault=vault),
+            dead_letters=dead_letters,
+            log=self.log,
+            monotonic_s=_ten_seconds_pass(),
+        )
+
+    def settling(self, **parts: Any) -> ClaimsProcess:
+        parts = {"store": self.store, "vault": self.vault, **parts}
+        return ClaimsProcess(
+            store=until_caught_up(parts["store"]),
+            vault=parts["vault"],
+            claims=self.claims(**parts),
+            log=self.log,
+            monotonic_s=_ten_seconds_pass(),
+        )
+
+    def run(self, *, dead_letters: Any = None, **parts: Any) -> None:
+        """Run new processes until they have caught up, one after the other."""
+        self.process(**parts).run(lambda: False)
+        self.cleaning(dead_letters=dead_letters, **parts).clean()
+        self.settling(**parts).run(lambda: False)
+
+    def queries(
+        self, process: ErasureProcess | None = None, cleaning: Cleaning | None = None, **parts: Any
+    ) -> ErasuresService:
+        parts = {"store": self.store, "vault": self.vault, **parts}
+        return ErasuresService(
+            **parts,
+            codec=self.codec,
+            listing=self.listing(**parts),
+            process=process or self.process(),
+            cleaning=cleaning or self.cleaning(),
+            now_us=lambda: self.now_us,
+        )
 
     def completions(self, user_id: int) -> int:
         return self.types(user_id).count(ErasureCompleted.type)
+
+    def owed(self) -> dict[int, str]:
+        """The state of each owed erasure."""
+        return {owed.decided.subject: owed.state.value for owed in self.vault.owed(limit=1000)}
+
+    def why_owed(self, user_id: int) -> str:
+        owed = self.vault.owed_of(user_id)
+        assert owed is not None
+        return owed.last_error
+
+
+def _ten_seconds_pass() -> Callable[[], float]:
+    """A clock that advances between two looks, so that periodic work is done each time."""
+    return itertools.count(100.0, 10.0).__next__
 
 
 def until_caught_up(store: Any) -> Any:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from adapters import wiring
 from adapters.log import open_log
 from domain.kernel.errors import EsError, Kind
 from domain.kernel.events import Recorded
@@ -30,10 +29,10 @@ from domain.users.account import (
     UserRegistered,
 )
 from domain.users.errors import EmailTaken
-from tests.support.accounts import ADA, GRACE, NEW_IDS, Accounts, change, create, delete, erase
+from tests.support.accounts import ADA, GRACE, NEW_IDS, change, create, delete, erase
+from tests.support.erasures import Erasures
 from tests.support.parts import Crash
 from tests.support.waiting import DEADLINE_S
-from workers.erasures.process import ErasureProcess
 
 ADDRESSES = (ADA, GRACE)
 _TO_THE_END = 1000
@@ -119,12 +118,11 @@ class Interleavings:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        self.accounts = Accounts(self.folder)
         self.log = open_log("interleavings", self.folder / "log")
+        self.accounts = Erasures(self.folder, self.log)
         self.actors: list[Actor] = []
         self.commands: list[Request] = []
         self.replied: dict[str, Body] = {}
-        self.processed = 0
         self.was_over = False
         """Whether the last interrupted actor was over before its interruption."""
         self.play(("create", ADA))
@@ -160,7 +158,7 @@ class Interleavings:
                     "janitor", lambda a: self.accounts.claims(**self._parts(a)).settle_expired()
                 )
             case "erasures":
-                return self._begin("erasures", lambda a: self._react(self._erasures(**self._parts(a))))
+                return self._begin("erasures", lambda a: self.accounts.run(**self._parts(a)))
         self.commands.append(self._new_command(what, *how))
         return self._worker(self.commands[-1])
 
@@ -215,8 +213,8 @@ class Interleavings:
         for actor in self.actors:
             actor.end()
         self._collect()
-        while self.processed < self.accounts.store.head():
-            self._react(self._erasures(store=self.accounts.store, vault=self.accounts.vault))
+        self.accounts.run()
+        assert self.accounts.owed() == {}
         self.accounts.run_the_janitor()
         assert self.accounts.vault.expired_claims(now_us=self.accounts.now_us, limit=10) == []
         self._every_active_user_has_one_claim_and_a_key()
@@ -264,22 +262,6 @@ class Interleavings:
             return asked, self.accounts.service(**self._parts(actor)).handle([asked])[0]
 
         return self._begin("users", work)
-
-    def _erasures(self, **parts: Any) -> ErasureProcess:
-        return ErasureProcess(
-            **parts,
-            codec=self.accounts.codec,
-            keyring=wiring.keyring_of(parts["vault"]),
-            purge_dead_letters=None,
-            claims=self.accounts.claims(**parts),
-            handler=self.accounts.handler(**parts),
-            log=self.log,
-        )
-
-    def _react(self, process: ErasureProcess) -> None:
-        for recorded in list(self.accounts.store.read_all(self.processed, 1000)):
-            process.react([recorded])
-            self.processed = max(self.processed, recorded.position)
 
     def _new_command(self, kind: str, *how: Any) -> Request:
         command = UUID(int=len(self.commands) + 1)

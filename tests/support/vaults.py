@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
-from domain.kernel.ports.vault import ClaimAnswer, ClaimRequest, ClaimState, LivingKey, Reserved, Vault
+from domain.kernel.history import History, Mark
+from domain.kernel.ports.vault import (
+    ClaimAnswer,
+    ClaimRequest,
+    ClaimState,
+    Decided,
+    DestroyedKey,
+    Destruction,
+    LivingKey,
+    Reason,
+    Reserved,
+    Vault,
+)
 from domain.users.reservations import RESERVATION_LIFE_US
 
 NOW_US = 1_760_000_000_000_000
@@ -48,8 +60,22 @@ def registered(vault: Vault, subject: int, email: str, *, command: UUID | None =
     return reservation
 
 
-def destroy(vault: Vault, subject: int, *, position: int = 9) -> None:
-    vault.destroy_key(subject, process=PROCESS, position=position)
+def destroy(vault: Vault, *subjects: int, reason: Reason = Reason.ERASURE) -> None:
+    """Destroy the keys of subjects, without an event that decided it."""
+    vault.destroy([Destruction(subject, reason) for subject in subjects], now_us=NOW_US)
+
+
+def abandon(vault: Vault, subject: int) -> None:
+    destroy(vault, subject, reason=Reason.ABANDONED)
+
+
+def decided(subject: int, *, position: int = 9) -> Decided:
+    """An erasure of the event number `position`."""
+    return Decided(subject, UUID(int=position), position)
+
+
+def owe(vault: Vault, *subjects: int) -> None:
+    vault.owe([decided(subject) for subject in subjects], now_us=NOW_US)
 
 
 def secret_of(vault: Vault, subject: int) -> bytes:
@@ -68,3 +94,17 @@ def shuffled(count: int, *, batch: int = 50) -> list[list[int]]:
         [(number * 7919) % count + 1 for number in range(start, start + batch)]
         for start in range(0, count, batch)
     ]
+
+
+def are_destroyed(vault: Vault, *subjects: int) -> bool:
+    """Whether every subject has a tombstone, for any reason."""
+    keys = vault.data_keys(subjects)
+    return all(isinstance(keys[subject], DestroyedKey) for subject in subjects)
+
+
+def history(*positions: int) -> History:
+    """The history of a follower that read events at these positions."""
+    reached = History()
+    for position in positions:
+        reached = reached.reach(Mark(position, UUID(int=position)))
+    return reached

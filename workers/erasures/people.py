@@ -1,81 +1,77 @@
-"""Find the data of people in dead letters: from their streams as far as they can be read, and from the vault.
+"""Collect by what the data of people is recognised, before and after their keys are destroyed.
 
-Promise: all people are looked for in one pass, and damage to a stream or a key hides no value that can still be known.
-Refusal: it changes nothing.
+Promise: damage to a stream or a key hides no value that can still be known. Refusal: it changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from uuid import UUID
 
-from domain.kernel.errors import Damaged, UnknownEventType
-from domain.kernel.messages import Body
-from domain.kernel.personal import Personal, Unreadable
+from domain.kernel.errors import Damaged, EsError, Kind, UnknownEventType
+from domain.kernel.events import Event, Recorded
+from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Opener
 from domain.kernel.ports.event_store import EventStore
+from domain.kernel.ports.vault import OwedTag, Vault
 from domain.users.account import USER
-from domain.users.mail_domains import spellings
-from domain.users.traces import Letter, Traces, request_letter, text_letter
+from domain.users.traces import People, traces
 from workers.runtime.opening import Showing
 
 
-class People:
+class PeopleFinder:
     def __init__(
         self,
+        *,
         store: EventStore,
         codec: Codec,
-        keyring: Opener,
-        holder: Callable[[str], int | None],
-        subjects: Sequence[int],
+        vault: Vault,
+        keyring: Callable[[Sequence[int]], Opener],
     ) -> None:
-        """`holder` is the vault's. It attributes an address to a person whose stream or key is damaged."""
+        """`keyring` opens with the keys of owed erasures too."""
         self._store = store
         self._codec = codec
-        self._opener = Showing(keyring)
-        self._holder = holder
-        self._damaged: set[int] = set()
-        self._ids: set[str] = set()
-        self._addresses: set[str] = set()
-        self._names: set[str] = set()
-        for subject in dict.fromkeys(subjects):
-            self._read(subject)
-        self._traces = Traces(self._ids, self._addresses, self._names)
-        self.unknown = 0
-        """The number of messages without requests that were attributed to none of these people."""
+        self._vault = vault
+        self._keyring = keyring
 
-    def are_in(self, item: Body) -> bool:
-        """Whether a request, or `{"unreadable": text}`, contains data of one of them."""
-        text = item.get("unreadable")
-        is_text = isinstance(text, str) and len(item) == 1
-        letter = text_letter(str(text)) if is_text else request_letter(item)
-        found = self._traces.are_in(letter) or self._is_claimed(letter)
-        self.unknown += is_text and not found
+    def tags_of(self, subject: int) -> list[OwedTag]:
+        """The tags of all addresses and names that the person's stream opens to. Those of claims are not among them."""
+        addresses: set[str] = set()
+        names: set[str] = set()
+        with suppress(Damaged):  # the page of the key: the claims still tell the present address
+            opener = Showing(self._keyring([subject]))
+            for event in self._opened(subject, opener):
+                for values, value in (
+                    (addresses, getattr(event, "email", None)),
+                    (names, getattr(event, "name", None)),
+                ):
+                    if isinstance(value, Personal):
+                        values.add(value.value)
+        return traces(addresses, names, self._vault.tags)
+
+    def people(self, subjects: Sequence[int]) -> People:
+        """What is known of people whose erasure is owed. It opens nothing."""
+        found = People()
+        tags = self._vault.owed_tags(subjects)
+        for subject in subjects:
+            found.add(subject, self._commands(subject), tags.get(subject, ()))
         return found
 
-    def _is_claimed(self, letter: Letter) -> bool:
-        """Whether an address in the letter is claimed by a person whose addresses cannot be read."""
-        return bool(self._damaged) and any(
-            self._holder(spelling) in self._damaged
-            for address in letter.addresses()
-            for spelling in spellings(address)
-        )
+    def _opened(self, subject: int, opener: Opener) -> Iterator[Event]:
+        for recorded in self._events(subject):
+            with suppress(Damaged, UnknownEventType):
+                yield self._codec.decode(recorded, subject=subject, opener=opener)
 
-    def _read(self, subject: int) -> None:
-        self._ids.add(str(subject))
-        for recorded in self._store.read_stream(USER.stream_of(subject)):
+    def _commands(self, subject: int) -> Iterator[UUID]:
+        for recorded in self._events(subject):
             with suppress(Damaged):
-                self._ids.add(str(self._codec.metadata(recorded).command_id))
-            try:
-                event = self._codec.decode(recorded, subject=subject, opener=self._opener)
-            except (Damaged, UnknownEventType):
-                self._damaged.add(subject)
-                continue
-            for values, value in (
-                (self._addresses, getattr(event, "email", None)),
-                (self._names, getattr(event, "name", None)),
-            ):
-                if isinstance(value, Personal):
-                    values.add(value.value)
-                elif isinstance(value, Unreadable):
-                    self._damaged.add(subject)
+                yield self._codec.metadata(recorded).command_id
+
+    def _events(self, subject: int) -> Iterator[Recorded]:
+        """The events of a person, up to one that cannot be read."""
+        try:
+            yield from self._store.read_stream(USER.stream_of(subject))
+        except EsError as error:
+            if error.kind is not Kind.DAMAGED:
+                raise

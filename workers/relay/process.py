@@ -73,9 +73,9 @@ class RelayProcess:
         """The message of an event; None if it is damaged or of another program, so that it does not block later events."""
         try:
             metadata = self._codec.metadata(recorded)
-            stored = self._codec.stored(recorded)
+            type_, stored = self._codec.stored(recorded)
         except Damaged as error:
             self._log.error("event-passed-over", error, position=recorded.position)
             return None
-        body = to_json(event_body(recorded, metadata, stored)).encode("utf-8", "surrogatepass")
-        return Outgoing(recorded.type, str(recorded.event_id), body)
+        body = to_json(event_body(recorded, metadata, type_, stored)).encode("utf-8", "surrogatepass")
+        return Outgoing(type_, str(recorded.event_id), body)

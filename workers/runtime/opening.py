@@ -1,6 +1,6 @@
 """Open personal values for showing: a value that cannot be opened becomes `Unreadable`, and the others are shown.
 
-Promise: one tampered value, damaged key or missing key fails alone. Refusal: an unavailable vault stays an error, and
+Promise: one tampered or newer value, damaged key or missing key fails alone. Refusal: an unavailable vault stays an error, and
 nothing unreadable is shown as erased.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 from uuid import UUID
 
-from domain.kernel.errors import KeyDamaged, KeyMissing, Tampered
+from domain.kernel.errors import KeyDamaged, KeyMissing, SealedByNewer, Tampered
 from domain.kernel.events import Event
 from domain.kernel.messages import Body
 from domain.kernel.personal import Erased, Personal, Sealed, Unreadable
@@ -28,7 +28,7 @@ class Showing:
     ) -> Personal | Erased | Unreadable:
         try:
             return self._keyring.open(sealed, subject=subject, field=field, event_id=event_id)
-        except (Tampered, KeyDamaged, KeyMissing) as error:
+        except (Tampered, SealedByNewer, KeyDamaged, KeyMissing) as error:
             self.is_key_missing |= isinstance(error, KeyMissing)
             return Unreadable(error.code)
 

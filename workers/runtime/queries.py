@@ -96,7 +96,7 @@ class Sources:
         return self.row(projection, request, key)
 
     def shown(self, recorded: Recorded, *, subject: int | None = None, opener: Showing | None = None) -> Body:
-        """A stored event for showing: as it is stored, or with an opener its opened fields.
+        """A stored event for showing, in its latest version: with sealed fields, or with an opener its opened fields.
 
         What cannot be shown is named in `unreadable`: fields with their reasons, or `data` for all of them.
         """
@@ -104,15 +104,15 @@ class Sources:
             metadata: Metadata | None = self.codec.metadata(recorded)
         except Damaged:
             metadata = None  # written by another program
-        data, unreadable = Body(), Body()
+        type_, data, unreadable = recorded.type, Body(), Body()
         try:
-            data = self.codec.stored(recorded)
+            type_, data = self.codec.stored(recorded)
             if opener is not None:
                 event = self.codec.decode(recorded, subject=subject, opener=opener)
                 data, unreadable = shown_fields(event), unreadable_fields(event)
         except (Damaged, UnknownEventType) as error:
             unreadable = {"data": error.code}
-        body = event_body(recorded, metadata, data)
+        body = event_body(recorded, metadata, type_, data)
         return {**body, "unreadable": unreadable} if unreadable else body
 
 

@@ -18,7 +18,7 @@ from domain.kernel.errors import EsError, Kind, VersionConflict
 from domain.kernel.events import NO_STREAM, Event, Metadata, Recorded, event_id
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import Append, EventStore
-from domain.kernel.ports.vault import Claim, ClaimState, Vault
+from domain.kernel.ports.vault import Claim, ClaimState, Destruction, Reason, Vault
 from domain.users.account import CLOSING, INITIAL, USER, Status, User, decide, email_command, evolve
 from domain.users.commands import AbandonReservation
 
@@ -124,6 +124,7 @@ class Claims:
 
     def _release(self, claim: Claim, user: User) -> None:
         if user.status is Status.UNKNOWN:
-            self._vault.abandon_registration(claim.subject, claim.reservation_id)
+            abandoned = Destruction(claim.subject, Reason.ABANDONED)
+            self._vault.destroy([abandoned], now_us=self._now_us())
         else:
             self._vault.release([claim.reservation_id])

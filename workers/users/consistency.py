@@ -15,7 +15,15 @@ from typing import ClassVar
 from uuid import UUID
 
 from adapters.clock import now_us
-from domain.kernel.errors import Damaged, EsError, KeyDamaged, KeyUnavailable, Tampered, UnknownEventType
+from domain.kernel.errors import (
+    Damaged,
+    EsError,
+    KeyDamaged,
+    KeyUnavailable,
+    SealedByNewer,
+    Tampered,
+    UnknownEventType,
+)
 from domain.kernel.events import Event, Recorded, event_id
 from domain.kernel.history import History
 from domain.kernel.personal import Personal, Sealed
@@ -169,6 +177,8 @@ class Streams:
             opener.open(value, subject=subject, field=field, event_id=recorded.event_id)
         except Tampered:
             self._report(f"{name}: its sealed {field} was altered or moved")
+        except SealedByNewer as error:
+            self._report(f"{name}: {error}. {error.hint}")
 
 
 class AccountCheck:
@@ -258,7 +268,7 @@ class AccountCheck:
         try:
             sealed = Sealed(str(state["email"]))
             email = self._keyring([subject]).open(sealed, subject=subject, field="email", event_id=None)
-        except Tampered:
+        except (Tampered, SealedByNewer):
             return None  # it was reported when the event was read
         if isinstance(email, Personal) and self._vault.holder(email.value) != subject:
             return f"the claim of user {subject} is not on the user's e-mail address"

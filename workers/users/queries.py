@@ -12,7 +12,7 @@ from domain.kernel.messages import Body, Later, Reply, Request
 from domain.kernel.personal import ERASED, Erased, PersonalText, Sealed, Unreadable, readable
 from domain.kernel.ports.codec import Opener
 from domain.kernel.projection import Value
-from domain.users.account import INITIAL, USER, Status, UserErased, evolve
+from domain.users.account import ERASING, INITIAL, USER, Status, evolve
 from domain.users.commands import parse_email, parse_user_id
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from domain.users.mail_domains import spellings
@@ -144,7 +144,7 @@ class UserQueries:
         copy, in which `erasures` has not destroyed the key again yet.
         """
         events = list(self._sources.store.read_stream(USER.stream_of(user_id)))
-        is_erased = any(recorded.type == UserErased.type for recorded in events)
+        is_erased = any(recorded.type in ERASING for recorded in events)
         keyring = self._sources.erased_keyring if is_erased else self._sources.keyring([user_id])
         return events, Showing(keyring)
 

@@ -17,7 +17,16 @@ from domain.kernel.messages import Reply, Request
 from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
-from domain.kernel.ports.vault import AlreadyHeld, ClaimAnswer, ClaimRequest, HeldByOther, Reserved, Vault
+from domain.kernel.ports.vault import (
+    AlreadyHeld,
+    ClaimAnswer,
+    ClaimRequest,
+    Destruction,
+    HeldByOther,
+    Reason,
+    Reserved,
+    Vault,
+)
 from domain.users.account import USER
 from domain.users.commands import ChangeEmail, RegisterUser, UserCommand
 from domain.users.errors import EmailReserved, EmailTaken, ReservationLost
@@ -213,7 +222,7 @@ class UsersService:
 
     def _give_back(self, subject: int, reservation_id: UUID, *, registers: bool) -> None:
         if registers:
-            self._vault.abandon_registration(subject, reservation_id)
+            self._vault.destroy([Destruction(subject, Reason.ABANDONED)], now_us=self._now_us())
         else:
             self._vault.release([reservation_id])
 

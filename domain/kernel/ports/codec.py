@@ -19,9 +19,9 @@ class Opener(Protocol):
     def open(
         self, sealed: Sealed, *, subject: int, field: str, event_id: UUID | None
     ) -> Personal | Erased | Unreadable:
-        """The value, or `ERASED` if its key has a tombstone. Raises `KeyMissing`, `KeyDamaged` or `Tampered`.
+        """The value, or `ERASED` if its key has a tombstone.
 
-        `event_id` is that of the event with the sealed text; None for a copy elsewhere, as in a read model.
+        Raises `KeyMissing`, `KeyDamaged`, `Tampered`, or `SealedByNewer` for a form of a newer version. `event_id` is that of the event with the sealed text; None for a copy elsewhere, as in a read model.
         """
         ...
 
@@ -59,8 +59,11 @@ class Codec(Protocol):
         """The event as far as its type alone tells it: every field is `Unreadable`. None for an unknown type."""
         ...
 
-    def stored(self, recorded: Recorded) -> dict[str, Any]:
-        """The data of the event as it is stored: JSON values, with personal fields as sealed text."""
+    def stored(self, recorded: Recorded) -> tuple[str, dict[str, Any]]:
+        """The wire name and the data of the event: JSON values, with personal fields as sealed text.
+
+        An older version is upcast to its latest: what that leaves out is not shown. An unknown type stays as it is.
+        """
         ...
 
     def metadata(self, recorded: Recorded) -> Metadata:

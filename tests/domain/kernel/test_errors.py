@@ -25,6 +25,7 @@ SAMPLES: dict[EsError, tuple[str, Kind]] = {
     errors.KeyUnavailable("no key-encryption key"): ("key-unavailable", Kind.UNAVAILABLE),
     errors.KeyMissing("the vault has no key of user 42"): ("key-missing", Kind.UNAVAILABLE),
     errors.KeyDamaged(42): ("key-damaged", Kind.DAMAGED),
+    errors.SealedByNewer(42, "email"): ("sealed-by-newer", Kind.DAMAGED),
     errors.Tampered(42, "email"): ("tampered", Kind.DAMAGED),
 }
 

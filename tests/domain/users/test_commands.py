@@ -1,4 +1,4 @@
-"""Parsing of names, e-mail addresses, bases and user ids."""
+"""Parsing of names, e-mail addresses, reasons of an erasure and user ids."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from domain.kernel.errors import InvalidInput
 from domain.kernel.personal import Personal
 from domain.users.commands import (
-    BASIS_MAX_CHARACTERS,
+    BASES,
+    DEFAULT_BASIS,
     EMAIL_LOCAL_MAX_CHARACTERS,
     EMAIL_MAX_CHARACTERS,
     NAME_MAX_CHARACTERS,
+    basis_of_text,
     parse_basis,
     parse_email,
     parse_name,
@@ -28,7 +30,6 @@ Parser = Callable[[object], Personal | str]
 FIELDS: dict[Parser, tuple[str, int]] = {
     parse_name: ("name", NAME_MAX_CHARACTERS),
     parse_email: ("email", EMAIL_MAX_CHARACTERS),
-    parse_basis: ("basis", BASIS_MAX_CHARACTERS),
 }
 """The field that a refusal names and the maximum length, by parser."""
 each_parser = pytest.mark.parametrize("parse", FIELDS)
@@ -42,6 +43,40 @@ def test_a_user_id_is_a_decimal_number_and_a_refusal_names_the_field() -> None:
     assert parse_user_id("9223372036854775807") == 2**63 - 1
     with pytest.raises(InvalidInput, match="user_id is not an id"):
         parse_user_id("9223372036854775808")
+
+
+# --- the reason of an erasure ----------------------------------------------------------------
+
+
+def test_the_reason_of_an_erasure_is_a_code() -> None:
+    assert [parse_basis(code) for code in BASES] == list(BASES)
+    assert DEFAULT_BASIS in BASES
+
+
+@given(value=st.text() | st.sampled_from(["other", "GDPR-REQUEST", " retention", "", None, 1, ["retention"]]))
+def test_any_other_reason_is_refused_with_the_list_of_codes(value: object) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_basis(value)
+
+    assert refused.value == InvalidInput("basis", f"must be one of {', '.join(BASES)}")
+
+
+def test_the_default_text_of_earlier_versions_stands_for_its_code() -> None:
+    # Their commands may still wait on a broker.
+    assert parse_basis("GDPR Art. 17") == "gdpr-request"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("GDPR Art. 17", "gdpr-request"),
+        ("Ada Lovelace asked", "other"),
+        ("retention", "other"),
+        (None, "other"),
+    ],
+)
+def test_a_stored_text_becomes_a_code(text: object, code: str) -> None:
+    assert basis_of_text(text) == code
 
 
 # --- every text ------------------------------------------------------------------------------

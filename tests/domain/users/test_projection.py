@@ -61,7 +61,7 @@ def test_a_registration_inserts_a_row() -> None:
         (UserEmailChanged(Sealed("new")), {"email": "new"}),
         (UserDeleted(), {"status": "deleted"}),
         (UserErased("art. 17"), {"status": "erased", "email": None, "name": None}),
-        (ErasureCompleted(), {}),
+        (ErasureCompleted(0), {}),
         (EmailChangeAbandoned("r"), {}),
     ],
     ids=lambda value: getattr(value, "type", ""),
@@ -73,7 +73,7 @@ def test_an_event_changes_its_columns_and_the_version(event: Event, changed: dic
 
 
 def test_the_time_of_the_registration_never_changes() -> None:
-    row = projected(REGISTERED, UserRenamed(NAME), UserDeleted(), UserErased("x"), ErasureCompleted())
+    row = projected(REGISTERED, UserRenamed(NAME), UserDeleted(), UserErased("x"), ErasureCompleted(0))
 
     assert (row["registered_at_us"], row["updated_at_us"], row["version"]) == (1000, 1004, 4)
 

@@ -9,13 +9,13 @@ from uuid import uuid4
 import pytest
 
 from adapters import wiring
-from domain.kernel.errors import PartUnavailable
+from domain.kernel.history import History
 from domain.kernel.personal import ERASED
 from domain.kernel.ports.vault import ClaimState
 from domain.users.account import USER, ErasureCompleted, Status, UserErased
 from tests.support.accounts import ADA, ALAN, GRACE, change, create, delete, erase, rename
-from tests.support.erasures import Erasures
-from tests.support.parts import Crash, Steps, before_call, unavailable
+from tests.support.erasures import Erasures, Letters
+from tests.support.parts import Crash, Steps, before_call, replaced, unavailable
 
 # --- erasing ---------------------------------------------------------------------------------
 
@@ -60,6 +60,18 @@ def test_the_key_is_destroyed_before_the_erasure_is_completed(erasures: Erasures
     assert seen == [True]
 
 
+def test_every_key_is_destroyed_before_anything_is_cleaned_up(erasures: Erasures) -> None:
+    ids = [erasures.a_user(f"user{number}@example.com") for number in range(5)]
+    for user_id in ids:
+        erasures.done(erase(user_id))
+
+    erasures.process().run(lambda: False)
+
+    assert all(map(erasures.is_erased, ids))
+    assert erasures.owed() == dict.fromkeys(ids, "key-destroyed")
+    assert [erasures.completions(user_id) for user_id in ids] == [0] * 5
+
+
 def test_the_address_of_an_erased_user_can_be_registered(erasures: Erasures) -> None:
     user_id = erasures.a_user(ADA)
     erasures.done(erase(user_id))
@@ -68,14 +80,15 @@ def test_the_address_of_an_erased_user_can_be_registered(erasures: Erasures) -> 
     assert int(erasures.done(create(ADA))["user_id"]) != user_id
 
 
-def test_reacting_to_the_same_events_again_changes_nothing(erasures: Erasures) -> None:
+def test_listing_the_same_events_again_changes_nothing(erasures: Erasures) -> None:
     user_id = erasures.a_user(ADA)
     erasures.done(erase(user_id))
     erasures.run()
     head = erasures.store.head()
 
+    erasures.listing().list_erasures(list(erasures.store.read_all(0, 100)), History())
+    assert erasures.owed() == {}, "a completed erasure of which the vault holds nothing is not listed again"
     erasures.run()
-    erasures.process().react(list(erasures.store.read_all(0, 100)))
 
     assert erasures.store.head() == head
     assert erasures.completions(user_id) == 1
@@ -164,7 +177,7 @@ def test_the_process_is_the_janitor_of_expired_reservations(erasures: Erasures) 
 # --- dead letters ----------------------------------------------------------------------------
 
 
-def test_dead_letters_of_a_user_are_purged_before_the_key_is_destroyed(erasures: Erasures) -> None:
+def test_dead_letters_of_a_user_are_recognised_after_the_key_is_destroyed(erasures: Erasures) -> None:
     user_id, other = erasures.a_user(ADA), erasures.a_user(GRACE)
     erasures.done(change(user_id, ALAN))
     erasures.done(erase(user_id))
@@ -192,43 +205,105 @@ def test_dead_letters_of_a_user_are_purged_before_the_key_is_destroyed(erasures:
         {"unreadable": f"something about {other}"},
         {"unreadable": f"mail of x.{ADA}, awesome body"},
     ]
-    purged: list[list[bool]] = []
+    letters = Letters(*theirs, *not_theirs)
 
-    def purge(is_theirs: Callable[[dict[str, Any]], bool]) -> int:
-        assert not erasures.is_erased(user_id), "only the key opens the addresses"
-        purged.append([is_theirs(request) for request in (*theirs, *not_theirs)])
-        return 1
-
-    erasures.run(purge_dead_letters=purge)
-
-    assert purged == [[True] * len(theirs) + [False] * len(not_theirs)]
+    erasures.process().run(lambda: False)
     assert erasures.is_erased(user_id)
+    erasures.cleaning(dead_letters=letters).clean()
+
+    assert letters.items == not_theirs
+    assert erasures.owed() == {}
+    *_, completed = erasures.store.read_stream(USER.stream_of(user_id))
+    assert erasures.codec.decode(completed) == ErasureCompleted(len(theirs))
+    assert erasures.vault.owed_tags([user_id]) == {}
+
+
+def test_requests_of_others_that_name_a_former_address_are_kept(erasures: Erasures) -> None:
+    user_id, other = erasures.a_user(ADA), erasures.a_user(GRACE)
+    erasures.done(erase(user_id))
+    erasures.process().run(lambda: False)
+    heir = int(erasures.done(create(ADA))["user_id"])
+    of_others: list[dict[str, Any]] = [
+        {"kind": "users.change-email", "body": {"input": {"user_id": str(other), "email": ADA}}},
+        {"kind": "users.create", "body": {"input": {"email": ADA, "name": "Another Person"}}},
+        {"unreadable": f"<{ADA}>"},
+    ]
+    letters = Letters(*of_others, {"unreadable": f"{ADA} of user-{user_id}"})
+
+    erasures.cleaning(dead_letters=letters).clean()
+
+    assert erasures.vault.holder(ADA) == heir
+    assert letters.items == of_others
 
 
 def test_waiting_erasures_share_one_pass_through_the_dead_letters(erasures: Erasures) -> None:
     ids = [erasures.a_user(f"user{number}@example.com") for number in range(5)]
     for user_id in ids:
         erasures.done(erase(user_id))
-    passes: list[list[bool]] = []
+    letters = Letters(*[{"unreadable": f"user{number}@example.com"} for number in range(6)])
 
-    def purge(is_theirs: Callable[[dict[str, Any]], bool]) -> int:
-        passes.append([is_theirs({"unreadable": f"user{number}@example.com"}) for number in range(6)])
-        return 0
+    erasures.run(dead_letters=letters)
 
-    erasures.run(purge_dead_letters=purge)
-
-    assert passes == [[True] * 5 + [False]]
+    assert letters.items == [{"unreadable": "user5@example.com"}]
+    assert letters.passes == 2, "one for the five, and one for requests that died late"
     assert all(map(erasures.is_erased, ids))
 
 
-def test_an_erasure_waits_for_an_unavailable_broker(erasures: Erasures) -> None:
-    user_id = erasures.a_user(ADA)
+def test_an_unavailable_broker_delays_the_cleaning_alone(erasures: Erasures) -> None:
+    first, second = erasures.a_user(ADA), erasures.a_user(GRACE)
+    letters = Letters({"unreadable": ADA})
+    down = replaced(letters, purge=unavailable)
+    cleaning = erasures.cleaning(dead_letters=down)
+    for user_id in (first, second):
+        erasures.done(erase(user_id))
+        erasures.process().run(lambda: False)
+        cleaning.clean()
+        assert erasures.is_erased(user_id)
+
+    assert erasures.owed() == {first: "key-destroyed", second: "key-destroyed"}
+    assert "unavailable" in erasures.why_owed(first)
+    assert len(letters.items) == 1
+
+    down.purge = letters.purge
+    cleaning.clean()
+
+    assert (letters.items, erasures.owed()) == ([], {})
+    assert erasures.completions(first) == erasures.completions(second) == 1
+
+
+def test_the_bytes_of_destroyed_keys_do_not_wait_for_the_broker(erasures: Erasures) -> None:
+    erasures.done(erase(erasures.a_user(ADA)))
+    erasures.process().run(lambda: False)
+    removals: list[None] = []
+
+    def remove_residue() -> None:
+        removals.append(None)
+
+    vault = replaced(erasures.vault, remove_residue=remove_residue)
+    cleaning = erasures.cleaning(vault=vault, dead_letters=replaced(Letters(), purge=unavailable))
+    for _ in range(3):
+        cleaning.clean()
+
+    assert len(removals) == 1
+
+
+def test_a_request_that_dies_after_the_erasure_is_removed(erasures: Erasures) -> None:
+    user_id, other = erasures.a_user(ADA), erasures.a_user(GRACE)
+    letters = Letters()
+    cleaning = erasures.cleaning(dead_letters=letters)
     erasures.done(erase(user_id))
+    erasures.process().run(lambda: False)
+    cleaning.clean()
+    of_other = {"kind": "users.rename", "body": {"input": {"user_id": str(other), "name": "Other"}}}
 
-    with pytest.raises(PartUnavailable):
-        erasures.run(purge_dead_letters=unavailable)
-    assert not erasures.is_erased(user_id)
+    letters.items += [
+        {"kind": "users.rename", "body": {"input": {"user_id": str(user_id), "name": "Late"}}},
+        {"unreadable": f"late, of user-{user_id}"},
+        of_other,
+    ]
+    cleaning.clean()
 
-    erasures.run(purge_dead_letters=lambda *_: 0)
-
-    assert erasures.is_erased(user_id)
+    assert letters.items == [of_other]
+    passes = letters.passes
+    cleaning.clean()
+    assert letters.passes == passes, "it looks again only if the number changed"

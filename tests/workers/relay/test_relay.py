@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import replace
 
 from domain.kernel.events import NO_STREAM, Position
 from domain.kernel.messages import Request
-from domain.users.account import UserDeleted
+from domain.users.account import UserDeleted, UserErased
 from tests.support.builders import append, some_events
 from tests.support.relaying import Relay, Relaying, Subscriber, a_sealed_event
 from tests.support.servers import RabbitMQ
@@ -31,6 +32,19 @@ def test_an_event_arrives_as_it_is_stored_with_sealed_fields(relay: Relay, subsc
     assert message["command_id"] == json.loads(event.metadata)["command_id"]
     assert b"Ada" not in body
     assert b"ada@" not in body
+
+
+def test_an_event_of_an_earlier_version_arrives_in_its_latest(relay: Relay, subscriber: Subscriber) -> None:
+    event = replace(a_sealed_event(UserErased), type="user-erased.v1", data=b'{"basis":"Ada Lovelace asked"}')
+    append(relay.store, "user-7", NO_STREAM, [event])
+
+    relay.publish_all()
+
+    ((method, properties, body),) = subscriber.messages()
+    message = json.loads(body)
+    assert method.routing_key == properties.type == message["type"] == UserErased.type
+    assert message["data"] == {"basis": "other"}
+    assert b"Lovelace" not in body
 
 
 def test_stored_and_new_events_arrive_in_order(relay: Relay, subscriber: Subscriber) -> None:

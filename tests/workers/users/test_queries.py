@@ -8,6 +8,7 @@ import pytest
 
 from domain.kernel.errors import EsError, InvalidInput, Kind, PartUnavailable
 from domain.kernel.messages import Body, Request
+from domain.users.account import USER, UserErased
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from tests.support.accounts import ADA, GRACE, change, create, delete, erase, rename
 from tests.support.read_side import ReadSide
@@ -324,6 +325,19 @@ def test_the_past_of_an_erased_user_is_blank(read_side: ReadSide) -> None:
         history = read_side.answer("users.history", user_id=str(user_id))["events"]
         assert history[0]["data"] == {"email": None, "name": None}
         read_side.vault.destroy_key(user_id, process="erasures", position=2)
+
+
+def test_an_erasure_of_an_earlier_version_opens_nothing_and_hides_its_text(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.store_event(user_id, "user-erased.v1", b'{"basis":"Ada Lovelace asked for it"}')
+
+    history = read_side.answer("users.history", user_id=str(user_id))["events"]
+    read = read_side.answer("streams.read", stream=USER.stream_of(user_id))["events"]
+
+    assert history[0]["data"] == {"email": None, "name": None}
+    for events in (history, read, read_side.answer("events.read")["events"]):
+        assert (events[-1]["type"], events[-1]["data"]) == (UserErased.type, {"basis": "other"})
+        assert "Lovelace" not in str(events)
 
 
 # --- wrong input -----------------------------------------------------------------------------
