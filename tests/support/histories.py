@@ -27,7 +27,8 @@ _BATCH = 50
 class Restorable(Protocol):
     """A store, its backups, and how a backup is put back while no worker runs."""
 
-    store: EventStore
+    @property
+    def store(self) -> EventStore: ...
 
     def backup(self) -> Callable[[], None]:
         """Copy the store. The result puts the copy in its place."""
