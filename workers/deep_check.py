@@ -20,6 +20,7 @@ from adapters.settings import Settings
 from domain.features import Registry, registry
 from domain.kernel.errors import Damaged, EsError
 from domain.kernel.events import Position
+from domain.kernel.history import History
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import GenerationState, ReadModel
@@ -211,7 +212,7 @@ class _DeepCheck:
             read = self._store.read_all(after, _BATCH, prefixes=projection.prefixes)
             events = [event for event in read if event.position <= target]
             reached = target if len(events) < _BATCH else events[-1].position
-            filler.fill(events, reached)
+            filler.fill(events, History(reached))
             self._tell(f"computing rows of {projection.name}, position {reached} of {target}")
 
     def _compared(self, projection: Projection) -> Iterator[tuple[int, list[Key]]]:

@@ -48,7 +48,7 @@ class ReadSide(Accounts):
     # --- rows ----------------------------------------------------------------------------------
 
     def projector(self, **parts: Any) -> Projector:
-        return Projector(self._filling(**parts))
+        return Projector(self._filling(**parts), self.rebuilds.ensure)
 
     def project(self) -> None:
         """Run a new projector until its rows include every stored event."""
@@ -103,6 +103,7 @@ class ReadSide(Accounts):
             "read_model": self.read_model,
             "projections": registry().projections,
             "reached": lambda _: self._projector.reached,
+            "doubt": lambda _: self._projector.doubt,
             "last_error": lambda _: self._projector.last_error.body,
             "ensure_rebuild": self.rebuilds.ensure,
             "rebuild_error": lambda projection: self.rebuilds.last_error(projection),

@@ -14,11 +14,13 @@ from typing import cast
 
 from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, InvalidInput, UnknownEventType
-from domain.kernel.events import Event, Position, Recorded
+from domain.kernel.events import Event, Recorded
+from domain.kernel.history import History, Verified, verified
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import Generation, Parked, ReadModel
 from domain.kernel.projection import Delete, Key, Operation, Projection, Row, applied
+from workers.runtime.followers import history_after
 
 _NOT_APPLICABLE = (UnknownEventType, Damaged, InvalidInput, ValueError, TypeError, KeyError)
 """Errors of codec and projection about one event."""
@@ -36,6 +38,20 @@ class Filling:
     read_model: ReadModel
     now_us: Callable[[], int]
     log: Log
+
+    def verified(self, generation: Generation) -> Verified:
+        """The part of a generation's history that the store has."""
+        # The head after the generation was read: another worker may have moved its checkpoint meanwhile.
+        return verified(generation.history, self.store.fit, self.store.head())
+
+    def tell_other_history(self, generation: Generation, found: Verified) -> None:
+        self.log.warning(
+            "other-history",
+            projection=generation.projection,
+            generation=generation.number,
+            seen=generation.checkpoint,
+            back_to=found.history.position,
+        )
 
 
 class Applier:
@@ -113,8 +129,8 @@ class Filler:
         self._parts = parts
         self._applier = self._new_applier()
 
-    def fill(self, events: Sequence[Recorded], reached: Position) -> bool:
-        """Apply events and move the checkpoint to `reached`.
+    def fill(self, events: Sequence[Recorded], reached: History) -> bool:
+        """Apply events and move the checkpoint to `reached`, the history with these events.
 
         Returns False if another filler moved the checkpoint first. The remaining events are not applied then.
         """
@@ -132,16 +148,17 @@ class Filler:
                 return self._apply([], [self._applier.park(events[0], reason)], 1, reached)
         # Halve the batch until the event that cannot be stored is alone.
         half = len(events) // 2
-        return self.fill(events[:half], events[half - 1].position) and self.fill(events[half:], reached)
+        first = history_after(self.generation.history, events[half - 1 : half])
+        return self.fill(events[:half], first) and self.fill(events[half:], reached)
 
     def _apply(
-        self, operations: Sequence[Operation], parked: Sequence[Parked], events: int, reached: Position
+        self, operations: Sequence[Operation], parked: Sequence[Parked], events: int, reached: History
     ) -> bool:
         moved = self._parts.read_model.apply(
             self._parts.projection,
             self.generation,
             operations,
-            checkpoint=reached,
+            reached=reached,
             events=events,
             parked=parked,
         )

@@ -7,6 +7,7 @@ from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Reply, Request
 from domain.kernel.ports.read_model import Generation, GenerationState
 from domain.kernel.projection import Projection
+from workers.projections.projector import OTHER_HISTORY
 from workers.runtime.queries import Queries, Sources
 
 
@@ -75,5 +76,6 @@ class ProjectionQueries:
             "parked": len(self._sources.read_model.parked(projection, generation)),
             "started_at": time_text(generation.started_at_us),
             "last_error": error_of and error_of(projection),
+            "other_history": not is_retired and self._sources.doubt(projection) == OTHER_HISTORY,
             "finished_at": generation.finished_at_us and time_text(generation.finished_at_us),
         }

@@ -171,7 +171,7 @@ class CheckpointedFollowing:
             self._process, self._store, self._checkpoints, self._log, self._now_us()
         )
         saved_at_s = self._monotonic_s()
-        verify = _Verification(self._store, saved, saved_at_s)
+        verify = Verification(self._store, saved, saved_at_s)
         self._log.info("following", process=self._process, position=saved.position)
         batch: list[Recorded] = []
         for item in self._store.follow(saved.position, stopped=stopped, prefixes=self._prefixes):
@@ -181,7 +181,7 @@ class CheckpointedFollowing:
                 batch.append(item)
                 if len(batch) < self._batch_limit:
                     continue
-            reached = _reached(self._history, [*batch[-1:], item])
+            reached = history_after(self._history, [*batch[-1:], item])
             if batch:
                 react(batch, reached)
                 saved = reached if self._react_saves else saved
@@ -196,7 +196,7 @@ class CheckpointedFollowing:
             self._checkpoints.save_checkpoint(self._process, self._history)
 
 
-class _Verification:
+class Verification:
     """Looks up a mark now and then while a run lasts.
 
     It is the mark that was the last one at the look before. The newest one may be of the new history already.
@@ -216,7 +216,7 @@ class _Verification:
         self._at_s, self._marks = now_s, history.marks[-1:]
 
 
-def _reached(history: History, items: Sequence[Recorded | CaughtUp]) -> History:
+def history_after(history: History, items: Sequence[Recorded | CaughtUp]) -> History:
     """The history after these items. Raises `OtherHistory` if it has another event at the position of one."""
     for item in items:
         if item.event_id is None:

@@ -36,6 +36,10 @@ class ProjectionBehind(PartUnavailable):
     """A projection has not reached the position of one request. The part itself is available."""
 
 
+class NotYet(ProjectionBehind):
+    """A query cannot be answered yet, and soon can. It is answered later, or with this error after 6 s."""
+
+
 @dataclass(frozen=True)
 class Sources:
     """The parts that a query may read. `keyring` fetches data keys; `erased_keyring` opens every value to `ERASED`."""
@@ -49,6 +53,8 @@ class Sources:
     projections: Sequence[Projection]
     reached: Callable[[Projection], Position]
     """The position that the rows of a projection have reached."""
+    doubt: Callable[[Projection], str | None]
+    """Why the rows of a projection may not be those of the store, and may not be shown; usually None."""
     last_error: Callable[[Projection], Body | None]
     """The last error of a projection's follower, until it makes progress."""
     ensure_rebuild: Callable[[Projection], None]
@@ -57,16 +63,16 @@ class Sources:
     monotonic_s: Callable[[], float] = time.monotonic
 
     def wait_for(self, projection: Projection, request: Request, position: Position) -> Later | None:
-        """`LATER` until the projection has reached a position. Raises ProjectionBehind after 6 s."""
-        reached = self.reached(projection)
-        if reached >= position:
+        """`LATER` until the projection has reached a position, in the store's history. Raises ProjectionBehind after 6 s."""
+        doubt, reached = self.doubt(projection), self.reached(projection)
+        if doubt is None and reached >= position:
             return None
         since_s = request.memo.setdefault("since_s", self.monotonic_s())
         if self.monotonic_s() - since_s > PATIENCE_S:
             error = self.last_error(projection)
             raise ProjectionBehind(
                 f"the {projection.name} projection",
-                f"it is at position {reached}, not yet at {position}"
+                (doubt or f"it is at position {reached}, not yet at {position}")
                 + (f": {error['message']}" if error else ""),
                 "Look at `es projections status` and `es logs projections`, then retry.",
             )

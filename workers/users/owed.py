@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from adapters.log import Log
 from domain.kernel.errors import EsError, InvalidInput, Kind
-from domain.kernel.events import Recorded
+from domain.kernel.events import Position, Recorded
 from domain.kernel.history import History, Mark
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
@@ -39,10 +39,13 @@ class Listing:
         self._now_us = now_us
         self._log = log
 
-    def up_to_head(self, stopped: Callable[[], bool]) -> None:
+    def up_to_head(
+        self, stopped: Callable[[], bool], progressed: Callable[[Position, Position], None] = lambda *_: None
+    ) -> None:
         """List everything up to the present head of the store, from the checkpoint on, until `stopped()`.
 
         From then on no key of a person whose erasure was decided opens anything, also in a restored vault.
+        `progressed` is called after each batch with the position that was reached and that head.
         """
         reached = resume(LISTED, self._store, self._vault, self._log, self._now_us())
         head = self._store.head()
@@ -52,6 +55,7 @@ class Listing:
                 return
             reached = reached.reach(Mark(events[-1].position, events[-1].event_id))
             self.list_erasures(events, reached)
+            progressed(reached.position, head)
 
     def list_erasures(self, events: Sequence[Recorded], reached: History) -> None:
         """List the erasures that these events decide, together with the checkpoint `reached`.

@@ -13,6 +13,7 @@ from adapters.log import Log
 from adapters.memory.event_store import MemoryStore
 from adapters.sqlite.read_model import SqliteReadModel
 from domain.kernel.events import Event, Recorded
+from domain.kernel.history import History
 from domain.kernel.ports.read_model import Parked
 from domain.kernel.projection import Add, Change, Key, Operation, Projection, Put, Row
 from domain.users.account import EVENTS
@@ -155,7 +156,7 @@ def test_a_projection_sees_each_row_as_earlier_events_left_it(
 
     for start in range(0, len(events), size):
         batch = events[start : start + size]
-        assert filler.fill(batch, batch[-1].position)
+        assert filler.fill(batch, History(batch[-1].position))
 
     assert read_model.rows(labels) == [{"label": "poems", "shelves": 1}]
 
@@ -172,7 +173,7 @@ def test_a_projection_sees_a_row_without_its_key(filler_of: Fill, size: int) -> 
     filler = filler_of(Watching())
     events = [happened(shelf, ShelfOpened("maps")) for shelf in (1, 2)]
     for batch in (events[:size], events[size:]):
-        assert filler.fill(batch, 2 if not batch else batch[-1].position)
+        assert filler.fill(batch, History(2 if not batch else batch[-1].position))
 
     assert seen == [None, {"shelves": 1}]
 
@@ -185,7 +186,7 @@ def test_rows_are_counted_over_batches(read_model: SqliteReadModel, filler_of: F
         [happened(1, ShelfOpened("maps")), happened(1, BookPut("A"))],
         [happened(1, BookPut("B")), happened(1, BookPut("C"))],
     ):
-        assert filler.fill(batch, batch[-1].position)
+        assert filler.fill(batch, History(batch[-1].position))
 
     assert [row["books"] for row in read_model.rows(shelves)] == [3]
 
@@ -216,9 +217,9 @@ def test_a_sum_beyond_64_bits_parks_its_event_alone(
     happened = Happening()
     filler = filler_of(projection)
     opening = [happened(shelf, ShelfOpened("maps")) for shelf in (1, 2)]
-    assert filler.fill([*opening, happened(1, BookPut("A"))], 3)
+    assert filler.fill([*opening, happened(1, BookPut("A"))], History(3))
 
-    assert filler.fill([happened(1, BookPut("B")), happened(2, BookPut("A"))], 9)
+    assert filler.fill([happened(1, BookPut("B")), happened(2, BookPut("A"))], History(9))
 
     assert [row["books"] for row in read_model.rows(projection)] == [1 << 62, 1 << 62]
     assert [parked.position for parked in read_model.parked(projection, filler.generation)] == [4]
@@ -247,7 +248,7 @@ def test_a_value_that_cannot_be_stored_parks_its_stream_alone(
     events += [happened(shelf, BookPut(title if shelf == 3 else "four")) for shelf in range(1, 8)]
     events += [happened(3, ShelfClosed("maps"))]
 
-    assert filler.fill(events, 20)
+    assert filler.fill(events, History(20))
 
     rows = read_model.rows(projection)
     assert [(row["books"], row["state"]) for row in rows] == [
@@ -278,7 +279,7 @@ def test_a_key_that_cannot_be_looked_up_parks_its_event_alone(
     happened, projection = Happening(), Named(key)
     filler = filler_of(projection)
 
-    assert filler.fill([happened(1, ShelfOpened("maps")), happened(2, ShelfOpened("poems"))], 2)
+    assert filler.fill([happened(1, ShelfOpened("maps")), happened(2, ShelfOpened("poems"))], History(2))
 
     assert [row["label"] for row in read_model.rows(projection)] == ["poems"]
     assert [item.position for item in read_model.parked(projection, filler.generation)] == [1]
@@ -291,9 +292,9 @@ def test_another_filler_that_moved_the_checkpoint_ends_the_filling(
     late, first = filler_of(shelves), filler_of(shelves)
     batch = [happened(1, ShelfOpened("maps"))]
 
-    assert first.fill(batch, 1)
+    assert first.fill(batch, History(1))
 
-    assert not late.fill(batch, 1)
+    assert not late.fill(batch, History(1))
     assert late.generation.checkpoint == 0
     assert first.generation.events == 1
 
@@ -303,4 +304,4 @@ def test_an_error_without_an_event_is_raised(read_model: SqliteReadModel, filler
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        filler_of(Shelves(), read_model=replaced(read_model, apply=fail)).fill([], 5)
+        filler_of(Shelves(), read_model=replaced(read_model, apply=fail)).fill([], History(5))

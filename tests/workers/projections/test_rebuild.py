@@ -226,7 +226,7 @@ def test_a_rebuild_that_meets_an_outage_resumes_after_it(
         seen.append(building["last_error"]["message"])
 
     projected.rebuilds = rebuilds
-    monkeypatch.setattr(rebuilds, "_pause", lambda: look(0))
+    monkeypatch.setattr("workers.projections.rebuild.paused", lambda *_: look(0))
     rebuilds.ensure(USERS)
     rebuilds.join()
 
