@@ -70,7 +70,7 @@ class ErasuresFirst:
 
         def guarded(subjects: Sequence[int]) -> T:
             if self._waits_for is not None:
-                raise self._waits_for
+                raise self._waits_for.with_traceback(None)
             return open_keys(subjects)
 
         return guarded

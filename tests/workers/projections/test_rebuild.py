@@ -12,6 +12,7 @@ import pytest
 
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.read_model import Generation, GenerationState
+from domain.kernel.ports.vault import Destruction, Reason
 from domain.users.projection import USERS
 from tests.support.accounts import ADA, GRACE, create
 from tests.support.parts import before_call, replaced
@@ -109,7 +110,7 @@ def test_a_rebuild_parks_events_that_it_cannot_apply(read_side: ReadSide) -> Non
 def test_a_rebuild_after_an_erasure_needs_no_key(projected: ReadSide) -> None:
     before = projected.rows()
     *_, alan = before
-    projected.vault.destroy_key(alan, process="erasures", position=1)
+    projected.vault.destroy([Destruction(alan, Reason.ERASURE)], now_us=projected.now_us)
     projected.vault.close()  # a projection opens nothing
 
     projected.rebuilt()
