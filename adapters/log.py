@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +75,44 @@ class Log:
             handler.close()
 
 
-def open_log(name: str, path: Path | None) -> Log:
-    """The log of one worker: a file that is rotated at 5 MB (3 old ones are kept), or standard error."""
-    handler: logging.Handler
-    if path is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
+def _file(where: Path | str | int) -> tuple[int, int] | None:
+    """Which file it is; None if there is none."""
+    try:
+        found = os.stat(where)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class _Rotated(logging.handlers.RotatingFileHandler):
+    """A rotated file that is opened again after it, or its folder, was removed or moved."""
+
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
+        self._folder = path.parent
+        self._home = _file(path.parent.parent)
+        super().__init__(
             path, maxBytes=_MAX_BYTES, backupCount=_KEPT_FILES, encoding="utf-8", errors="backslashreplace"
         )
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            self._reopen_if_gone()
+        super().emit(record)
+
+    def _reopen_if_gone(self) -> None:
+        # Nothing is created where the home was: its worker ends, and another home may be there.
+        is_there = self.stream is None or _file(self.baseFilename) == _file(self.stream.fileno())
+        if is_there or _file(self._folder.parent) != self._home:
+            return
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self.close()
+        self.stream = self._open()
+
+
+def open_log(name: str, path: Path | None) -> Log:
+    """The log of one worker: a file that is rotated at 5 MB (3 old ones are kept), or standard error."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr) if path is None else _Rotated(path)
     handler.setFormatter(JsonLines())
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)

@@ -5,7 +5,9 @@ Imports are inside the functions: an `es` command must not pay for parts that it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from adapters.settings import NotPrivate, Settings, check_private, quoted
@@ -14,6 +16,7 @@ from domain.kernel.errors import InvalidSetting, KeyUnavailable, PartUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from uuid import UUID
 
     from adapters.crypto.sealing import AllErased, Keyring
     from adapters.log import Log
@@ -56,6 +59,15 @@ def prepare_home(settings: Settings) -> None:
         check_private("the log file", path)
 
 
+def place_temporary_files(settings: Settings) -> None:
+    """Let SQLite write its temporary files beside the vault, unless SQLITE_TMPDIR names another folder.
+
+    Removing an erased person's bytes copies the vault into such a file: a full /tmp must not stop that.
+    """
+    beside = settings.home if settings.vault.startswith("postgres") else _path(settings.vault).parent
+    os.environ.setdefault("SQLITE_TMPDIR", str(beside))
+
+
 def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:
     """A caller of the workers. Sockets only: `on_absent` is called if no worker listens."""
     if settings.is_local:
@@ -81,17 +93,25 @@ def open_server(
     on_serving: Callable[[], None],
     on_away: Callable[[EsError], None],
     describe: Callable[[], Body],
+    system_id: Callable[[], UUID | None] = lambda: None,
 ) -> Server:
     """The server of a role. `listen_fd` is the socket on which it listens; None with a broker.
 
     Broker only: `on_serving` and `on_away` are called when requests can be received and no longer can; `describe`
-    returns the reply to a roll call. Over sockets the supervisor reports the state of its workers.
+    returns the reply to a roll call; of a broker that belongs to another system than `system_id` returns, if it
+    returns one, no request is received. Over sockets the supervisor reports the state of its workers.
     """
     if not settings.is_local:
         from adapters.rabbitmq.server import RabbitServer
 
         return RabbitServer(
-            settings.broker, role, log=log, on_serving=on_serving, on_away=on_away, describe=describe
+            settings.broker,
+            role,
+            log=log,
+            on_serving=on_serving,
+            on_away=on_away,
+            describe=describe,
+            system_id=system_id,
         )
     import socket
 
@@ -122,6 +142,25 @@ def workers_everywhere(settings: Settings, *, expected: int, wait_s: float) -> l
     from adapters.rabbitmq.roll_call import roll_call
 
     return roll_call(settings.broker, expected=expected, wait_s=wait_s)
+
+
+def claim_broker(settings: Settings, system_id: UUID) -> None:
+    """Mark the broker as that of a system. Raises ForeignPart if it belongs to another one, or PartUnavailable."""
+    from adapters.rabbitmq.connection import open_channel
+    from adapters.rabbitmq.messages import declare_system
+
+    with open_channel(settings.broker) as channel:
+        declare_system(channel, system_id)
+
+
+def check_broker(settings: Settings, system_id: UUID) -> None:
+    """Raise ForeignPart if the broker is marked as that of another system, or PartUnavailable. Nothing is marked."""
+    from adapters.rabbitmq.connection import exists, open_channel
+    from adapters.rabbitmq.messages import SYSTEM, declare_system
+
+    with open_channel(settings.broker) as channel:
+        if exists(channel, SYSTEM):
+            declare_system(channel, system_id)
 
 
 def _need_broker(settings: Settings, what: str) -> None:
@@ -156,20 +195,24 @@ def open_store(url: str) -> EventStore:
     raise InvalidSetting("store", "is not a URL of an event store")
 
 
-def open_vault(settings: Settings) -> Vault:
+def open_vault(settings: Settings, *, system: UUID | None = None) -> Vault:
     """The vault. A key-encryption key is created only together with a new vault in the home.
 
-    Raises KeyUnavailable if the vault is missing or empty, but the event store contains users.
+    Raises KeyUnavailable if the vault is missing or empty, but the event store contains users; and if the
+    key-encryption key belongs to another system than the given one.
     """
     from adapters.crypto.kek import make_kek
 
     def may_be_new() -> bool:
-        return not _contains_users(settings)
+        if settings.store.startswith("sqlite:") and not _path(settings.store).exists():
+            return True
+        with closing(open_store(settings.store)) as store:
+            return not contains_users(store)
 
     if settings.vault.startswith("postgres"):
         from adapters.postgres.vault import PostgresVault
 
-        return PostgresVault(settings.vault, kek=_kek(settings.kek_file), may_be_new=may_be_new)
+        return PostgresVault(settings.vault, kek=_kek(settings.kek_file, system), may_be_new=may_be_new)
     from adapters.sqlite.vault import SqliteVault
 
     path = _path(settings.vault)
@@ -177,11 +220,11 @@ def open_vault(settings: Settings) -> Vault:
         if not may_be_new():
             raise KeyUnavailable(f"the vault {path} is missing, but the event store contains users")
         if settings.kek_is_ours:
-            make_kek(settings.kek_file)
-    return SqliteVault(path, kek=_kek(settings.kek_file), may_be_new=may_be_new)
+            make_kek(settings.kek_file, system=system)
+    return SqliteVault(path, kek=_kek(settings.kek_file, system), may_be_new=may_be_new)
 
 
-def _kek(path: Path) -> bytes:
+def _kek(path: Path, system: UUID | None) -> bytes:
     """The key-encryption key. Raises KeyUnavailable, also if another user could have written it."""
     from adapters.crypto.kek import load_kek
 
@@ -190,21 +233,15 @@ def _kek(path: Path) -> bytes:
         check_private("the key-encryption key", path)
     except NotPrivate as error:
         raise KeyUnavailable(str(error), error.hint) from error
-    return load_kek(path)
+    return load_kek(path, system=system)
 
 
-def _contains_users(settings: Settings) -> bool:
+def contains_users(store: EventStore) -> bool:
     """Whether the event store contains users. A new vault would lack their keys and e-mail claims: it is refused."""
     from domain.kernel.events import BEGINNING
     from domain.users.account import USER
 
-    if settings.store.startswith("sqlite:") and not _path(settings.store).exists():
-        return False
-    store = open_store(settings.store)
-    try:
-        return any(True for _ in store.read_all(BEGINNING, 1, prefixes=[USER.prefix]))
-    finally:
-        store.close()
+    return any(True for _ in store.read_all(BEGINNING, 1, prefixes=[USER.prefix]))
 
 
 def open_read_model(settings: Settings) -> ReadModel:

@@ -22,8 +22,10 @@ from cli.input_lines import LineTooLong, lines_of
 from cli.progress import Progress
 from domain.kernel.errors import (
     EXIT_CODES,
+    CopiedStore,
     Damaged,
     EsError,
+    ForeignPart,
     InvalidInput,
     KeyUnavailable,
     Kind,
@@ -31,7 +33,7 @@ from domain.kernel.errors import (
 )
 from domain.kernel.messages import INPUT_DEPTH, Question, is_shallow, too_deep
 
-_OUTAGE = (PartUnavailable.code, KeyUnavailable.code, Damaged.code)
+_OUTAGE = tuple(each.code for each in (PartUnavailable, KeyUnavailable, Damaged, ForeignPart, CopiedStore))
 """Codes of errors that the next line probably meets as well."""
 _PATIENCE_S = 10.0
 """How long an outage may last before the bulk stops."""

@@ -24,7 +24,15 @@ _UNKNOWN: Body = {
     "code": "",
 }
 """The fields of a finding that a worker has not."""
-_DAMAGE = {"damaged", "tampered", "unknown-event-type", "sealed-by-newer", "store-behind"}
+_DAMAGE = {
+    "damaged",
+    "tampered",
+    "unknown-event-type",
+    "sealed-by-newer",
+    "store-behind",
+    "foreign-part",
+    "copied-store",
+}
 
 
 @app.command(epilog="Example: es doctor --quiet")

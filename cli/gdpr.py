@@ -57,6 +57,10 @@ def erase(
     session.ask_first("Erase this person for good?", because="an erasure cannot be undone", yes=yes)
     reply = _decide(user_id, basis, command_id)
     reply["erasure"] = _wait(user_id)
+    if reply.get("key") == "missing":
+        session.note(
+            "the vault had lost the key of this person; a copy of the vault that has it can still open them"
+        )
     render.answer(
         reply,
         as_json=as_json,

@@ -29,6 +29,7 @@ COMMANDS = {
     "down": "Stop the workers.",
     "status": "Show the workers, and the lag of projections and followers.",
     "doctor": "Examine every configured part.",
+    "adopt": "Make a copied or moved home a system of its own.",
     "logs": "Print the logs of the workers.",
     "help": "Show the help of a group or command.",
     "version": "Print the version.",

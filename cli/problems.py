@@ -83,8 +83,12 @@ def _followers(found: Body) -> Iterator[Body]:
     for follower in found["followers"]:
         yield from _erasures(follower)
     for state in found["projections"]:
+        name = state["projection"]
+        if state["other_history"]:
+            cure = f"It is rebuilt by itself: `es projections status {name}`; queries need the new rows."
+            detail = "its rows are of another history than the event store, which was restored or replaced"
+            yield _problem(f"projection {name}", detail, cure)
         if state["parked"]:
-            name = state["projection"]
             cure = f"`es logs projections` shows the errors. Correct the cause, then `es projections rebuild {name}`."
             detail = f"{state['parked']} parked events: rows lack them"
             yield _problem(f"projection {name}", detail, cure, state="warning")

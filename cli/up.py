@@ -15,7 +15,6 @@ from cli.supervisor import POLL_S, ask_supervisor, name_of, start_supervisor
 from domain.features import registry
 from domain.kernel.errors import (
     AnsweredError,
-    Damaged,
     EsError,
     InvalidInput,
     KeyUnavailable,
@@ -111,7 +110,8 @@ def _wait_until_ready(settings: Settings, began: str) -> Body:
 def _needs_operator(worker: Body) -> bool:
     """Whether waiting does not help: an unavailable part may recover, a missing key or a damaged part does not."""
     if worker["state"] == "waiting":
-        return worker["last_error"]["code"] in (KeyUnavailable.code, Damaged.code)
+        error = worker["last_error"]
+        return bool(error["code"] == KeyUnavailable.code or error["kind"] == Kind.DAMAGED)
     return bool(worker["state"] == "failing")
 
 
@@ -129,7 +129,7 @@ def _scaled(item: str, settings: Settings) -> str:
 def _not_ready(late: list[Body]) -> EsError:
     for worker in late:
         if error := worker["last_error"]:
-            if error["code"] == Damaged.code:
+            if error.get("kind") == Kind.DAMAGED:
                 return AnsweredError.from_wire(error)
             hint = error.get("hint") or "Look at `es logs`."
             return PartUnavailable(f"the {name_of(worker)} worker", error["message"], hint)

@@ -14,7 +14,6 @@ from functools import cache, cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from domain.kernel import system
 from domain.kernel.errors import InvalidSetting
 from domain.kernel.feature import Feature, Role
 
@@ -121,7 +120,7 @@ class Registry:
     @cached_property
     def events(self) -> tuple[type[Event], ...]:
         """Every event class. Older versions, which have an upcaster, are not among them."""
-        found: list[type[Event]] = [*system.EVENTS]
+        found: list[type[Event]] = [*_imported("domain.kernel.system").EVENTS]
         found += [event for aggregate in self.aggregates for event in aggregate.events]
         for feature in self.features:
             found += _model(feature, "EVENTS")

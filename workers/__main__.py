@@ -1,4 +1,4 @@
-"""`python -P -m workers supervise|serve|doctor`: the processes that `es` starts. Operators use `es`."""
+"""`python -P -m workers supervise|serve|doctor|adopt`: the processes that `es` starts. Operators use `es`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from adapters.local.home_lock import stop_mark
 from adapters.log import Log, open_log
 from adapters.settings import Settings, load_settings
-from adapters.wiring import prepare_home, usual_roles
+from adapters.wiring import place_temporary_files, prepare_home, usual_roles
 from domain.features import registry
 from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
 from workers.runtime.control import Control, worker_name
@@ -29,6 +29,7 @@ def main() -> int:
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain data keys and personal data
     settings = load_settings(home_flag=arguments.home)
+    place_temporary_files(settings)  # before any thread starts: it changes the environment
     if arguments.what == "serve":
         return _serve(settings, arguments)
     if arguments.what == "doctor":
@@ -37,7 +38,23 @@ def main() -> int:
         tell = (lambda text: _say({"progress": text})) if arguments.deep else None
         _say({"findings": examine(settings, tell=tell)})
         return 0
+    if arguments.what == "adopt":
+        return _adopt(settings, arguments)
     return _supervise(settings, arguments)
+
+
+def _adopt(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print one line of JSON: what was found and done, or why not."""
+    from workers.adopt import adopt
+
+    try:
+        prepare_home(settings)
+        done = adopt(settings, moved=arguments.moved, named=arguments.named, apply=arguments.apply)
+    except EsError as error:
+        _say({"error": error.to_wire()})
+        return EXIT_CODES[error.kind]
+    _say({"done": done})
+    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -54,7 +71,11 @@ def _arguments() -> argparse.Namespace:
     serve.add_argument("--control-fd", type=int)
     doctor = commands.add_parser("doctor")
     doctor.add_argument("--deep", action="store_true")
-    for command in (supervise, serve, doctor):
+    adopt = commands.add_parser("adopt")
+    adopt.add_argument("--moved", action="store_true")
+    adopt.add_argument("--with", dest="named", action="append", default=[])
+    adopt.add_argument("--apply", action="store_true")
+    for command in (supervise, serve, doctor, adopt):
         command.add_argument("--home")
     return parser.parse_args()
 

@@ -16,14 +16,20 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from uuid import UUID
 
 from adapters import versions, wiring
 from adapters.settings import Settings, open_parents, quoted, readers_of, without_password
 from domain.features import registry
-from domain.kernel.errors import EsError, InvalidSetting, StoreBehind
+from domain.kernel.errors import EsError, InvalidSetting, OtherSystem, StoreBehind
+from domain.kernel.events import Position
+from domain.kernel.history import verified
+from domain.kernel.ids import time_text
 from domain.kernel.messages import Body
+from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import GenerationState
-from workers.erasures import process
+from domain.kernel.ports.vault import Divergence
+from workers.runtime.identity import copied_store, foreign_read_model, foreign_vault
 
 FREE_DISK_NEEDED_BYTES = 1 << 20
 FREE_DISK_WARNING_BYTES = 512 << 20
@@ -32,6 +38,8 @@ _OK, _WARNING, _FAILED = "ok", "warning", "failed"
 _FIX_FEATURE = "Install or upgrade the package of the module, or remove the module from ES_FEATURES or `features` in es.toml."
 _MAKE_WRITABLE = "Make it writable for this user, or choose another folder with --home or ES_HOME."
 _FIX_FIRST = "Fix this first, then run `es doctor` again."
+_CHECKPOINTS = {"the process erasures": "erasures-listed", "the relay": "relay"}
+"""Who keeps a checkpoint in the vault, and under which name."""
 _UNKNOWN: Body = {
     "version": "",
     "licence": "",
@@ -55,6 +63,7 @@ def examine(settings: Settings, *, tell: Callable[[str], None] | None = None) ->
         ("event store", _store),
         ("vault", _vault),
         ("read models", _read_models),
+        ("identity", _identity),
         ("history", _history),
     ]
     # The home first: the other checks need it. Those run in parallel, so that the timeouts of silent parts overlap.
@@ -152,6 +161,8 @@ def _store(settings: Settings) -> Iterator[Body]:
     store = wiring.open_store(settings.store)
     try:
         detail = f"{without_password(settings.store)}, head at position {store.head()}"
+        if (system_id := store.system_id()) is not None:
+            detail += f", system {system_id}"
         schema_version = versions.schema_version(store)
     finally:
         store.close()
@@ -178,20 +189,78 @@ def _read_models(settings: Settings) -> Iterator[Body]:
     yield _versioned("read models", found, detail, versions.schema_version(read_model))
 
 
+def _identity(settings: Settings) -> Iterator[Body]:
+    """Whether the parts carry the id of the store's system, and whether the store is a copy."""
+    with suppress(EsError), ExitStack() as opened:  # a part that cannot be opened has its own finding
+        store = opened.enter_context(closing(wiring.open_store(settings.store)))
+        system_id = store.system_id()
+        if system_id is None:
+            return  # no worker has opened it yet: it is new, or of an earlier version
+        yield from map(_stranger, filter(None, [copied_store(store, settings)]))
+        for check in (_foreign_vault, _foreign_read_model, _foreign_broker):
+            with suppress(EsError):
+                yield from map(_stranger, filter(None, [check(settings, store, system_id)]))
+
+
+def _foreign_vault(settings: Settings, store: EventStore, system_id: UUID) -> OtherSystem | None:
+    with closing(wiring.open_vault(settings)) as vault:
+        return foreign_vault(vault, store, system_id)
+
+
+def _foreign_read_model(settings: Settings, store: EventStore, system_id: UUID) -> OtherSystem | None:
+    with closing(wiring.open_read_model(settings)) as read_model:
+        return foreign_read_model(read_model, registry(settings.features).projections, store, system_id)
+
+
+def _foreign_broker(settings: Settings, _: EventStore, system_id: UUID) -> OtherSystem | None:
+    try:
+        if not settings.is_local:
+            wiring.check_broker(settings, system_id)
+    except OtherSystem as error:
+        return error
+    return None
+
+
+def _stranger(error: OtherSystem) -> Body:
+    return _finding("identity", _FAILED, detail=str(error), next=error.hint, code=error.code)
+
+
 def _history(settings: Settings) -> Iterator[Body]:
     """Whether the vault or a read model has processed events that the event store does not hold."""
     with suppress(EsError), ExitStack() as opened:  # a part that cannot be opened has its own finding
         store = opened.enter_context(closing(wiring.open_store(settings.store)))
         vault = opened.enter_context(closing(wiring.open_vault(settings)))
         read_model = opened.enter_context(closing(wiring.open_read_model(settings)))
-        seen = [vault.checkpoint(process.COMPLETING)]
+        read = {name: vault.checkpoint(checkpoint) for name, checkpoint in _CHECKPOINTS.items()}
         for projection in registry(settings.features).projections:
             generations = read_model.generations(projection)
-            seen += [each.checkpoint for each in generations if each.state is GenerationState.CURRENT]
+            current = [each.history for each in generations if each.state is GenerationState.CURRENT]
+            read |= {f"the projection {projection.name}": history for history in current}
         head = store.head()  # after the checkpoints: workers may append meanwhile
-        if head < max(seen):
-            behind = StoreBehind(head, max(seen))
-            yield _finding("history", _FAILED, detail=str(behind), next=behind.hint, code=behind.code)
+        others = {name: verified(history, store.fit, head) for name, history in read.items()}
+        for name, found in others.items():
+            if found.diverged:
+                yield _other_history(name, read[name].position, found.history.position, head)
+        for divergence in vault.divergences():
+            yield _seen_divergence(divergence)
+
+
+def _other_history(name: str, seen: Position, back_to: Position, head: Position) -> Body:
+    behind = StoreBehind(head, seen)
+    ends = f", and the store ends at position {head}" if head < seen else ""
+    agree = f"they agree up to position {back_to}" if back_to else "they do not agree anywhere"
+    detail = f"{name} has read another history of the event store up to position {seen}: {agree}{ends}"
+    return _finding("history", _FAILED, detail=detail, next=behind.hint, code=behind.code)
+
+
+def _seen_divergence(divergence: Divergence) -> Body:
+    names = {checkpoint: name for name, checkpoint in _CHECKPOINTS.items()}
+    detail = (
+        f"at {time_text(divergence.at_us)} {names.get(divergence.process, divergence.process)} found another history in the "
+        f"event store: it had read up to position {divergence.seen}, and went on from position {divergence.back_to}"
+    )
+    next_ = "If the store was restored or exchanged on purpose, run `es down` and `es adopt --moved`: it keeps all ids and ends this warning."
+    return _finding("history", _WARNING, detail=detail, next=next_, code="other-history")
 
 
 def _stored(settings: Settings, tell: Callable[[str], None]) -> Iterator[Body]:

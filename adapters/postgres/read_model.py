@@ -35,7 +35,7 @@ _GENERATION = "projection, number, state, checkpoint, events, started_at_us, fin
 _FIND = "SELECT " + _GENERATION + " FROM {schema}.generations WHERE projection = %s AND state = %s"
 _ADVANCE = """
     UPDATE {schema}.generations SET checkpoint = %s, marks = %s, events = events + %s
-    WHERE projection = %s AND number = %s AND state = %s AND checkpoint = %s
+    WHERE projection = %s AND number = %s AND state = %s AND checkpoint = %s AND marks = %s
     RETURNING """
 _PARK = """
     INSERT INTO {schema}.parked VALUES(%s, %s, %s, %s, %s)
@@ -78,8 +78,15 @@ class PostgresReadModel:
         parked: Sequence[Parked] = (),
     ) -> Generation | None:
         own = (projection.name, generation.number)
-        moved_to = (reached.position, reached.to_bytes(), events)
-        fence = (*own, generation.state.value, generation.checkpoint)
+        fence = (
+            reached.position,
+            reached.to_bytes(),
+            events,
+            *own,
+            generation.state.value,
+            generation.checkpoint,
+            generation.marks,
+        )
         statements = [
             (self._statement(projection, generation.number, shape), _by_column(projection, shape, rows))
             for shape, rows in merged(projection, operations).items()
@@ -88,9 +95,7 @@ class PostgresReadModel:
 
         def advance(connection: Connection) -> Generation | None:
             # The checkpoint is the fence between projectors: only the one that continues from it may apply.
-            moved = connection.execute(
-                self._database.sql(_ADVANCE) + _GENERATION, (*moved_to, *fence)
-            ).fetchone()
+            moved = connection.execute(self._database.sql(_ADVANCE) + _GENERATION, fence).fetchone()
             if moved is None:
                 return None
             for statement, columns in statements:
@@ -106,18 +111,24 @@ class PostgresReadModel:
     ) -> Generation:
         def begin(connection: Connection) -> Generation:
             unfinished = self._find(connection, projection, GenerationState.BUILDING)
-            lost = instead_of.number if instead_of else None
-            if unfinished is not None and unfinished.number != lost:
-                return unfinished
-            removed = connection.execute(
+            if unfinished is not None:
+                if instead_of is None or unfinished.number != instead_of.number:
+                    return unfinished
+                retire = self._database.sql(
+                    "UPDATE {schema}.generations SET state = %s WHERE projection = %s AND number = %s"
+                )
+                connection.execute(
+                    retire, (GenerationState.RETIRED.value, projection.name, unfinished.number)
+                )
+            retired = connection.execute(
                 self._database.sql(
-                    "DELETE FROM {schema}.generations WHERE projection = %s AND state <> %s RETURNING number"
+                    "DELETE FROM {schema}.generations WHERE projection = %s AND state = %s RETURNING number"
                 ),
-                (projection.name, GenerationState.CURRENT.value),
+                (projection.name, GenerationState.RETIRED.value),
             ).fetchall()
             wait_for_readers = "SELECT set_config('lock_timeout', %s, true)"
             connection.execute(wait_for_readers, (f"{_DROP_WAIT_MS}ms",))
-            for (number,) in removed:
+            for (number,) in retired:
                 # A reader looks up the table's name, then queries the table. If the table is missing by then, the
                 # reader looks up the name again.
                 connection.execute(self._sql("DROP TABLE {table}", projection, number))
@@ -229,7 +240,7 @@ class PostgresReadModel:
         for column, type_ in projection.columns.items():
             add = "ALTER TABLE {table} ADD {column} " + _TYPES[type_]
             connection.execute(self._sql(add, projection, number, column=column))
-        insert = f"INSERT INTO {{schema}}.generations({_GENERATION}) VALUES(%s, %s, %s, 0, 0, %s, NULL, '')"
+        insert = "INSERT INTO {schema}.generations VALUES(%s, %s, %s, 0, 0, %s, NULL, '')"
         connection.execute(self._database.sql(insert), (projection.name, number, state.value, now_us))
         return Generation(projection.name, number, state, 0, 0, now_us, None)
 
@@ -314,5 +325,5 @@ def _type(projection: Projection, column: str) -> str:
 
 
 def _generation(row: Sequence[Any]) -> Generation:
-    projection, number, state, *fields = row
-    return Generation(projection, number, GenerationState(state), *fields)
+    projection, number, state, *others = row
+    return Generation(projection, number, GenerationState(state), *others)

@@ -48,15 +48,26 @@ def _raise_blocked(*_: object) -> None:
 
 def depth_of(channel: Any, queue: str) -> tuple[int, int]:
     """The number of messages and of consumers of a queue; zeros if it does not exist."""
+    found = _found(channel, queue)
+    return (0, 0) if found is None else (found.message_count, found.consumer_count)
+
+
+def exists(channel: Any, queue: str) -> bool:
+    """Whether a queue exists. It is not declared."""
+    return _found(channel, queue) is not None
+
+
+def _found(channel: Any, queue: str) -> Any:
+    """What the broker says about a queue; None if it does not exist."""
     probe = channel.connection.channel()  # a separate one: the broker closes it if the queue is missing
     try:
         answer = probe.queue_declare(queue, passive=True).method
     except pika.exceptions.ChannelClosedByBroker as error:
         if error.reply_code != NOT_FOUND:
             raise
-        return 0, 0
+        return None
     probe.close()
-    return answer.message_count, answer.consumer_count
+    return answer
 
 
 def server_version(url: str) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from adapters.rabbitmq.link import Link, Log
 from adapters.rabbitmq.messages import (
@@ -30,6 +31,7 @@ from adapters.rabbitmq.messages import (
     can_be_answered,
     declare_queues,
     declare_roll_call,
+    declare_system,
     queue_of,
 )
 from domain.kernel.errors import EsError
@@ -164,6 +166,7 @@ class Consumer:
         on_serving: Callable[[], None],
         on_away: Callable[[EsError], None],
         describe: Callable[[], Body],
+        system_id: Callable[[], UUID | None],
     ) -> None:
         self._role = role
         self._handover = handover
@@ -171,6 +174,7 @@ class Consumer:
         self._on_serving = on_serving
         self._on_away = on_away
         self._describe = describe
+        self._system_id = system_id
         self._channel: Any = None
         self._tags = Tags()
         self._consumer_tag = ""
@@ -183,6 +187,9 @@ class Consumer:
         self._handover.generation += 1
         self._channel, self._tags = channel, Tags()
         self.pump()  # drop the replies of the last channel: they count until then
+        # First of all: on a refusal the broker closes the channel, and no request of another system is taken.
+        if (system_id := self._system_id()) is not None:
+            declare_system(channel, system_id)
         declare_queues(channel, self._role)
         channel.basic_qos(prefetch_count=PREFETCH_COUNT)
         # The roll call before the role's queue: every worker that is counted as a consumer answers it.

@@ -116,7 +116,7 @@ class DeadLetters:
     def show(self, role: str, *, limit: int = 100) -> list[DeadLetter]:
         """The oldest dead letters of a role. They stay in their queue."""
         with open_channel(self._url) as channel:
-            return [_dead_letter(held) for held in _fetch(channel, role, limit)]
+            return [_dead_letter(held) for held in _fetch(channel, role, _count_unheld(channel, role), limit)]
 
     def retry(self, role: str, message_ids: Collection[str] | None) -> int:
         """Send dead letters (None: all) to their role as new messages; return how many.
@@ -141,7 +141,7 @@ class DeadLetters:
         missing = set(message_ids or ())
         count = 0
         with open_channel(self._url) as channel:
-            for held in _fetch(channel, role, None):
+            for held in _fetch(channel, role, _count_unheld(channel, role)):
                 message_id = _id_of(held)
                 if message_ids is None or message_id in message_ids:
                     action(channel, held)
@@ -166,17 +166,24 @@ class DeadLetters:
         removed: Counter[int] = Counter()
         with open_channel(self._url) as channel:
             for role in self.roles:
-                while found := self._purge_once(channel, role, about):
+                is_clean = False
+                while not is_clean:
+                    found, is_clean = _purge_once(channel, role, about)
                     removed += found
         return removed
 
-    def _purge_once(
-        self, channel: Any, role: str, about: Callable[[dict[str, Any]], Collection[int]]
-    ) -> Counter[int]:
-        removed: Counter[int] = Counter()
-        for held in _fetch(channel, role, None):
-            removed += _purge(channel, role, held, about)
-        return removed
+
+def _purge_once(
+    channel: Any, role: str, about: Callable[[dict[str, Any]], Collection[int]]
+) -> tuple[Counter[int], bool]:
+    """What one pass removed, and whether it found nothing although no other consumer can have held a letter."""
+    removed: Counter[int] = Counter()
+    count, seen = _count_unheld(channel, role), 0
+    for held in _fetch(channel, role, count):
+        seen += 1
+        removed += _purge(channel, role, held, about)
+    _, others = depth_of(channel, dead_queue_of(role))
+    return removed, not removed and not others and seen >= count
 
 
 def _purge(
@@ -205,13 +212,9 @@ def _purge(
 # --- messages --------------------------------------------------------------------------------
 
 
-def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
-    """Yield the messages of a role's dead-letter queue. Those that are not removed stay in it.
-
-    Raises `PartUnavailable` if another consumer has the queue: it may hold messages.
-    """
+def _fetch(channel: Any, role: str, count: int, limit: int | None = None) -> Iterator[_Held]:
+    """Yield the messages of a role's dead-letter queue, which has `count`. Those that are not removed stay in it."""
     queue = dead_queue_of(role)
-    count = _count_unheld(channel, role)
     removed = requeued = 0
     for held in _received(channel, queue, count if limit is None else min(count, limit)):
         yield held
@@ -226,7 +229,10 @@ def _fetch(channel: Any, role: str, limit: int | None) -> Iterator[_Held]:
 
 
 def _count_unheld(channel: Any, role: str) -> int:
-    """The number of dead letters of a role, once no other consumer holds any. Raises `PartUnavailable` after 2 s."""
+    """The number of dead letters of a role, once no other consumer holds any. Raises `PartUnavailable` after 2 s.
+
+    Consumers are counted, because RabbitMQ 3.10 accepts several exclusive ones on a quorum queue.
+    """
     deadline = time.monotonic() + _HELD_WAIT_S
     while True:
         count, consumers = depth_of(channel, dead_queue_of(role))

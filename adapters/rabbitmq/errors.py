@@ -13,7 +13,8 @@ from typing import Any
 
 import pika.exceptions  # type: ignore[import-untyped]
 
-from domain.kernel.errors import EsError, PartUnavailable
+from adapters.rabbitmq.messages import SYSTEM
+from domain.kernel.errors import EsError, ForeignPart, PartUnavailable
 
 PART = "RabbitMQ"
 NOT_FOUND = 404
@@ -39,6 +40,13 @@ class QueueMismatch(EsError):
         return f"RabbitMQ refused a declaration: {self.reason}"
 
 
+_OTHER_ID = re.compile(rf"queue '{re.escape(SYSTEM)}'.*received '([^']*)' but current is '([^']*)'")
+"""What RabbitMQ says about the marker of another system."""
+_OTHER_BROKER = (
+    "Correct `ES_BROKER` or `ES_STORE` (`es config show`), or give this system a virtual host of its own. If the other "
+    f"system is gone, delete its marker: `rabbitmqctl delete_queue {SYSTEM}`, with the option `--vhost`."
+)
+
 _REASONS = {
     "ProbableAuthenticationError": "the user name or password was refused",
     "ProbableAccessDeniedError": "the virtual host is missing, or access to it was refused",
@@ -60,7 +68,8 @@ def translated(error: BaseException, parameters: Any, *, declaring: bool) -> EsE
     place = f"{parameters.host}:{parameters.port}, virtual host {parameters.virtual_host!r}"
     code, text = getattr(cause, "reply_code", 0), getattr(cause, "reply_text", "")
     if code == _PRECONDITION_FAILED and declaring:
-        return QueueMismatch(text)
+        marker = _OTHER_ID.search(text)
+        return ForeignPart(PART, marker[2], marker[1], _OTHER_BROKER) if marker else QueueMismatch(text)
     if code == _RESOURCE_LOCKED:
         return PartUnavailable(PART, "another worker holds an exclusive queue")
     if isinstance(cause, ssl.SSLError):

@@ -19,7 +19,7 @@ from pika.adapters.select_connection import IOLoop  # type: ignore[import-untype
 
 from adapters.rabbitmq.errors import PART, QueueMismatch, translated
 from adapters.rabbitmq.url import parameters_of
-from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.errors import EsError, OtherSystem, PartUnavailable
 
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 5.0
@@ -191,7 +191,7 @@ class Link:
         error = self._cause or reason
         if not isinstance(error, EsError):
             error = translated(error, self._current(), declaring=self._is_declaring)
-        if isinstance(error, QueueMismatch):
+        if isinstance(error, QueueMismatch | OtherSystem):
             self.failure = error
             self._loop.stop()
             return

@@ -10,6 +10,7 @@ import base64
 import re
 import struct
 from typing import Any
+from uuid import UUID
 
 import pika  # type: ignore[import-untyped]
 
@@ -19,6 +20,8 @@ PERSISTENT = 2
 REPLY_QUEUE = "amq.rabbitmq.reply-to"
 ROLL_CALL = "es.workers"
 """A fanout exchange. Every worker of every role receives each message that is published to it."""
+SYSTEM = "es.system"
+"""The queue that marks the virtual host of a system."""
 TIMEOUT_HEADER = "es-patience-ms"
 """How long the caller waits for its reply. A duration, because the clocks of machines differ."""
 
@@ -58,6 +61,22 @@ def declare_queues(channel: Any, role: str) -> None:
             # Both: otherwise a message may leave this queue before the dead-letter queue has stored it.
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
+        },
+    )
+
+
+def declare_system(channel: Any, system_id: UUID) -> None:
+    """Declare the queue that says to which system the virtual host belongs. The broker refuses that of another one.
+
+    Nothing is ever published to it: its routing key holds the id, because the broker compares that in each declaration.
+    """
+    channel.queue_declare(
+        SYSTEM,
+        durable=True,
+        arguments={
+            "x-queue-type": "quorum",  # the loss of a node must not block the others
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": str(system_id),
         },
     )
 

@@ -16,6 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from uuid import UUID
 
 from adapters.rabbitmq.consumer import Consumer, Handover, Message, Verdict
 from adapters.rabbitmq.link import Log
@@ -63,14 +64,23 @@ class RabbitServer:
         on_serving: Callable[[], None],
         on_away: Callable[[EsError], None],
         describe: Callable[[], Body],
+        system_id: Callable[[], UUID | None] = lambda: None,
     ) -> None:
         """The I/O thread calls `on_serving` once requests can arrive, and `on_away` after the broker was lost.
 
-        It also calls `describe`, for the state of this worker in a roll call.
+        It also calls `describe`, for the state of this worker in a roll call, and with each connection `system_id`,
+        for the id of the system that the broker has to belong to; None while it is unknown.
         """
         self._handover = Handover()
         self._consumer = Consumer(
-            url, role, self._handover, log=log, on_serving=on_serving, on_away=on_away, describe=describe
+            url,
+            role,
+            self._handover,
+            log=log,
+            on_serving=on_serving,
+            on_away=on_away,
+            describe=describe,
+            system_id=system_id,
         )
         self._link = self._consumer.link
         self._ready: collections.deque[Delivery] = collections.deque()
@@ -80,7 +90,8 @@ class RabbitServer:
     def receive(self, limit: int, wait_s: float) -> list[Delivery]:
         """Receive up to `limit` requests, as soon as there are any; none after `wait_s` seconds.
 
-        Raises `QueueMismatch` if the role's queue cannot be declared: an operator must fix it.
+        Raises `QueueMismatch` if the role's queue cannot be declared, and `ForeignPart` if the broker belongs to another
+        system: an operator must fix it.
         """
         self._start()
         self._raise_failure()

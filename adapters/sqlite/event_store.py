@@ -161,6 +161,16 @@ class SqliteStore:
     def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
         return self._database.claim_system(system_id, instead_of=instead_of)
 
+    def place(self) -> str:
+        """Where the store was made or adopted, see `adapters.place.py`; empty if that was never recorded."""
+        with self._database.reading() as connection:
+            return str(connection.execute("SELECT place FROM system").get or "")
+
+    def record_place(self, place: str) -> None:
+        """Replace the recorded place of a store that has an id."""
+        with self._database.writing() as connection:
+            connection.execute("UPDATE system SET place = ?", (place,))
+
     def close(self) -> None:
         self._database.close()
 

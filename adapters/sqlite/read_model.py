@@ -64,7 +64,7 @@ class SqliteReadModel:
             # The checkpoint is the fence between projectors: only the one that continues from it may apply.
             moved = connection.execute(
                 f"""UPDATE generations SET checkpoint = ?, marks = ?, events = events + ?
-                    WHERE projection = ? AND number = ? AND state = ? AND checkpoint = ?
+                    WHERE projection = ? AND number = ? AND state = ? AND checkpoint = ? AND marks = ?
                     RETURNING {_GENERATION}""",
                 (
                     reached.position,
@@ -74,6 +74,7 @@ class SqliteReadModel:
                     generation.number,
                     generation.state.value,
                     generation.checkpoint,
+                    generation.marks,
                 ),
             ).fetchall()
             if not moved:
@@ -92,20 +93,22 @@ class SqliteReadModel:
     ) -> Generation:
         with self._database.writing() as connection:
             unfinished = _find(connection, projection, GenerationState.BUILDING)
-            lost = instead_of.number if instead_of else None
-            if unfinished is not None and unfinished.number != lost:
-                return unfinished
-            # Before the removal: no number is used twice, as another worker may still fill what is removed.
+            if unfinished is not None:
+                if instead_of is None or unfinished.number != instead_of.number:
+                    return unfinished
+                _set_state(connection, unfinished, GenerationState.RETIRED)
+            # Before the removal: a number is never used twice.
             number = _next_number(connection, projection)
-            removed: list[Any] = connection.execute(
-                "SELECT number FROM generations WHERE projection = ? AND state <> 'current'",
+            retired: list[Any] = connection.execute(
+                "SELECT number FROM generations WHERE projection = ? AND state = 'retired'",
                 (projection.name,),
             ).fetchall()
-            for (old,) in removed:
+            for (old,) in retired:
                 connection.execute(f"DROP TABLE {_table(projection, old)}")
                 for table, column in (("generations", "number"), ("parked", "generation")):
                     connection.execute(
-                        f"DELETE FROM {table} WHERE projection = ? AND {column} = ?", (projection.name, old)
+                        f"DELETE FROM {table} WHERE projection = ? AND {column} = ?",
+                        (projection.name, old),
                     )
             _create(connection, projection, number, GenerationState.BUILDING, now_us)
             return _must_find(connection, projection, GenerationState.BUILDING)
@@ -180,10 +183,11 @@ def _table(projection: Projection, number: int) -> str:
     return f"{projection.name}_g{number}"
 
 
-def _next_number(connection: Connection, projection: Projection) -> Any:
-    return connection.execute(
+def _next_number(connection: Connection, projection: Projection) -> int:
+    number: Any = connection.execute(
         "SELECT coalesce(max(number), 0) + 1 FROM generations WHERE projection = ?", (projection.name,)
     ).get
+    return int(number)
 
 
 def _create(
@@ -197,7 +201,7 @@ def _create(
         f"({projection.key} {projection.key_type} PRIMARY KEY{columns}) {options}"
     )
     connection.execute(
-        f"INSERT INTO generations({_GENERATION}) VALUES(?, ?, ?, 0, 0, ?, NULL, x'')",
+        "INSERT INTO generations VALUES(?, ?, ?, 0, 0, ?, NULL, x'')",
         (projection.name, number, state.value, now_us),
     )
 
@@ -241,8 +245,8 @@ def _set_state(connection: Connection, generation: Generation, state: Generation
 
 
 def _generation(row: Any) -> Generation:
-    projection, number, state, *fields = row
-    return Generation(projection, number, GenerationState(state), *fields)
+    projection, number, state, *others = row
+    return Generation(projection, number, GenerationState(state), *others)
 
 
 def _statement(projection: Projection, number: int, shape: Shape) -> str:

@@ -8,6 +8,7 @@ on no state that it did not just load.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
@@ -135,7 +136,7 @@ class CommandHandler(Generic[S, C]):
     def _plan(self, order: Order[C], keyring: Keyring) -> Append | Outcome:
         """The events to append for an order, or its outcome."""
         try:
-            history = [] if order.is_new else list(self._store.read_stream(order.stream))
+            history, damage = ([], None) if order.is_new else self._history(order)
             first_result = self._first_result(order, history)
             if first_result is not None:
                 return first_result
@@ -145,7 +146,7 @@ class CommandHandler(Generic[S, C]):
                     state = self._aggregate.evolve(state, event)
             decided = self._aggregate.decide(state, order.command)
             if isinstance(decided, EsError):
-                return decided
+                return damage or decided
             version = history[-1].version if history else NO_STREAM
             if not decided:
                 return Done(version, history[-1].position if history else BEGINNING)
@@ -163,6 +164,18 @@ class CommandHandler(Generic[S, C]):
             return Append(order.stream, version, events)
         except EsError as error:  # of this stream only: the other orders continue
             return error
+
+    def _history(self, order: Order[C]) -> tuple[list[Recorded], Damaged | None]:
+        """The stream. For a command that reads no data also what is left of a truncated one, and the damage."""
+        try:
+            return list(self._store.read_stream(order.stream)), None
+        except Damaged as damage:
+            left: list[Recorded] = []
+            with suppress(Damaged):
+                left.extend(self._store.read_stream(order.stream, backwards=True))
+            if order.reads or not left:
+                raise
+            return left[::-1], damage
 
     def _event(self, recorded: Recorded, order: Order[C], keyring: Keyring) -> Event | None:
         """The event for a decision. A command that reads no data gets its outline: nothing can be unreadable in it."""

@@ -244,6 +244,54 @@ class Damaged(EsError):
         return f"{self.part} is damaged: {self.reason}"
 
 
+class OtherSystem(EsError):
+    """Parts that do not belong together. Nothing is read from them or written to them."""
+
+    kind = Kind.DAMAGED
+
+
+class ForeignPart(OtherSystem):
+    """A part carries the id of another system than the event store. `found` is empty for one without an id."""
+
+    part: str
+    found: str
+    expected: str
+    hint: str = ""
+    code = "foreign-part"
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values, **named)
+        setting = _SETTING_OF.get(self.part, "the settings")
+        self.hint = self.hint or (
+            f"Correct {setting} or `ES_STORE` (`es config show`). If the parts belong together, `es adopt` makes "
+            "them one system."
+        )
+
+    def __str__(self) -> str:
+        if not self.found:
+            return (
+                f"{self.part} holds data of another system: it has no id, and the event store "
+                f"of system {self.expected} has no events of that data"
+            )
+        verb = "belong" if self.part == "read models" else "belongs"
+        return f"{self.part} {verb} to system {self.found}, and the event store to system {self.expected}"
+
+
+class CopiedStore(OtherSystem):
+    """The event store was copied or moved, and parts outside its home may still belong to the original."""
+
+    original: str
+    outside: str
+    code = "copied-store"
+    hint = "`es adopt` makes the copy a system of its own. If the original is gone, `es adopt --moved` keeps its id."
+
+    def __str__(self) -> str:
+        return (
+            f"this event store is a copy of {self.original}, or was moved from there; outside the home lie "
+            f"{self.outside}, which may still belong to the original"
+        )
+
+
 class StoreBehind(EsError):
     """The event store ends before a position that was read from it, because an older copy was restored."""
 

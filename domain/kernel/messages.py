@@ -43,10 +43,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not a reply yet: the worker hands the request over with a later batch, until its caller has timed out."""
+    """Not a reply yet: the worker hands the request over with a later batch, until its caller has timed out.
+
+    An `is_idle` request waits for something that may never happen. A worker that stops leaves it to the next one.
+    """
+
+    is_idle: bool = False
 
 
 LATER = Later()
+IDLE = Later(is_idle=True)
 
 Question = tuple[str, Mapping[str, Any]] | EsError
 """The kind and body of a request. An error stands for a request that was refused before it was sent: it is its own

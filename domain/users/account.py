@@ -181,7 +181,7 @@ def decide(user: User, command: UserCommand) -> Sequence[Event] | Refusal | User
             return _register(user, command)
         case AbandonReservation(reservation_id=reservation):
             return _abandon(user, str(reservation))
-    if user.status is Status.UNKNOWN:
+    if user.status is Status.UNKNOWN and not (isinstance(command, EraseUser) and command.is_known):
         return UserNotFound(command.user_id)
     match command:
         case EraseUser(basis=basis):

@@ -142,6 +142,8 @@ class EraseUser(Command):
 
     user_id: UserId
     basis: Annotated[str, Input(parse_basis, "The code of the reason.", "CODE", DEFAULT_BASIS)]
+    is_known: bool = False
+    """Whether the vault knows the person. Then no event is needed: the stream may be deleted, truncated or damaged."""
     wire: ClassVar[str] = "erase-user"
     reads: ClassVar[bool] = False
     request: ClassVar[str] = "users.erase"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -185,3 +186,39 @@ def test_other_loggers_are_not_changed(log: Log, path: Path) -> None:
     assert logging.getLogger().handlers == root
     assert logging.getLogger("users").propagate is False
     assert len(lines(path)) == 1
+
+
+# --- a file that was removed -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remove", ["file", "folder", "moved"])
+def test_a_log_that_was_removed_is_opened_again(log: Log, path: Path, remove: str) -> None:
+    log.info("before")
+    if remove == "file":
+        path.unlink()
+    elif remove == "folder":
+        shutil.rmtree(path.parent)
+    else:
+        path.rename(path.with_suffix(".old"))
+
+    log.info("after")
+    log.info("then")
+
+    assert [line["action"] for line in lines(path)] == ["after", "then"]
+    assert path.parent.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_nothing_is_created_where_the_home_was(tmp_path: Path, is_replaced: bool) -> None:
+    home = tmp_path / "home"
+    log = open_log("users", home / "log" / "users.log")
+    log.info("before")
+    home.rename(tmp_path / "moved")
+    if is_replaced:
+        home.mkdir()
+
+    log.info("after")
+
+    assert not home.exists() or not [*home.iterdir()]
+    moved = lines(tmp_path / "moved" / "log" / "users.log")
+    assert [line["action"] for line in moved] == ["before", "after"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
-from domain.kernel.errors import PartUnavailable
+from domain.kernel.history import History, Mark
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
 from tests.support.read_models import (
     NOW_US,
@@ -115,42 +117,57 @@ def test_promoting_compares_stored_checkpoints_and_not_the_given_one(read_model:
     assert len(read_model.rows(THINGS)) == 2
 
 
-def test_a_generation_of_another_history_is_replaced_by_one_that_is_behind_it(read_model: ReadModel) -> None:
-    moved(read_model, prepared(read_model), put(1, "lost"), put(2, "lost"))
+def test_a_generation_behind_one_of_another_history_replaces_it(read_model: ReadModel) -> None:
+    moved(read_model, prepared(read_model), put(1, "old"), put(2, "old"))
     behind = moved(read_model, rebuilding(read_model), put(1, "new"))
 
     assert read_model.promote(THINGS, behind, now_us=NOW_US, other_history=True) is True
 
-    assert [(g.number, g.state) for g in read_model.generations(THINGS)] == [(1, RETIRED), (2, CURRENT)]
+    assert [g.state for g in read_model.generations(THINGS)] == [RETIRED, CURRENT]
     assert read_model.rows(THINGS) == [row(1, "new")]
 
 
-def test_only_the_building_generation_is_promoted_over_another_history(read_model: ReadModel) -> None:
-    moved(read_model, prepared(read_model), put(1, "old"))
-    built = promoted(read_model, put(1, "new"))
-
-    assert read_model.promote(THINGS, built, now_us=NOW_US, other_history=True) is False
-    assert read_model.rows(THINGS) == [row(1, "new")]
-
-
-def test_an_unfinished_rebuild_of_another_history_is_removed_and_begun_again(
+def test_a_generation_keeps_the_marks_of_its_history(
     read_model: ReadModel, open_read_model: OpenReadModel
 ) -> None:
-    current = moved(read_model, prepared(read_model), put(1))
+    reached = History().reach(Mark(3, uuid4())).reach(Mark(9, uuid4()))
+
+    after = apply(read_model, prepared(read_model), put(1), reached=reached)
+
+    assert after is not None
+    assert after.history == reached
+    assert prepared(open_read_model()).history == reached
+
+
+def test_nothing_is_applied_after_another_projector_moved_the_marks(read_model: ReadModel) -> None:
+    ours, theirs = (History().reach(Mark(3, uuid4())) for _ in range(2))
+    generation = prepared(read_model)
+    assert apply(read_model, generation, put(1), reached=ours) is not None
+    of_their_history = replace(generation, checkpoint=3, marks=theirs.to_bytes())
+
+    assert apply(read_model, of_their_history, put(2), reached=History(4)) is None
+
+    assert read_model.rows(THINGS) == [row(1)]
+
+
+def test_a_rebuild_starts_over_instead_of_an_unfinished_generation(
+    read_model: ReadModel, open_read_model: OpenReadModel
+) -> None:
+    current = moved(read_model, prepared(read_model), put(1, "live"))
     parked = [Parked(1, "thing-1", "not readable")]
-    lost = apply(read_model, rebuilding(read_model), put(1), put(2), parked=parked)
+    lost = apply(read_model, rebuilding(read_model), put(7), parked=parked)
     assert lost is not None
 
-    begun = at_once(
-        lambda _: open_read_model().begin_rebuild(THINGS, now_us=NOW_US, instead_of=lost), range(4)
-    )
+    begun = open_read_model().begin_rebuild(THINGS, now_us=NOW_US + 1, instead_of=lost)
 
-    assert {(g.number, g.checkpoint, g.events, g.marks) for g in begun} == {(3, 0, 0, b"")}
-    assert read_model.generations(THINGS) == [current, begun[0]]
+    assert begun == Generation("things", 3, BUILDING, 0, 0, NOW_US + 1, None), "a number of its own"
+    assert read_model.generations(THINGS) == [current, begun]
     assert read_model.parked(THINGS, lost) == []
-    assert apply(read_model, lost, put(3)) is None, "its rebuild, if it still runs, has ended"
-    with pytest.raises(PartUnavailable):
-        read_model.rows(THINGS, generation=lost)
+    assert apply(read_model, lost, put(8)) is None, "a late rebuild of the removed one changes nothing"
+    assert read_model.begin_rebuild(THINGS, now_us=NOW_US + 2, instead_of=lost) == begun, (
+        "it is replaced once"
+    )
+    assert read_model.rows(THINGS) == [row(1, "live")]
 
 
 def test_a_generation_is_promoted_once(read_model: ReadModel) -> None:

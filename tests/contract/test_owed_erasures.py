@@ -171,7 +171,7 @@ def test_a_tombstone_stays_what_it_is_while_an_erasure_is_owed(vault: Vault) -> 
 # --- destroying the key ------------------------------------------------------------------------
 
 
-def test_destroying_the_key_of_an_owed_erasure_keeps_the_tags_of_its_claims_and_the_given_ones(
+def test_destroying_an_owed_key_keeps_the_tags_of_its_claims_and_the_given_ones(
     vault: Vault,
 ) -> None:
     registered(vault, 1, ADA)

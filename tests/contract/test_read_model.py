@@ -8,15 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
 
 import pytest
 
 from adapters.settings import Settings
 from domain.kernel.errors import EsError, PartUnavailable
-from domain.kernel.history import History, Mark
+from domain.kernel.history import History
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
-from domain.kernel.projection import Add, Put, Value
+from domain.kernel.projection import Put, Value
 from tests.support.processes import start_python
 from tests.support.read_models import (
     NOW_US,
@@ -63,31 +62,6 @@ def test_rows_checkpoint_and_parked_events_are_stored_together(
     assert reopened.generations(THINGS) == [after]
     assert reopened.rows(THINGS) == [row(1), row(2)]
     assert reopened.parked(THINGS, after) == [parked]
-
-
-def test_the_marks_of_a_history_are_stored_with_its_position(
-    read_model: ReadModel, open_read_model: OpenReadModel
-) -> None:
-    history = History()
-    for position in (1, 5, 9):
-        history = history.reach(Mark(position, uuid4()))
-
-    after = apply(read_model, prepared(read_model), put(1), reached=history)
-
-    assert after is not None
-    assert after.history == history
-    (stored,) = open_read_model().generations(THINGS)
-    assert stored.history == history
-
-
-def test_an_apply_that_fails_keeps_the_marks_too(read_model: ReadModel) -> None:
-    kept = apply(read_model, prepared(read_model), put(1), reached=History().reach(Mark(3, uuid4())))
-    assert kept is not None
-
-    with pytest.raises(ValueError):
-        apply(read_model, kept, Add(1, {"colour": 1}), reached=kept.history.reach(Mark(4, uuid4())))
-
-    assert read_model.generations(THINGS) == [kept]
 
 
 def test_the_number_of_events_is_the_sum_over_all_applies(read_model: ReadModel) -> None:

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from domain.kernel.errors import PartUnavailable
-from domain.kernel.history import History
 from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.projection import Add, Change, Delete, Key, Operation, Projection, Put, Row, applied
 from tests.support.read_models import (
@@ -75,9 +74,7 @@ def test_a_batch_has_the_effect_of_its_operations_one_by_one(
 ) -> None:
     model = open_read_model()
     current = prepared(model, projection)
-    generation = model.apply(
-        projection, rebuilding(model, projection), [], reached=History(current.checkpoint), events=0
-    )
+    generation = model.apply(projection, rebuilding(model, projection), [], reached=current.history, events=0)
     assert generation is not None
     expected: dict[Any, Row] = {}
     for batch in data.draw(batches(keys)):

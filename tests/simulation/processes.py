@@ -52,9 +52,13 @@ def draw_under_kills(url: str, skews_us: Sequence[int]) -> Ledger:
         for process in processes:
             process.kill()
         for process in processes:
-            rest, errors = process.communicate()
-            for line in rest.splitlines(keepends=True):
-                _note(ledger, line)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            with process:
+                # Not `communicate`: it reads the pipe past the lines that `readline` has already taken from it.
+                for line in process.stdout:
+                    _note(ledger, line)
+                errors = process.stderr.read()
             assert not errors, errors
     return ledger
 

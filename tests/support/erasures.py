@@ -76,7 +76,9 @@ class Erasures(Accounts):
     def people(self, *, store: Any = None, vault: Any = None) -> PeopleFinder:
         vault = vault or self.vault
         keyring = wiring.keyring_of(vault, even_owed=True)
-        return PeopleFinder(store=store or self.store, codec=self.codec, vault=vault, keyring=keyring)
+        return PeopleFinder(
+            store=store or self.store, codec=self.codec, vault=vault, keyring=keyring, log=self.log
+        )
 
     def cleaning(self, *, store: Any = None, vault: Any = None, dead_letters: Any = None) -> Cleaning:
         store, vault = store or self.store, vault or self.vault

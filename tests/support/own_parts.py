@@ -28,12 +28,13 @@ class Vhosts:
     @contextmanager
     def one(self) -> Iterator[RabbitMQ]:
         """A virtual host without queues. Its workers must have ended before the block does."""
-        from adapters.rabbitmq.messages import dead_queue_of, queue_of
+        from adapters.rabbitmq.messages import SYSTEM, dead_queue_of, queue_of
 
         chosen = self._free.pop() if self._free else self._ending.enter_context(own_vhost(self._server))
         yield chosen
         chosen.delete_queues(
-            *(queue for role in registry().role_names for queue in (queue_of(role), dead_queue_of(role)))
+            SYSTEM,
+            *(queue for role in registry().role_names for queue in (queue_of(role), dead_queue_of(role))),
         )
         self._free.append(chosen)
 

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from adapters.rabbitmq.connection import depth_of, open_channel
 from adapters.rabbitmq.link import Log, Silence
-from adapters.rabbitmq.messages import PERSISTENT, Properties, dead_queue_of, declare_queues, queue_of
+from adapters.rabbitmq.messages import PERSISTENT, SYSTEM, Properties, dead_queue_of, declare_queues, queue_of
 from adapters.rabbitmq.server import RabbitServer
 from domain.kernel.messages import Body
 from tests.support.waiting import DEADLINE_S, eventually
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 def rabbit_broker(rabbitmq: RabbitMQ, roles: Sequence[str] = ("echo",)) -> Iterator[str]:
     """The broker's URL for one test. The queues of the roles are deleted after it."""
     yield rabbitmq.url
+    rabbitmq.delete_queues(SYSTEM)
     for role in roles:
         rabbitmq.delete_queues(queue_of(role), dead_queue_of(role))
 
@@ -37,10 +39,17 @@ def rabbit_server(
     log: Log | None = None,
     on_serving: Callable[[], None] = lambda: None,
     describe: Callable[[], Body] = dict,
+    system_id: Callable[[], UUID | None] = lambda: None,
 ) -> RabbitServer:
     """A server that consumes from its first `receive` on."""
     return RabbitServer(
-        url, role, log=log or Silence(), on_serving=on_serving, on_away=lambda _: None, describe=describe
+        url,
+        role,
+        log=log or Silence(),
+        on_serving=on_serving,
+        on_away=lambda _: None,
+        describe=describe,
+        system_id=system_id,
     )
 
 

@@ -57,15 +57,11 @@ def apply(
     reached: History | None = None,
     parked: Sequence[Parked] = (),
 ) -> Generation | None:
-    """Apply with the checkpoint moved by one for each operation, unless it or a whole history is given."""
-    position = generation.checkpoint + len(operations) if checkpoint is None else checkpoint
+    """Apply with the checkpoint moved by one for each operation, unless it or a history is given."""
+    if reached is None:
+        reached = History(generation.checkpoint + len(operations) if checkpoint is None else checkpoint)
     return model.apply(
-        projection,
-        generation,
-        operations,
-        reached=reached or History(position, generation.history.marks),
-        events=len(operations),
-        parked=parked,
+        projection, generation, operations, reached=reached, events=len(operations), parked=parked
     )
 
 

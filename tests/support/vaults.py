@@ -13,6 +13,7 @@ from domain.kernel.ports.vault import (
     DestroyedKey,
     Destruction,
     LivingKey,
+    OwedTag,
     Reason,
     Reserved,
     Vault,
@@ -108,3 +109,36 @@ def history(*positions: int) -> History:
     for position in positions:
         reached = reached.reach(Mark(position, UUID(int=position)))
     return reached
+
+
+def moved(vault: Vault, *subjects: int) -> None:
+    """Change the addresses of registered users, so that the tags of `user<subject>@example.com` are freed."""
+    former = [claim.reservation_id for s in subjects for claim in vault.claims_of(s, now_us=NOW_US)]
+    changes = [change(f"moved{subject}@example.com", subject=subject) for subject in subjects]
+    answers = vault.reserve(changes, now_us=NOW_US)
+    vault.confirm([answer.reservation_id for answer in answers if isinstance(answer, Reserved)])
+    vault.release(former)
+
+
+def freed_tags(vault: Vault) -> list[bytes]:
+    """Free tags in every way that there is among registered users 1 to 600; returns them, with keyed tags of names.
+
+    Some change their address, some are deleted, one reservation expires, and some are erased. All that is left to do is
+    to remove the residue.
+    """
+    changed, deleted, erased = range(1, 200, 3), range(2, 200, 3), [*range(3, 200, 3), 599, 600]
+    moved(vault, *changed)
+    vault.release([claim.reservation_id for s in deleted for claim in vault.claims_of(s, now_us=NOW_US)])
+    abandoned = registration("late@example.com", subject=700)
+    reserve(vault, abandoned)
+    abandon(vault, 700)
+    owe(vault, *erased)
+    names = [f"name of {subject}" for subject in erased]
+    tags = vault.tags(names)
+    vault.destroy(
+        [Destruction(s, Reason.ERASURE, tags=[OwedTag(tag, 3)]) for s, tag in zip(erased, tags, strict=True)],
+        now_us=NOW_US,
+    )
+    vault.forget_tags(dict.fromkeys(erased, 0))
+    gone = [f"user{subject}@example.com" for subject in (*changed, *deleted, *erased)]
+    return vault.tags([*gone, "late@example.com", *names])

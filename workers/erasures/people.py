@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from uuid import UUID
 
+from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, Kind, UnknownEventType
 from domain.kernel.events import Event, Recorded
 from domain.kernel.personal import Personal
@@ -28,12 +29,14 @@ class PeopleFinder:
         codec: Codec,
         vault: Vault,
         keyring: Callable[[Sequence[int]], Opener],
+        log: Log,
     ) -> None:
         """`keyring` opens with the keys of owed erasures too."""
         self._store = store
         self._codec = codec
         self._vault = vault
         self._keyring = keyring
+        self._log = log
 
     def tags_of(self, subject: int) -> list[OwedTag]:
         """The tags of all addresses and names that the person's stream opens to. Those of claims are not among them."""
@@ -48,6 +51,9 @@ class PeopleFinder:
                 ):
                     if isinstance(value, Personal):
                         values.add(value.value)
+            if opener.is_key_missing:
+                # Not destroyed, but lost: a newer copy of the vault would still open the data of this person.
+                self._log.warning("key-was-missing", user_id=str(subject))
         return traces(addresses, names, self._vault.tags)
 
     def people(self, subjects: Sequence[int]) -> People:

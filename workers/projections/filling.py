@@ -15,12 +15,11 @@ from typing import cast
 from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, InvalidInput, UnknownEventType
 from domain.kernel.events import Event, Recorded
-from domain.kernel.history import History, Verified, verified
+from domain.kernel.history import History, Mark, verified
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import Generation, Parked, ReadModel
 from domain.kernel.projection import Delete, Key, Operation, Projection, Row, applied
-from workers.runtime.followers import history_after
 
 _NOT_APPLICABLE = (UnknownEventType, Damaged, InvalidInput, ValueError, TypeError, KeyError)
 """Errors of codec and projection about one event."""
@@ -39,19 +38,13 @@ class Filling:
     now_us: Callable[[], int]
     log: Log
 
-    def verified(self, generation: Generation) -> Verified:
-        """The part of a generation's history that the store has."""
-        # The head after the generation was read: another worker may have moved its checkpoint meanwhile.
-        return verified(generation.history, self.store.fit, self.store.head())
 
-    def tell_other_history(self, generation: Generation, found: Verified) -> None:
-        self.log.warning(
-            "other-history",
-            projection=generation.projection,
-            generation=generation.number,
-            seen=generation.checkpoint,
-            back_to=found.history.position,
-        )
+def is_of_other_history(generation: Generation, store: EventStore) -> bool:
+    """Whether rows were filled from events that the store does not have: it was restored from an older copy, or swapped.
+
+    `generation` was read before: in between the store only grows.
+    """
+    return verified(generation.history, store.fit, store.head()).diverged
 
 
 class Applier:
@@ -148,8 +141,9 @@ class Filler:
                 return self._apply([], [self._applier.park(events[0], reason)], 1, reached)
         # Halve the batch until the event that cannot be stored is alone.
         half = len(events) // 2
-        first = history_after(self.generation.history, events[half - 1 : half])
-        return self.fill(events[:half], first) and self.fill(events[half:], reached)
+        between = events[half - 1]
+        half_way = self.generation.history.reach(Mark(between.position, between.event_id))
+        return self.fill(events[:half], half_way) and self.fill(events[half:], reached)
 
     def _apply(
         self, operations: Sequence[Operation], parked: Sequence[Parked], events: int, reached: History

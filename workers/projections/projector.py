@@ -1,7 +1,7 @@
 """The projector: a follower that keeps the current generation of one projection up to date.
 
-Promise: `reached` is never ahead of the rows, and rows of a lost history are not taken for true. Refusal: it builds no
-generation; see `rebuild.py`.
+Promise: `reached` is never ahead of the rows. Rows of another history than the event store's are not extended: they are
+rebuilt from the beginning. Refusal: it builds no generation; see `rebuild.py`.
 """
 
 from __future__ import annotations
@@ -9,105 +9,108 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from domain.kernel.errors import EsError, OtherHistory, StoreBehind
+from domain.kernel.errors import EsError
 from domain.kernel.events import Position, Recorded
 from domain.kernel.ports.event_store import CaughtUp
 from domain.kernel.ports.read_model import Generation
 from domain.kernel.projection import Projection
-from workers.projections.filling import Filler, Filling
-from workers.runtime.followers import Verification, history_after
+from workers.projections.filling import Filler, Filling, is_of_other_history
+from workers.runtime.followers import Verification, reached_with
 from workers.runtime.last_error import LastError
+from workers.runtime.queries import OtherHistoryShown
 
 LIVE_BATCH = 512
 _IDLE_SAVE_S = 1.0
 """The minimum interval between two saves of the checkpoint while only other streams grow: a save is a transaction."""
-_REPLACED_WAIT_S = 1.0
-"""How long the projector waits for a rebuild before it compares the rows with the store again."""
+_REBUILD_WAIT_S = 1.0
+"""How long a projector waits for a rebuild before it asks for it again."""
 _POLL_S = 0.05
-
-NOT_COMPARED = "its rows were not compared with the event store yet"
-OTHER_HISTORY = "the event store was restored: the projection is being rebuilt"
 
 
 class Projector:
-    """Fills the current generation, if its rows are of the history that the store has.
-
-    If not, the store was restored from an older copy, or is another one: rows may show users that no longer exist, and
-    erased ones as active. It requests a rebuild and waits for it. Until then `doubt` says why no row may be shown, and
-    queries wait, then fail with it: the caller can retry, which no caller can who was shown a wrong row. Rows of before
-    the last common event are no better: nothing tells them from changed ones.
-    """
-
-    def __init__(self, parts: Filling, request_rebuild: Callable[[Projection], None]) -> None:
+    def __init__(self, parts: Filling, ensure_rebuild: Callable[[Projection], None]) -> None:
+        """`ensure_rebuild` starts a rebuild of the projection, unless it runs already."""
         self._parts = parts
-        self._request_rebuild = request_rebuild
-        self.reached: Position = 0
-        """The rows include every event up to here. It is ahead of the checkpoint while only other streams grow."""
-        self.doubt: str | None = NOT_COMPARED
-        """Why the rows may not be those of the store; None once they were compared."""
+        self._ensure_rebuild = ensure_rebuild
+        self.reached: Position | None = None
+        """The rows include every event up to here. It is ahead of the checkpoint while only other streams grow.
+
+        None before the rows were compared with the store, and while they are those of another history.
+        """
         self.last_error = LastError(parts.now_us)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Project until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
-        told: Generation | None = None
+        same = other = 0  # the numbers of the generations of which the history is known
+        verify: Verification | None = None
         try:
             while not stopped():
                 generation = self._current()
-                found = self._parts.verified(generation)
-                if not found.diverged:
-                    self._follow(Filler(self._parts, generation), stopped)
-                    continue
-                self.doubt = OTHER_HISTORY
-                if told is None or told.number != generation.number:
-                    self._parts.tell_other_history(told := generation, found)
-                self._request_rebuild(self._parts.projection)
-                self._wait_until_replaced(generation, stopped)
+                if verify is None or generation.number != same:
+                    if is_of_other_history(generation, self._parts.store):
+                        self._wait_for_rebuild(generation, stopped, is_news=generation.number != other)
+                        other = generation.number
+                        continue
+                    same = generation.number
+                    verify = Verification(self._parts.store, generation.history, time.monotonic())
+                self._parts.log.info(
+                    "projecting",
+                    projection=generation.projection,
+                    generation=generation.number,
+                    position=generation.checkpoint,
+                )
+                self._follow(Filler(self._parts, generation), verify, stopped)
         except EsError as error:
-            if isinstance(error, OtherHistory | StoreBehind):
-                self.doubt = OTHER_HISTORY  # the next run compares all of it
             self.last_error.happened(error)
             raise
 
     def _current(self) -> Generation:
         return self._parts.read_model.prepare(self._parts.projection, now_us=self._parts.now_us())
 
-    def _follow(self, filler: Filler, stopped: Callable[[], bool]) -> None:
+    def _wait_for_rebuild(self, lost: Generation, stopped: Callable[[], bool], *, is_news: bool) -> None:
+        """Have a generation of another history replaced. Returns when it is, or after a second."""
+        self.reached = None  # from now on no query shows its rows
+        self.last_error.happened(OtherHistoryShown(lost.projection))
+        if is_news:
+            self._parts.log.warning(
+                "other-history",
+                projection=lost.projection,
+                generation=lost.number,
+                seen=lost.checkpoint,
+                back_to=0,
+            )
+        # Each time: a rebuild ends without a result if that of another worker is faster, and that one may be killed.
+        self._ensure_rebuild(self._parts.projection)
+        end_s = time.monotonic() + _REBUILD_WAIT_S
+        while time.monotonic() < end_s and not stopped() and self._current().number == lost.number:
+            time.sleep(_POLL_S)
+
+    def _follow(self, filler: Filler, verify: Verification, stopped: Callable[[], bool]) -> None:
         """Fill the generation until it is replaced or another projector moves its checkpoint."""
-        generation, history = filler.generation, filler.generation.history
-        self._parts.log.info(
-            "projecting",
-            projection=generation.projection,
-            generation=generation.number,
-            position=generation.checkpoint,
-        )
+        history = filler.generation.history
         self.reached = history.position
-        self.doubt = None  # after `reached`: that of a lost history means nothing
         prefixes = self._parts.projection.prefixes
         live = self._parts.store.follow(self.reached, stopped=stopped, prefixes=prefixes)
         saved_at_s = time.monotonic()
-        verify = Verification(self._parts.store, history, saved_at_s)
         for events, caught_up in _batches(live, LIVE_BATCH):
-            verify(history, time.monotonic())
-            history = history_after(history, [*events[-1:], *([caught_up] if caught_up else [])])
-            is_ahead = history.position > filler.generation.checkpoint
-            if events or (is_ahead and time.monotonic() - saved_at_s > _IDLE_SAVE_S):
-                if not filler.fill(events, history):
+            now_s = time.monotonic()
+            verify(history, now_s)
+            reached = reached_with(history, [*events[-1:], *([caught_up] if caught_up else [])])
+            is_ahead = reached != filler.generation.history
+            if events or (is_ahead and now_s - saved_at_s > _IDLE_SAVE_S):
+                if not filler.fill(events, reached):
                     return
                 saved_at_s = time.monotonic()
             elif self._is_replaced(filler.generation):
                 return
-            self.reached = history.position
+            history = reached
+            self.reached = reached.position
             self.last_error.ended()
 
     def _is_replaced(self, generation: Generation) -> bool:
         """Whether a rebuild promoted another generation, or the read model lost its last commits in a crash."""
         stored = self._current()
         return stored.number != generation.number or stored.checkpoint < generation.checkpoint
-
-    def _wait_until_replaced(self, generation: Generation, stopped: Callable[[], bool]) -> None:
-        end_s = time.monotonic() + _REPLACED_WAIT_S
-        while time.monotonic() < end_s and not stopped() and not self._is_replaced(generation):
-            time.sleep(_POLL_S)
 
 
 def _batches(

@@ -7,7 +7,7 @@ from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Reply, Request
 from domain.kernel.ports.read_model import Generation, GenerationState
 from domain.kernel.projection import Projection
-from workers.projections.projector import OTHER_HISTORY
+from workers.projections.rebuild import begin_rebuild
 from workers.runtime.queries import Queries, Sources
 
 
@@ -37,7 +37,12 @@ class ProjectionQueries:
 
     def rebuild(self, request: Request) -> Reply:
         projection = self._named(request.body.get("name"))
-        generation = self._sources.read_model.begin_rebuild(projection, now_us=self._sources.now_us())
+        generation = begin_rebuild(
+            projection,
+            store=self._sources.store,
+            read_model=self._sources.read_model,
+            now_us=self._sources.now_us(),
+        )
         self._sources.ensure_rebuild(projection)
         head = self._sources.store.head()
         return {"projection": projection.name, "generation": generation.number, "head": head}
@@ -57,8 +62,11 @@ class ProjectionQueries:
 
     def _state(self, projection: Projection, generation: Generation, head: int) -> Body:
         reached = generation.checkpoint
-        if generation.state is GenerationState.CURRENT:
-            reached = max(reached, self._sources.reached(projection))
+        is_current = generation.state is GenerationState.CURRENT
+        if is_current:
+            reached = max(reached, self._sources.reached(projection) or 0)
+        # Rows of another history show nothing of the store, wherever their checkpoint is.
+        is_lost = is_current and self._sources.has_other_history(projection)
         errors = {
             GenerationState.CURRENT: self._sources.last_error,
             GenerationState.BUILDING: self._sources.rebuild_error,
@@ -71,11 +79,11 @@ class ProjectionQueries:
             "state": generation.state.value,
             "position": reached,
             "head": head,
-            "lag": 0 if is_retired else max(head - reached, 0),
+            "lag": 0 if is_retired else max(head - (0 if is_lost else reached), 0),
+            "other_history": is_lost,
             "events": generation.events,
             "parked": len(self._sources.read_model.parked(projection, generation)),
             "started_at": time_text(generation.started_at_us),
             "last_error": error_of and error_of(projection),
-            "other_history": not is_retired and self._sources.doubt(projection) == OTHER_HISTORY,
             "finished_at": generation.finished_at_us and time_text(generation.finished_at_us),
         }

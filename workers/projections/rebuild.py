@@ -9,23 +9,34 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 
 from adapters.log import Log
 from domain.kernel.errors import EsError, OtherHistory
-from domain.kernel.history import History
+from domain.kernel.history import Mark
 from domain.kernel.messages import Body
+from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel
 from domain.kernel.projection import Projection
-from workers.projections.filling import Filler, Filling
-from workers.runtime.followers import Verification, history_after
+from workers.projections.filling import Filler, Filling, is_of_other_history
 from workers.runtime.last_error import LastError
 from workers.runtime.loop import InternalError
 
 REBUILD_BATCH = 5000
 _REBUILD_PAUSE_S = 1.0
-"""The wait before a rebuild resumes after an outage of a part; also the longest one between two tries to promote."""
-_FIRST_PAUSE_S = 0.05
+"""The wait before a rebuild resumes after an outage of a part."""
+_PROMOTE_PAUSE_S = 0.1
+"""The wait before a rebuild that is behind the current generation looks for further events."""
+
+
+def begin_rebuild(
+    projection: Projection, *, store: EventStore, read_model: ReadModel, now_us: int
+) -> Generation:
+    """The generation to fill: an unfinished one, unless it is of another history than the store's; or a new one."""
+    begun = read_model.begin_rebuild(projection, now_us=now_us)
+    if is_of_other_history(begun, store):
+        begun = read_model.begin_rebuild(projection, now_us=now_us, instead_of=begun)
+    return begun
 
 
 class Rebuild:
@@ -37,13 +48,15 @@ class Rebuild:
     ) -> Generation | None:
         """Fill and promote a generation, and return it. Returns None if stopped, or if another worker is faster.
 
-        `progressed` is called after each batch. Raises `OtherHistory` if the store was replaced meanwhile: the next run
-        begins again.
+        `progressed` is called after each batch. Raises OtherHistory if the store was replaced meanwhile: the next run
+        starts over.
         """
         parts = self._parts
-        filler = Filler(parts, self._begun())
-        verify = Verification(parts.store, filler.generation.history, time.monotonic())
-        pause_s = _FIRST_PAUSE_S
+        generation = begin_rebuild(
+            parts.projection, store=parts.store, read_model=parts.read_model, now_us=parts.now_us()
+        )
+        parts.log.info("rebuilding", projection=generation.projection, generation=generation.number)
+        filler = Filler(parts, generation)
         while not stopped():
             head = parts.store.head()
             events = list(
@@ -53,48 +66,39 @@ class Rebuild:
             )
             # Fewer events than the limit: they are all up to the head, which was read before them.
             drained = len(events) < REBUILD_BATCH
-            verify(filler.generation.history, time.monotonic())
-            reached = history_after(filler.generation.history, events[-1:])
-            if drained and head > reached.position:
-                reached = History(head, reached.marks)
+            reached = filler.generation.history
+            if events:
+                reached = reached.reach(Mark(events[-1].position, events[-1].event_id))
+            if drained:
+                reached = replace(reached, position=max(head, reached.position))
             if not filler.fill(events, reached):
                 return None
             progressed()
-            if drained and self._promoted(filler.generation):
+            if drained and self._promote(filler.generation):
+                parts.log.info("rebuilt", projection=generation.projection, generation=generation.number)
                 return filler.generation
-            if (
-                drained
-            ):  # the current one is ahead, as a projector moves it: the longer, the rarer another try
-                paused(pause_s, stopped)
-                pause_s = min(2 * pause_s, _REBUILD_PAUSE_S)
+            if drained:
+                pause(_PROMOTE_PAUSE_S, stopped)  # otherwise it would ask for events all the time
         return None
 
-    def _begun(self) -> Generation:
-        """The building generation. An unfinished one of another history is replaced by a new one."""
+    def _promote(self, built: Generation) -> bool:
+        """Make the generation current, unless it is behind one of the same history."""
         parts = self._parts
-        generation = parts.read_model.begin_rebuild(parts.projection, now_us=parts.now_us())
-        found = parts.verified(generation)
-        if found.diverged:
-            parts.tell_other_history(generation, found)
-            generation = parts.read_model.begin_rebuild(
-                parts.projection, now_us=parts.now_us(), instead_of=generation
-            )
-        parts.log.info("rebuilding", projection=generation.projection, generation=generation.number)
-        return generation
-
-    def _promoted(self, built: Generation) -> bool:
-        """Promote the generation, also over a current one whose history the store does not have."""
-        parts = self._parts
-        if parts.verified(built).diverged:
+        if is_of_other_history(built, parts.store):
             raise OtherHistory(built.checkpoint)
-        promote = partial(parts.read_model.promote, parts.projection, built, now_us=parts.now_us())
-        if not promote():
-            # It is behind the current one. That one may be of a lost history, and then stays ahead for ever.
-            current = parts.read_model.prepare(parts.projection, now_us=parts.now_us())
-            if not parts.verified(current).diverged or not promote(other_history=True):
-                return False
-        parts.log.info("rebuilt", projection=built.projection, generation=built.number)
-        return True
+        current = parts.read_model.prepare(parts.projection, now_us=parts.now_us())
+        return parts.read_model.promote(
+            parts.projection,
+            built,
+            now_us=parts.now_us(),
+            other_history=is_of_other_history(current, parts.store),
+        )
+
+
+def pause(seconds: float, stopped: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s and not stopped():
+        time.sleep(0.05)
 
 
 class Rebuilds:
@@ -115,7 +119,7 @@ class Rebuilds:
         self._log = log
         self._report = report
         self._running: dict[str, threading.Thread] = {}
-        self._lock = threading.Lock()
+        self._starting = threading.Lock()  # queries and projectors ask for rebuilds
         self._errors = defaultdict[str, LastError](lambda: LastError(now_us))
 
     def last_error(self, projection: Projection) -> Body | None:
@@ -123,8 +127,8 @@ class Rebuilds:
         return self._errors[projection.name].body
 
     def ensure(self, projection: Projection) -> None:
-        """Start a rebuild of the projection, unless this worker runs one already. Any thread may call it."""
-        with self._lock:
+        """Start a rebuild of the projection, unless this worker runs one already."""
+        with self._starting:
             running = self._running.get(projection.name)
             if running is None or not running.is_alive():
                 name = f"rebuild-{projection.name}"
@@ -148,7 +152,7 @@ class Rebuilds:
                 last.happened(error)
                 self._report(name, error)
                 self._log.error("rebuild-waits", error, projection=projection.name)
-                paused(_REBUILD_PAUSE_S, self._stopped)
+                pause(_REBUILD_PAUSE_S, self._stopped)
             except Exception as error:  # a bug: the next request for the rebuild resumes it
                 last.happened(InternalError())
                 self._log.error("rebuild-crashed", error, projection=projection.name)
@@ -157,13 +161,6 @@ class Rebuilds:
     def join(self) -> None:
         for thread in self._running.values():
             thread.join()
-
-
-def paused(seconds: float, stopped: Callable[[], bool]) -> None:
-    """Wait, but not longer than until `stopped()`."""
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s and not stopped():
-        time.sleep(0.05)
 
 
 def unfinished(read_model: ReadModel, projections: Sequence[Projection]) -> list[Projection]:

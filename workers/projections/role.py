@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from adapters.clock import now_us
-from adapters.wiring import erased_keyring, keyring_of, open_read_model
-from workers.projections.erasures_first import ErasuresFirst
+from adapters.wiring import erased_keyring, keyring_of
+from domain.kernel.errors import PartUnavailable
+from domain.kernel.ports.event_store import EventStore
+from domain.kernel.ports.vault import Vault
 from workers.projections.filling import Filling
 from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuild, Rebuilds, unfinished
@@ -15,10 +18,15 @@ from workers.runtime.queries import Sources
 from workers.runtime.worker import Worker
 from workers.users.owed import Listing
 
+_LISTING_S = 2.0
+"""How long one attempt to list erasures takes. Then the requests that came meanwhile are answered."""
+
 
 def open_service(worker: Worker) -> QueriesService:
     store, vault = worker.store(), worker.vault()
-    read_model = worker.keep(open_read_model(worker.settings))
+    # Before anything can be shown: a restored vault may hold keys again that erasures have destroyed.
+    _list_owed_erasures(worker, store, vault)
+    read_model = worker.read_model()
     projections = worker.registry.projections
 
     filling = partial(
@@ -39,25 +47,37 @@ def open_service(worker: Worker) -> QueriesService:
         worker.follow(f"projector-{projection.name}", projector.run)
     for projection in unfinished(read_model, projections):
         rebuilds.ensure(projection)
-    erasures_first = ErasuresFirst(
-        Listing(store=store, codec=worker.codec, vault=vault, now_us=now_us, log=worker.log),
-        log=worker.log,
-        report=partial(worker.report, "listing of erasures"),
-    )
-    worker.follow("listing of erasures", erasures_first.run)
     sources = Sources(
         store=store,
         codec=worker.codec,
         vault=vault,
-        keyring=erasures_first.guarded(keyring_of(vault)),
+        keyring=keyring_of(vault),
         erased_keyring=erased_keyring(),
         read_model=read_model,
         projections=projections,
         reached=lambda projection: projectors[projection.name].reached,
-        doubt=lambda projection: projectors[projection.name].doubt,
         last_error=lambda projection: projectors[projection.name].last_error.body,
         ensure_rebuild=rebuilds.ensure,
         rebuild_error=rebuilds.last_error,
         now_us=now_us,
     )
     return QueriesService(queries_of(worker.registry, sources))
+
+
+def _list_owed_erasures(worker: Worker, store: EventStore, vault: Vault) -> None:
+    """List every erasure that was decided: from then on the keys of these persons open nothing.
+
+    Raises PartUnavailable with the progress if that takes long, as over the first store of an earlier version; the next
+    attempt goes on from there. Meanwhile the worker is `waiting`, and answers every request with the error.
+    """
+    end_s = time.monotonic() + _LISTING_S
+    head = store.head()
+    reached = Listing(store=store, codec=worker.codec, vault=vault, now_us=now_us, log=worker.log).up_to_head(
+        lambda: worker.stopping.is_set() or time.monotonic() > end_s
+    )
+    if reached < head:
+        raise PartUnavailable(
+            "the projections worker",
+            f"it looks for erasures that the vault does not know, and is at position {reached} of {head}",
+            "Wait until `es status` shows it as ready, then retry.",
+        )

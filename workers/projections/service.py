@@ -5,7 +5,6 @@ Promise: a query that fails does not fail the others of its batch. Refusal: it k
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -14,7 +13,7 @@ from domain.kernel.errors import EsError, InvalidSetting, PartUnavailable, Unkno
 from domain.kernel.messages import LATER, Reply, Request
 from workers.projections.row_queries import row_queries
 from workers.runtime.pages import bytes_of_page
-from workers.runtime.queries import PATIENCE_S, NotYet, ProjectionBehind, Queries, Query, Sources
+from workers.runtime.queries import ProjectionBehind, Queries, Query, Sources
 
 _BATCH_BYTES = 4 << 20
 """The pages of one batch. All its replies are in memory at once, so further requests wait for a later batch."""
@@ -64,8 +63,5 @@ class QueriesService:
             return UnknownRequest(request.kind)
         try:
             return query(request)
-        except NotYet as error:
-            since_s = request.memo.setdefault("not_yet_since_s", time.monotonic())
-            return LATER if time.monotonic() - since_s < PATIENCE_S else error
         except EsError as error:
             return error

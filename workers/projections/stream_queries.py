@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from domain.kernel.events import BEGINNING
-from domain.kernel.messages import LATER, Body, Reply, Request
+from domain.kernel.messages import IDLE, Body, Reply, Request
 from workers.runtime.pages import fit
 from workers.runtime.queries import MAX_WHOLE, PATIENCE_S, Queries, Sources, limit_of, text, whole
 
@@ -58,7 +58,7 @@ class StreamQueries:
         since_s = request.memo.setdefault("since_s", self._sources.monotonic_s())
         waited_s = self._sources.monotonic_s() - since_s
         if not events and request.body.get("wait") is True and waited_s < PATIENCE_S / 3:
-            return LATER
+            return IDLE
         # Events may have been stored since the head was read, so the last one may be after it.
         last = events[-1].position if events else after
         reached = last if len(events) == limit else max(head, last)

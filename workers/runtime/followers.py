@@ -181,7 +181,7 @@ class CheckpointedFollowing:
                 batch.append(item)
                 if len(batch) < self._batch_limit:
                     continue
-            reached = history_after(self._history, [*batch[-1:], item])
+            reached = reached_with(self._history, [*batch[-1:], item])
             if batch:
                 react(batch, reached)
                 saved = reached if self._react_saves else saved
@@ -216,7 +216,7 @@ class Verification:
         self._at_s, self._marks = now_s, history.marks[-1:]
 
 
-def history_after(history: History, items: Sequence[Recorded | CaughtUp]) -> History:
+def reached_with(history: History, items: Sequence[Recorded | CaughtUp]) -> History:
     """The history after these items. Raises `OtherHistory` if it has another event at the position of one."""
     for item in items:
         if item.event_id is None:

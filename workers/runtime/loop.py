@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adapters.log import Log
-from domain.kernel.errors import Damaged, EsError, KeyUnavailable, PartUnavailable, shortened
+from domain.kernel.errors import Damaged, EsError, KeyUnavailable, OtherSystem, PartUnavailable, shortened
 from domain.kernel.messages import Later, Reply, Request
 from domain.kernel.ports.transport import Delivery, Server, Service
 
@@ -50,10 +50,12 @@ def opened(
     stopping: Callable[[], bool],
     log: Log,
     on_missing: Callable[[EsError], None],
+    ends_with: tuple[type[EsError], ...] = (),
 ) -> Service:
     """Open a service, every second until its parts can be used. Meanwhile its requests are answered with the error.
 
-    A damaged part is an error like a missing one: an operator may restore it while the worker runs.
+    A damaged or foreign part is an error like a missing one: an operator may restore it while the worker runs. But the
+    errors `ends_with` are raised at once, and no request is received.
 
     `on_missing` is called after each failed attempt. If `stopping()` comes first, the returned service answers every
     request with the error.
@@ -62,7 +64,9 @@ def opened(
     while True:
         try:
             return open_service()
-        except (PartUnavailable, KeyUnavailable, Damaged) as error:
+        except ends_with:
+            raise
+        except (PartUnavailable, KeyUnavailable, Damaged, OtherSystem) as error:
             if logged != str(error):  # once per outage, not every second
                 log.error("cannot-open", error)
                 logged = str(error)
@@ -98,7 +102,7 @@ def serve(
         fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S))
         if not waiting and not fresh:
             break
-        waiting = _turn(service, server, [*waiting, *fresh], on_reply, log)
+        waiting = _turn(service, server, [*waiting, *fresh], on_reply, log, is_last=True)
     server.close()
 
 
@@ -108,8 +112,10 @@ def _turn(
     batch: list[Delivery],
     on_reply: Callable[[EsError | None], None],
     log: Log,
+    *,
+    is_last: bool = False,
 ) -> list[Delivery]:
-    """Handle and answer one batch; return the requests to hand over again."""
+    """Handle and answer one batch; return the requests to hand over again. `is_last`: without idle ones."""
     ready: list[Delivery] = []
     full: list[Delivery] = []  # their replies would only wait in memory, beside those that wait already
     for delivery in batch:
@@ -122,7 +128,8 @@ def _turn(
     on_reply(next(unavailable, None))
     pairs = list(zip(ready, replies, strict=True))
     server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
-    return full + [delivery for delivery, reply in pairs if isinstance(reply, Later)]
+    later = [(delivery, reply) for delivery, reply in pairs if isinstance(reply, Later)]
+    return full + [delivery for delivery, reply in later if not (is_last and reply.is_idle)]
 
 
 def _handle(service: Service, requests: list[Request], log: Log) -> list[Reply]:

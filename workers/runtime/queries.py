@@ -36,8 +36,17 @@ class ProjectionBehind(PartUnavailable):
     """A projection has not reached the position of one request. The part itself is available."""
 
 
-class NotYet(ProjectionBehind):
-    """A query cannot be answered yet, and soon can. It is answered later, or with this error after 6 s."""
+class OtherHistoryShown(ProjectionBehind):
+    """The rows of a projection come from another history than that of the event store, and are not shown."""
+
+    code = "other-history"
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(
+            f"the {projection} projection",
+            "the event store was restored or replaced, and the projection is being rebuilt",
+            f"Wait until the rebuild is done: `es projections status {projection}` shows it. Then retry.",
+        )
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,11 @@ class Sources:
     erased_keyring: Keyring
     read_model: ReadModel
     projections: Sequence[Projection]
-    reached: Callable[[Projection], Position]
-    """The position that the rows of a projection have reached."""
-    doubt: Callable[[Projection], str | None]
-    """Why the rows of a projection may not be those of the store, and may not be shown; usually None."""
+    reached: Callable[[Projection], Position | None]
+    """The position that the rows of a projection have reached.
+
+    None before they were compared with the event store, and while they are those of another history.
+    """
     last_error: Callable[[Projection], Body | None]
     """The last error of a projection's follower, until it makes progress."""
     ensure_rebuild: Callable[[Projection], None]
@@ -63,20 +73,32 @@ class Sources:
     monotonic_s: Callable[[], float] = time.monotonic
 
     def wait_for(self, projection: Projection, request: Request, position: Position) -> Later | None:
-        """`LATER` until the projection has reached a position, in the store's history. Raises ProjectionBehind after 6 s."""
-        doubt, reached = self.doubt(projection), self.reached(projection)
-        if doubt is None and reached >= position:
+        """`LATER` until the projection has reached a position. Raises ProjectionBehind after 6 s.
+
+        Raises OtherHistoryShown while its rows are those of another history. Such rows are not shown, not even with
+        a warning: an erased person would appear as active, and users as registered who are not. Which rows of the
+        lost history are true as well is known only when the rebuild is done.
+        """
+        reached = self.reached(projection)
+        if reached is not None and reached >= position:
             return None
+        if reached is None and self.has_other_history(projection):
+            raise OtherHistoryShown(projection.name)
         since_s = request.memo.setdefault("since_s", self.monotonic_s())
         if self.monotonic_s() - since_s > PATIENCE_S:
             error = self.last_error(projection)
             raise ProjectionBehind(
                 f"the {projection.name} projection",
-                (doubt or f"it is at position {reached}, not yet at {position}")
+                f"it is at position {reached or BEGINNING}, not yet at {position}"
                 + (f": {error['message']}" if error else ""),
                 "Look at `es projections status` and `es logs projections`, then retry.",
             )
         return LATER
+
+    def has_other_history(self, projection: Projection) -> bool:
+        """Whether the rows of a projection are those of another history than the event store's."""
+        error = self.last_error(projection)
+        return error is not None and error["code"] == OtherHistoryShown.code
 
     def target(self, request: Request) -> Position:
         """The position that the reply must include: `after_position`, or with `fresh` the head of the store."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import cached_property, partial
 from importlib import import_module
 from typing import Protocol, TypeVar
+from uuid import UUID
 
 from adapters import wiring
 from adapters.local.address import Listening, is_served, socket_path
@@ -20,15 +21,17 @@ from adapters.local.home_lock import OpenedHome
 from adapters.log import Log
 from adapters.settings import Settings, without_password
 from domain.features import Registry, registry
-from domain.kernel.errors import EsError, InvalidInput, PartUnavailable
+from domain.kernel.errors import EsError, InvalidInput, OtherSystem, PartUnavailable
 from domain.kernel.feature import Feature
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
+from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.transport import Caller, Server, Service
 from domain.kernel.ports.vault import Vault
 from workers.runtime.control import Control
 from workers.runtime.followers import Follower
 from workers.runtime.id_blocks import IdBlocks, draw_ids
+from workers.runtime.identity import join_read_model, join_store, join_vault
 from workers.runtime.loop import opened, serve
 
 
@@ -48,9 +51,11 @@ class Worker:
         self.settings = settings
         self.stopping = stopping
         self.log = log
-        self._role = role
+        self.role = role
         self._control = control
         self._parts = ExitStack()
+        self._store: EventStore | None = None
+        self._system_id: UUID | None = None
         self._to_follow: list[tuple[str, Callable[[Callable[[], bool]], None]]] = []
         self._followers: list[Follower] = []
 
@@ -61,17 +66,45 @@ class Worker:
     @cached_property
     def feature(self) -> Feature:
         """The feature that the worker's role belongs to."""
-        return self.registry.feature_of(self._role)
+        return self.registry.feature_of(self.role)
 
     @cached_property
     def codec(self) -> Codec:
         return wiring.open_codec(self.settings.features)
 
     def store(self) -> EventStore:
-        return self.keep(wiring.open_store(self.settings.store))
+        """The event store, opened once. Its system is that of all parts. Raises OtherSystem."""
+        if self._store is None:
+            store = self.keep(wiring.open_store(self.settings.store))
+            self._system_id = system_id = join_store(store, self.settings)
+            if not self.settings.is_local:
+                with suppress(PartUnavailable):  # the server asks again before it receives a request
+                    wiring.claim_broker(self.settings, system_id)
+            self._store = store
+        return self._store
+
+    def system_id(self) -> UUID | None:
+        """The id of the system; None until the store was opened."""
+        return self._system_id
 
     def vault(self) -> Vault:
-        return self.keep(wiring.open_vault(self.settings))
+        """The vault. Raises ForeignPart."""
+        store, system_id = self._system()
+        vault = self.keep(wiring.open_vault(self.settings, system=system_id))
+        join_vault(vault, store, system_id)
+        return vault
+
+    def read_model(self) -> ReadModel:
+        """The read model. Raises ForeignPart."""
+        store, system_id = self._system()
+        read_model = self.keep(wiring.open_read_model(self.settings))
+        join_read_model(read_model, self.registry.projections, store, system_id)
+        return read_model
+
+    def _system(self) -> tuple[EventStore, UUID]:
+        store = self.store()
+        assert self._system_id is not None
+        return store, self._system_id
 
     def caller(self) -> Caller:
         return self.keep(wiring.open_caller(self.settings))
@@ -104,16 +137,18 @@ class Worker:
 
     def open(self) -> Service:
         """Open the service of the role. If that fails, no part stays open."""
-        role = self.registry.role(self._role)
+        role = self.registry.role(self.role)
         if role is None:
             raise InvalidInput("role", f"must be one of {', '.join(self.registry.role_names)}")
         self._to_follow = []
         try:
+            self.store()  # first, whatever the role needs: the broker of another system is refused with it
             service: Service = import_module(role.service).open_service(self)
         except BaseException:
             self._parts.close()
+            self._store = None
             raise
-        self.log.info("ready", role=self._role, store=without_password(self.settings.store))
+        self.log.info("ready", role=self.role, store=without_password(self.settings.store))
         self._control.opened()
         # Start the threads last: a failure above would have to stop them.
         self._followers = [
@@ -187,11 +222,12 @@ def run_role(
 ) -> None:
     """Serve a role until `stopping` is set or the supervisor has ended.
 
-    Raises PartUnavailable if a follower crashed, or if the home or the worker's own socket was moved or removed.
+    Raises PartUnavailable if a follower crashed, or if the home or the worker's own socket was moved or removed; with
+    a broker OtherSystem if the parts do not belong together.
     """
     with closing(_Place(settings, role, listen_fd)) as place:
-        server = _open_server(role, settings, place, control, log)
         worker = Worker(role, settings, stopping, control, log)
+        server = _open_server(worker, settings, place, control, log)
 
         def has_to_stop() -> bool:
             control.alive()
@@ -204,7 +240,13 @@ def run_role(
             control.serving()
         try:
             service = opened(
-                worker.open, server, stopping=has_to_stop, log=log, on_missing=control.cannot_open
+                worker.open,
+                server,
+                stopping=has_to_stop,
+                log=log,
+                on_missing=control.cannot_open,
+                # The requests in the queues of a broker are those of its rightful system: take none of them.
+                ends_with=() if settings.is_local else (OtherSystem,),
             )
             serve(service, server, stopping=has_to_stop, on_reply=control.replied, log=log)
             crashed, missing = worker.crashed, place.missing
@@ -217,15 +259,16 @@ def run_role(
     log.info("stopped", role=role)
 
 
-def _open_server(role: str, settings: Settings, place: _Place, control: Control, log: Log) -> Server:
+def _open_server(worker: Worker, settings: Settings, place: _Place, control: Control, log: Log) -> Server:
     return wiring.open_server(
         settings,
-        role,
+        worker.role,
         listen_fd=place.listen_fd,
         log=log,
         on_serving=control.serving,
         on_away=control.not_serving,
         describe=control.describe,
+        system_id=worker.system_id,
     )
 
 

@@ -39,23 +39,23 @@ class Listing:
         self._now_us = now_us
         self._log = log
 
-    def up_to_head(
-        self, stopped: Callable[[], bool], progressed: Callable[[Position, Position], None] = lambda *_: None
-    ) -> None:
+    def up_to_head(self, stopped: Callable[[], bool]) -> Position:
         """List everything up to the present head of the store, from the checkpoint on, until `stopped()`.
 
-        From then on no key of a person whose erasure was decided opens anything, also in a restored vault.
-        `progressed` is called after each batch with the position that was reached and that head.
+        Returns the position up to which everything is listed: the head, unless it was stopped; a next call goes on
+        from there. From then on no key of a person whose erasure was decided opens anything, also in a restored vault.
         """
         reached = resume(LISTED, self._store, self._vault, self._log, self._now_us())
         head = self._store.head()
         while reached.position < head and not stopped():
             events = list(self._store.read_all(reached.position, BATCH_LIMIT, prefixes=[USER.prefix]))
             if not events:
-                return
+                self._vault.save_checkpoint(LISTED, reached)
+                return head
             reached = reached.reach(Mark(events[-1].position, events[-1].event_id))
             self.list_erasures(events, reached)
-            progressed(reached.position, head)
+        self._vault.save_checkpoint(LISTED, reached)
+        return reached.position
 
     def list_erasures(self, events: Sequence[Recorded], reached: History) -> None:
         """List the erasures that these events decide, together with the checkpoint `reached`.

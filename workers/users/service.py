@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from domain.kernel.command_handler import CommandHandler, Done, Order
-from domain.kernel.errors import EsError, KeyUnavailable, Kind, UnknownRequest
-from domain.kernel.messages import Reply, Request
+from domain.kernel.command_handler import CommandHandler, Done, Order, Outcome
+from domain.kernel.errors import Damaged, EsError, KeyUnavailable, Kind, UnknownRequest
+from domain.kernel.events import NO_STREAM
+from domain.kernel.messages import Body, Reply, Request
 from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
@@ -21,6 +22,9 @@ from domain.kernel.ports.vault import (
     AlreadyHeld,
     ClaimAnswer,
     ClaimRequest,
+    ClaimState,
+    Decided,
+    DestroyedKey,
     Destruction,
     HeldByOther,
     Reason,
@@ -28,8 +32,8 @@ from domain.kernel.ports.vault import (
     Vault,
 )
 from domain.users.account import USER
-from domain.users.commands import ChangeEmail, RegisterUser, UserCommand
-from domain.users.errors import EmailReserved, EmailTaken, ReservationLost
+from domain.users.commands import ChangeEmail, EraseUser, RegisterUser, UserCommand
+from domain.users.errors import EmailReserved, EmailTaken, ReservationLost, UserNotFound
 from domain.users.mail_domains import spellings
 from workers.runtime.commands import answer, order_of, requested
 from workers.users.claims import Claims
@@ -76,6 +80,7 @@ class UsersService:
         pause: Callable[[float], None],
     ) -> None:
         """`take_ids(n)` draws n new user ids, or raises `PartUnavailable`."""
+        self._store = store
         self._vault = vault
         self._take_ids = take_ids
         self._now_us = now_us
@@ -115,9 +120,10 @@ class UsersService:
         again = [ticket for ticket, _ in held]
         unsettled = {holder for _, holder in held}
         confirmed: list[UUID] = []
-        for ticket, outcome in zip(ready, outcomes, strict=True):
+        for ticket, decided in zip(ready, outcomes, strict=True):
+            outcome = self._erased_despite_loss(ticket.order, decided)
             if isinstance(outcome, Done):
-                replies[ticket.index] = answer(USER, ticket.order, outcome)
+                replies[ticket.index] = answer(USER, ticket.order, outcome) | self._remarks(ticket.order)
                 if ticket.reservation_id is None:
                     continue
                 if outcome.is_repeat:
@@ -139,6 +145,39 @@ class UsersService:
         for subject in unsettled:
             self._settle(subject)
         return again
+
+    def _erased_despite_loss(self, order: Order[UserCommand], outcome: Outcome) -> Outcome:
+        """The outcome. An erasure is also decided if the events of a person whom the vault knows are gone or damaged.
+
+        If the store cannot even keep the decision, because the stream was deleted for good, the vault lists it.
+        """
+        command = order.command
+        if not isinstance(command, EraseUser) or not isinstance(outcome, UserNotFound | Damaged):
+            return outcome
+        try:
+            if not self._is_known(order.subject):
+                return outcome
+            (outcome,) = self._handler.handle([replace(order, command=replace(command, is_known=True))])
+            if not isinstance(outcome, Damaged):
+                return outcome
+            position = self._store.head()
+            self._vault.owe([Decided(order.subject, None, position)], now_us=self._now_us())
+            return Done(NO_STREAM, position)
+        except EsError as error:  # of this person only
+            return error
+
+    def _remarks(self, order: Order[UserCommand]) -> Body:
+        """`{"key": "missing"}` for an erasure if the vault lost the key: another copy of it may still open the person."""
+        is_lost = isinstance(order.command, EraseUser) and not self._vault.data_keys([order.subject])
+        return {"key": "missing"} if is_lost else {}
+
+    def _is_known(self, subject: int) -> bool:
+        """Whether the vault has a row of a person. A registration that is under way, or was abandoned, made nobody."""
+        key = self._vault.data_keys([subject]).get(subject)
+        if isinstance(key, DestroyedKey):
+            return key.reason is not Reason.ABANDONED
+        claims = self._vault.claims_of(subject, now_us=self._now_us())
+        return any(claim.state is ClaimState.CONFIRMED for claim in claims) or bool(key and not claims)
 
     def _settle(self, subject: int) -> None:
         try:

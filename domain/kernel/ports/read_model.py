@@ -75,9 +75,8 @@ class ReadModel(Identified, Protocol):
     ) -> Generation | None:
         """Apply operations in order, park, and move the checkpoint: one transaction.
 
-        The marks of `reached` are stored with its position.
-        Returns the generation as it is now. Returns None, and applies nothing, if the stored checkpoint or
-        state is no longer the given one: another projector moved the checkpoint first, or the generation was
+        Returns the generation as it is now. Returns None, and applies nothing, if the stored checkpoint, marks or
+        state are no longer the given ones: another projector moved the checkpoint first, or the generation was
         replaced. The effect is that of `applied`, operation by operation. Raises ValueError, and applies
         nothing, if a sum leaves 64 bits or a column to add to is not a whole number. Additions of one batch
         to a column count as one: only their total is checked.
@@ -89,7 +88,7 @@ class ReadModel(Identified, Protocol):
     ) -> Generation:
         """The building generation: the unfinished one, or else a new one. Creating it removes retired ones.
 
-        `instead_of` is an unfinished one to remove, because its events are not those of the store.
+        An unfinished one that is `instead_of` is removed, and a new one with a new number takes its place.
         """
         ...
 

@@ -249,7 +249,8 @@ class Vault(Identified, Protocol):
     def destroy(self, destructions: Sequence[Destruction], *, now_us: int) -> None:
         """Destroy keys and remove all claims of their subjects, leave tombstones: in one durable transaction.
 
-        For an unknown subject it leaves a tombstone. A first tombstone stays as it is. With `Reason.ERASURE` the
+        For an unknown subject it leaves a tombstone. A first tombstone stays as it is, unless an earlier version left it
+        without a reason: then it gets this one. With `Reason.ERASURE` the
         subject's owed erasure becomes `KEY_DESTROYED`, and keeps `tags` and the tags of the removed claims. With
         `Reason.ABANDONED` the registration command is forgotten: it may run again.
 

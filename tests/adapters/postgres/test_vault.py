@@ -10,19 +10,33 @@ import pytest
 
 from adapters.postgres import database as postgres
 from adapters.postgres.vault import PostgresVault
+from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.vault import (
     AlreadyHeld,
     ClaimAnswer,
     ClaimRequest,
     ClaimState,
-    DestroyedKey,
     HeldByOther,
     LivingKey,
+    OwedState,
     Reserved,
 )
 from tests.support.postgres import Server, execute, locked, unavailable
 from tests.support.together import at_once
-from tests.support.vaults import KEK, NOW_US, destroy, register, registration, reserve, shuffled
+from tests.support.vaults import (
+    KEK,
+    NOW_US,
+    abandon,
+    are_destroyed,
+    destroy,
+    freed_tags,
+    history,
+    owe,
+    register,
+    registration,
+    reserve,
+    shuffled,
+)
 from tests.support.waiting import eventually
 
 _ONE = UUID(int=1)
@@ -34,29 +48,43 @@ _ONE = UUID(int=1)
         (lambda v: register(v, 2), lambda v: 2 in v.data_keys([2])),
         (lambda v: v.confirm([_ONE]), lambda v: v.claims_of(1, now_us=0)[0].state is ClaimState.CONFIRMED),
         (lambda v: v.release([_ONE]), lambda v: v.claims_of(1, now_us=0) == []),
-        (lambda v: v.abandon_registration(1, _ONE), lambda v: v.data_keys([1]) == {1: DestroyedKey()}),
+        (lambda v: destroy(v, 1), lambda v: are_destroyed(v, 1)),
+        (lambda v: owe(v, 1), lambda v: v.owed_of(1) is not None),
+        (lambda v: v.erasure_failed([3], "error"), lambda v: v.owed_of(3).last_error == "error"),
+        (lambda v: v.forget_tags({3: 2}), lambda v: v.owed_of(3).letters == 2),
+        (lambda v: v.settle_erasures([3]), lambda v: v.owed_of(3) is None),
+        (lambda v: v.save_checkpoint("x", history(9)), lambda v: v.checkpoint("x") == history(9)),
         (
-            lambda v: destroy(v, 1, position=9),
-            lambda v: (v.data_keys([1]), v.checkpoint("erasures")) == ({1: DestroyedKey()}, 9),
+            lambda v: v.rewind_checkpoint("x", history(3), now_us=1),
+            lambda v: (v.checkpoint("x"), len(v.divergences())) == (history(3), 1),
         ),
-        (lambda v: v.save_checkpoint("erasures", 9), lambda v: v.checkpoint("erasures") == 9),
-        (lambda v: v.rewind_checkpoint("erasures", 3), lambda v: v.checkpoint("erasures") == 3),
+        (lambda v: v.claim_system(_ONE), lambda v: v.system_id() == _ONE),
     ],
-    ids=["reserve", "confirm", "release", "abandon", "destroy", "save", "rewind"],
+    ids=[
+        "reserve",
+        "confirm",
+        "release",
+        "destroy",
+        "owe",
+        "fail",
+        "forget",
+        "settle",
+        "save",
+        "rewind",
+        "claim",
+    ],
 )
 def test_every_write_survives_a_crash_under_any_setting_of_its_session(
     server: Server,
     own_url: str,
     write: Callable[[PostgresVault], object],
     survived: Callable[[PostgresVault], bool],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        PostgresVault, "purge", lambda self: True
-    )  # it waits for the log and hides a lost commit
     with closing(PostgresVault(own_url, kek=KEK)) as vault:
         vault.reserve([ClaimRequest("ada@example.com", 1, _ONE, _ONE, registers=True)], now_us=NOW_US)
-        vault.save_checkpoint("erasures", 5)
+        vault.save_checkpoint("x", history(3, 5))
+        owe(vault, 3)
+        destroy(vault, 3)
         # A pooler passes on the session of another client, with its settings.
         vault._database.read(lambda c: c.execute("SET synchronous_commit = off"))
 
@@ -66,19 +94,21 @@ def test_every_write_survives_a_crash_under_any_setting_of_its_session(
         assert survived(vault)
 
 
-@pytest.mark.parametrize("table", ["email_claims", "data_keys", "checkpoints"])
-def test_key_claims_and_checkpoint_are_destroyed_together_or_not_at_all(
+@pytest.mark.parametrize("table", ["email_claims", "data_keys", "tombstones", "owed_tags", "owed_erasures"])
+def test_keys_claims_and_owed_erasures_are_destroyed_together_or_not_at_all(
     postgres_url: str, vault: PostgresVault, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register(vault, 1)
+    register(vault, 1, 2)
+    owe(vault, 1, 2)
     monkeypatch.setattr(postgres, "LOCK_TIMEOUT_MS", 100)
 
     with locked(postgres_url, f"LOCK TABLE {vault._database.schema}.{table} IN EXCLUSIVE MODE"):
-        unavailable(lambda: destroy(vault, 1), "stayed locked")
+        unavailable(lambda: destroy(vault, 1, 2), "stayed locked")
 
-    assert isinstance(vault.data_keys([1])[1], LivingKey)
+    keys = vault.data_keys([1, 2], even_owed=True)
+    assert [type(key) for key in keys.values()] == [LivingKey, LivingKey]
     assert vault.holder("user1@example.com") == 1
-    assert vault.checkpoint("erasures") == 0
+    assert (vault.owed_count(), vault.owed_tags([1])) == ({OwedState.DECIDED: 2}, {})
 
 
 # --- contention ------------------------------------------------------------------------------
@@ -150,6 +180,15 @@ def found_in_files(server: Server, url: str, needles: Sequence[bytes]) -> list[b
     return [needle for needle in needles if needle in content or needle[:20] in content]
 
 
+def purged(vault: PostgresVault) -> bool:
+    """Whether nothing, such as autovacuum, kept the vault from removing its residue now."""
+    try:
+        vault.remove_residue()
+    except PartUnavailable:
+        return False
+    return True
+
+
 @pytest.fixture
 def crowded(own_url: str) -> Iterator[PostgresVault]:
     """600 users, registered out of order, confirmed, and with statistics."""
@@ -168,10 +207,9 @@ def test_no_file_of_the_tables_holds_a_destroyed_key_or_its_tag(
     destroyed = secrets_of(own_url, victims)
     assert found_in_files(server, own_url, destroyed) == destroyed, "the search finds stored bytes"
 
-    for victim in victims:
-        destroy(crowded, victim, position=victim)
+    destroy(crowded, *victims)
 
-    eventually(crowded.purge, "nothing prevents it")
+    eventually(lambda: purged(crowded), "nothing prevents it")
     assert found_in_files(server, own_url, destroyed) == []
     kept = crowded.data_keys([12, 598])
     assert [type(key) for key in kept.values()] == [LivingKey, LivingKey]
@@ -181,14 +219,25 @@ def test_the_key_of_an_abandoned_registration_and_a_released_tag_are_purged(
     server: Server, own_url: str, crowded: PostgresVault
 ) -> None:
     removed = secrets_of(own_url, [7, 8])
-    claims = [crowded.claims_of(subject, now_us=NOW_US)[0] for subject in (7, 8)]
-    crowded.abandon_registration(7, claims[0].reservation_id)
-    crowded.release([claims[1].reservation_id])
+    (claim,) = crowded.claims_of(8, now_us=NOW_US)
+    abandon(crowded, 7)
+    crowded.release([claim.reservation_id])
 
-    eventually(crowded.purge, "nothing prevents it")
+    eventually(lambda: purged(crowded), "nothing prevents it")
 
     (kept,) = found_in_files(server, own_url, removed)
     assert kept == removed[1], "the key of the user whose address was released"
+
+
+def test_no_file_of_the_tables_holds_a_freed_tag_once_the_residue_is_removed(
+    server: Server, own_url: str, crowded: PostgresVault
+) -> None:
+    freed = freed_tags(crowded)
+    assert found_in_files(server, own_url, freed), "the search finds freed bytes"
+
+    eventually(lambda: purged(crowded), "nothing prevents it")
+
+    assert found_in_files(server, own_url, freed) == []
 
 
 @pytest.mark.parametrize(
@@ -203,25 +252,23 @@ def test_a_purge_that_a_reader_prevents_is_completed_by_the_next_one(
 ) -> None:
     destroyed = secrets_of(own_url, [1])
     with locked(own_url, begin, look):
-        unavailable(lambda: destroy(crowded, 1))
+        destroy(crowded, 1)
+        unavailable(crowded.remove_residue)
 
-        assert crowded.data_keys([1]) == {1: DestroyedKey()}, "the key is destroyed at once"
-        assert crowded.purge() is False
+        assert are_destroyed(crowded, 1), "the key is destroyed at once"
 
-    eventually(crowded.purge, "nothing prevents it any more")
+    eventually(lambda: purged(crowded), "nothing prevents it any more")
     assert found_in_files(server, own_url, destroyed) == []
 
 
 def test_the_next_worker_completes_an_interrupted_purge(
-    server: Server, own_url: str, crowded: PostgresVault, monkeypatch: pytest.MonkeyPatch
+    server: Server, own_url: str, crowded: PostgresVault
 ) -> None:
     destroyed = secrets_of(own_url, [1])
-    with monkeypatch.context() as crashing:
-        crashing.setattr(PostgresVault, "purge", lambda self: False)
-        unavailable(lambda: destroy(crowded, 1))
+    destroy(crowded, 1)
     assert found_in_files(server, own_url, destroyed) != []
 
     with closing(PostgresVault(own_url, kek=KEK)) as successor:
-        eventually(successor.purge, "nothing prevents it")
+        eventually(lambda: purged(successor), "nothing prevents it")
 
     assert found_in_files(server, own_url, destroyed) == []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.dead_letters import DeadLetterNotFound, DeadLetters
 from adapters.rabbitmq.messages import Properties
 from domain.kernel.errors import PartUnavailable
@@ -72,7 +75,7 @@ def test_a_message_with_unreadable_headers_is_a_dead_letter_like_others(
         (message_id, "no worker can read its headers; a retry leaves them out")
         for message_id in ("m-1", "m-2")
     ]
-    assert dead.purge(lambda _: False) == 0
+    assert dead.purge(lambda _: set()) == {}
     assert dead.retry(ROLE, ["m-1"]) == 1
     eventually(lambda: "m-1" in echoing.service.effects, "it is handled")
     assert dead.drop(ROLE, None) == 1
@@ -211,11 +214,11 @@ def test_a_person_is_removed_from_dead_letters_and_other_users_stay(role: Role, 
     role.put_dead(together.encode(), message_id="m-1")
     role.put_dead(a_request(1, **bodies[0]), b"ada@", "äda@".encode("utf-16"), b"bob@", message_id="m-2")
 
-    def matches(request: dict[str, Any]) -> bool:
-        return "da@" in json.dumps(request) or '"7"' in json.dumps(request)
+    def about(request: dict[str, Any]) -> set[int]:
+        return {7} if "da@" in json.dumps(request) or '"7"' in json.dumps(request) else set()
 
-    assert dead.purge(matches) == 5
-    assert dead.purge(matches) == 0
+    assert dead.purge(about) == {7: 5}
+    assert dead.purge(about) == {}
 
     left = dead.show(ROLE)
     assert sorted(letter.unreadable or letter.message_id for letter in left) == ["bob@", "m-1"]
@@ -231,12 +234,79 @@ def test_one_pass_sees_every_letter_once_and_leaves_the_others(
     role.put_dead_quickly(a_request(n) for n in range(2500))  # an unlimited consumer gets 2000 at once
     seen: list[int] = []
 
-    def matches(request: dict[str, Any]) -> bool:
+    def about(request: dict[str, Any]) -> set[int]:
         seen.append(request["body"]["n"])
-        return seen[-1] == 2400
+        return {1, 2} if seen[-1] == 2400 else set()
 
-    assert dead.purge(matches) == 1
+    assert dead.purge(about) == {1: 1, 2: 1}
 
-    assert seen == list(range(2500))
-    eventually(lambda: dead.counts()[0].dead == 2499, "the others are in their queue again")
+    left = [n for n in range(2500) if n != 2400]
+    assert (seen[:2500], sorted(seen[2500:])) == ([*range(2500)], left), "a second pass finds nothing more"
+    assert dead.dead() == 2499, "the others are in their queue again"
     assert dead.drop(ROLE, None) == 2499
+
+
+def test_a_purge_repeats_until_it_finds_nothing(role: Role, dead: DeadLetters) -> None:
+    role.declare()
+    role.put_dead(a_request(0))
+    late = iter(range(1, 4))
+
+    def about(request: dict[str, Any]) -> set[int]:
+        for n in late:  # one dies while each of three passes runs
+            role.put_dead(a_request(n))
+            break
+        return {7}
+
+    assert dead.purge(about) == {7: 4}
+    assert dead.dead() == 0
+
+
+@contextmanager
+def another_consumer(role: Role) -> Iterator[None]:
+    """A program that consumes from the dead-letter queue, and gives the letters back at its end."""
+    with open_channel(role.url) as channel:
+        channel.basic_qos(prefetch_count=10)
+        channel.basic_consume(role.dead_queue, lambda *_: None)
+        channel.connection.process_data_events()
+        yield
+
+
+def test_letters_that_another_consumer_holds_are_not_passed_over(
+    role: Role, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.rabbitmq.dead_letters._HELD_WAIT_S", 0.1)
+    role.declare()
+    role.put_dead(a_request(1), message_id="m-1")
+    for act in (lambda: dead.purge(lambda _: {7}), lambda: dead.show(ROLE), lambda: dead.drop(ROLE, ["m-1"])):
+        with another_consumer(role), pytest.raises(PartUnavailable, match="another consumer holds"):
+            act()
+
+    eventually(lambda: dead.dead() == 1, "the consumer has given it back")
+    assert dead.purge(lambda _: {7}) == {7: 1}
+
+
+def test_a_letter_that_another_consumer_took_during_a_pass_is_looked_for_again(
+    role: Role, dead: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.rabbitmq.dead_letters._SILENCE_S", 0.1)
+    monkeypatch.setattr("adapters.rabbitmq.dead_letters._PREFETCH_LIMIT", 1)
+    role.declare()
+    role.put_dead(a_request(0), a_request(7))
+    passes: list[None] = []
+
+    with ExitStack() as other:
+
+        def about(request: dict[str, Any]) -> set[int]:
+            if request["body"]["n"] == 0 and not passes:
+                other.enter_context(another_consumer(role))  # it takes the letter about user 7
+            elif request["body"]["n"] == 0:
+                other.close()
+            passes.append(None)
+            return {7} if request["body"]["n"] == 7 else set()
+
+        monkeypatch.setattr("adapters.rabbitmq.dead_letters._HELD_WAIT_S", 0.3)
+        with pytest.raises(PartUnavailable, match="another consumer holds"):
+            dead.purge(about)
+
+    eventually(lambda: dead.dead() == 2, "both are there again")
+    assert dead.purge(about) == {7: 1}

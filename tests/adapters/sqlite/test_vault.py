@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -15,16 +18,20 @@ import pytest
 
 from adapters.sqlite.vault import SqliteVault
 from domain.kernel.errors import EsError, PartUnavailable
-from domain.kernel.ports.vault import DamagedKey, DestroyedKey, LivingKey, Reserved
+from domain.kernel.ports.vault import DamagedKey, LivingKey, Reserved
 from tests.support.full_disk import limited
-from tests.support.processes import raw_bytes
+from tests.support.processes import ROOT, raw_bytes
 from tests.support.vaults import (
     ADA,
     GRACE,
     KEK,
     PROCESS,
+    abandon,
+    are_destroyed,
     change,
     destroy,
+    freed_tags,
+    history,
     register,
     registered,
     registration,
@@ -33,6 +40,7 @@ from tests.support.vaults import (
     secret_of,
     shuffled,
 )
+from tests.support.waiting import DEADLINE_S
 
 CANARY, OTHER_CANARY = "canary-5f1d@example.com", "canary-77aa@example.com"
 
@@ -94,8 +102,8 @@ def test_no_file_holds_a_destroyed_key_or_its_tag(vault: SqliteVault, path: Path
     destroyed = [*column(path, "wrapped", victims), *column(path, "tag", victims)]
     assert all(files_with([needle], path) for needle in destroyed), "the search finds stored bytes"
 
-    for victim in victims:
-        destroy(vault, victim, position=victim)
+    destroy(vault, *victims)
+    vault.remove_residue()
 
     assert path.with_name("vault.db-wal").exists(), "the vault is still open, so its log is searched too"
     assert files_with(destroyed, path) == []
@@ -111,14 +119,26 @@ def test_a_retry_removes_a_key_whose_removal_a_reader_prevented(
         with closing(apsw.Connection(str(path))) as reader:
             reader.execute("BEGIN")
             assert reader.execute("SELECT count(*) FROM data_keys").get == 2
+            destroy(vault, 1)
             with pytest.raises(PartUnavailable):  # destroyed, but its bytes are still in a file
-                destroy(vault, 1)
-            assert vault.data_keys([1]) == {1: DestroyedKey()}
+                vault.remove_residue()
+            assert are_destroyed(vault, 1)
             reader.execute("ROLLBACK")
 
-        destroy(vault, 1)
+        vault.remove_residue()
 
         assert files_with(destroyed, path) == []
+
+
+def test_no_file_holds_a_freed_tag_once_the_residue_is_removed(vault: SqliteVault, path: Path) -> None:
+    crowd(vault)
+
+    freed = freed_tags(vault)
+    assert files_with(freed, path), "the search finds freed bytes"
+    vault.remove_residue()
+
+    assert path.with_name("vault.db-wal").exists(), "the vault is still open, so its log is searched too"
+    assert files_with(freed, path) == []
 
 
 @pytest.mark.parametrize("how", ["released", "abandoned"])
@@ -130,7 +150,7 @@ def test_a_closed_vault_holds_no_tag_of_a_free_address(vault: SqliteVault, path:
         vault.release([reservation])
     else:
         removed += column(path, "wrapped", [1000])
-        vault.abandon_registration(1000, reservation)
+        abandon(vault, 1000)
 
     vault.close()
 
@@ -201,7 +221,7 @@ def test_a_damaged_key_is_damaged_and_never_erased(vault: SqliteVault, path: Pat
 
 def test_an_old_backup_restores_the_old_checkpoint_with_the_old_key(vault: SqliteVault, path: Path) -> None:
     registered(vault, 1, ADA)
-    vault.save_checkpoint(PROCESS, 4)
+    vault.save_checkpoint(PROCESS, history(4))
     vault.close()
     backup = path.read_bytes()
     with closing(SqliteVault(path, kek=KEK)) as later:
@@ -209,7 +229,7 @@ def test_an_old_backup_restores_the_old_checkpoint_with_the_old_key(vault: Sqlit
     path.write_bytes(backup)
 
     with closing(SqliteVault(path, kek=KEK)) as restored:
-        assert restored.checkpoint(PROCESS) == 4, "so `erasures` processes the erasure again"
+        assert restored.checkpoint(PROCESS) == history(4), "so `erasures` processes the erasure again"
         assert isinstance(restored.data_keys([1])[1], LivingKey)
 
 
@@ -250,6 +270,72 @@ def test_a_key_can_be_destroyed_on_a_full_disk(path: Path) -> None:
         destroyed = column(path, "wrapped", [1])
 
         destroy(full, 1)
+        full.remove_residue()
 
-        assert full.data_keys([1]) == {1: DestroyedKey()}
+        assert are_destroyed(full, 1)
         assert files_with(destroyed, path) == []
+
+
+# --- temporary files -------------------------------------------------------------------------
+
+_REMOVE_RESIDUE = """
+import os, sys
+from contextlib import closing
+from pathlib import Path
+from adapters.settings import load_settings
+from adapters.sqlite.vault import SqliteVault
+from adapters.wiring import place_temporary_files
+from tests.support.vaults import KEK, destroy, register
+path = Path(sys.argv[1])
+place_temporary_files(load_settings(environment={"ES_HOME": str(path.parent), "ES_VAULT": f"sqlite:{path}"}))
+unnamed = set()
+def look():
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            place = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        if place.endswith("(deleted)"):
+            unnamed.add(os.path.dirname(place))
+    return False
+with closing(SqliteVault(path, kek=KEK)) as vault:
+    register(vault, *range(1, 2001))
+    destroy(vault, 1)
+    connection = vault._database.connection
+    connection.pragma("cache_size", 10)  # of a large vault most pages are not in memory
+    connection.set_progress_handler(look, 20)
+    vault.remove_residue()
+print(*unnamed)
+"""
+
+
+def _removing_residue(path: Path, temporary: Path, *before: str) -> str:
+    process = subprocess.run(
+        [*before, sys.executable, "-c", _REMOVE_RESIDUE, str(path)],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the open files of a process")
+def test_removing_residue_writes_its_temporary_file_beside_the_vault(path: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+
+    assert _removing_residue(path, temporary) == str(path.parent)
+
+
+def test_a_full_temporary_folder_stops_no_removal_of_residue(path: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    mount = 'mount -t tmpfs -o size=4k none "$0" && exec "$@"'
+    private = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, str(temporary)]
+    if shutil.which("unshare") is None or subprocess.run([*private, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system of its own")
+
+    assert _removing_residue(path, temporary, *private) == str(path.parent)

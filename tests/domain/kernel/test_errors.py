@@ -20,6 +20,7 @@ SAMPLES: dict[EsError, tuple[str, Kind]] = {
     errors.PartUnavailable("vault", "it is locked"): ("unavailable", Kind.UNAVAILABLE),
     errors.Damaged("event store", "page 7 is torn"): ("damaged", Kind.DAMAGED),
     errors.StoreBehind(5, 9): ("store-behind", Kind.DAMAGED),
+    errors.OtherHistory(9): ("other-history", Kind.UNAVAILABLE),
     errors.MessageTooLarge("the reply", 1 << 20): ("request-too-large", Kind.INVALID),
     errors.UnknownEventType("user-promoted.v9"): ("unknown-event-type", Kind.DAMAGED),
     errors.KeyUnavailable("no key-encryption key"): ("key-unavailable", Kind.UNAVAILABLE),

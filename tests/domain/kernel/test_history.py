@@ -79,7 +79,7 @@ def test_a_history_in_bytes_is_read_as_the_same_one(steps: list[int]) -> None:
     assert History.from_bytes(history.position, history.to_bytes()) == history
 
 
-def test_marks_after_the_position_are_left_out_because_an_earlier_version_moved_it_back() -> None:
+def test_marks_after_a_position_that_an_earlier_version_moved_back_are_left_out() -> None:
     history = after(marks_of([1] * 9))
 
     assert History.from_bytes(7, history.to_bytes()) == history.back_to(7)

@@ -97,6 +97,12 @@ DECISIONS: dict[str, Decided] = {
     "a deleted user can be erased": ([registered, deleted], erase, [erased]),
     "an erased user is not erased again": ([registered, erased], EraseUser(ID, "retention"), []),
     "a completed erasure is final": ([registered, erased, completed], EraseUser(ID, "retention"), []),
+    "a person is erased whose events are gone": (
+        [],
+        EraseUser(ID, "retention", is_known=True),
+        [UserErased("retention")],
+    ),
+    "such a person is not erased again": ([erased], EraseUser(ID, "retention", is_known=True), []),
     "an erasure is completed": ([registered, erased], complete, [completed]),
     "an erasure is completed once": ([registered, erased, completed], complete, []),
     # Otherwise a later erasure would count as completed before it began.

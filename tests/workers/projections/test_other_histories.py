@@ -1,14 +1,12 @@
-"""Projections of a store that was restored from an older copy, or replaced: rows are those of its events, or not shown."""
+"""Projections that run as in a worker, over a store that was restored from an older copy, replaced or swapped."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -16,23 +14,19 @@ from adapters import wiring
 from adapters.log import Log
 from adapters.settings import load_settings
 from domain.kernel.events import NO_STREAM
-from domain.kernel.history import History, Mark
-from domain.kernel.messages import LATER, Request
+from domain.kernel.history import History
 from domain.kernel.ports.event_store import Append, Appended
 from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel
 from domain.users.account import USER, UserRegistered
 from domain.users.projection import USERS
-from tests.support.accounts import ADA
 from tests.support.builders import an_event
 from tests.support.histories import Restorable, RestorableMemory, restorable
 from tests.support.parts import before_call, replaced
-from tests.support.read_side import ReadSide
 from tests.support.waiting import DEADLINE_S, before, eventually
 from workers.projections.filling import Filling
-from workers.projections.projector import OTHER_HISTORY, Projector
+from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuild, Rebuilds
 from workers.runtime.followers import Follower
-from workers.runtime.queries import PATIENCE_S, ProjectionBehind
 
 CURRENT, BUILDING = GenerationState.CURRENT, GenerationState.BUILDING
 _SEALED = b'{"email":"es1:a","name":"es1:b"}'
@@ -66,7 +60,7 @@ class Users:
         """Run a projector and what it requests until its rows are those of all events."""
         with self.projecting() as projector:
             head = self.place.store.head()
-            eventually(lambda: projector.doubt is None and projector.reached >= head, "projected")
+            eventually(lambda: projector.reached is not None and projector.reached >= head, "projected")
         return projector
 
     @contextmanager
@@ -201,61 +195,6 @@ def test_a_store_that_is_replaced_while_a_projector_runs_is_noticed(
         eventually(lambda: in_memory.rows() == {*range(1, 6), *range(20, 40)}, "rebuilt")
 
 
-# --- until the rebuild is promoted -----------------------------------------------------------
-
-
-def test_rows_of_a_lost_history_are_not_shown(read_side: ReadSide) -> None:
-    user_id = read_side.a_user(ADA)
-    read_side.project()
-    requested: list[str] = []
-    other = replaced(read_side.read_model, prepare=lambda *_, **__: lost)
-    lost = _with_other_marks(read_side.current())
-    projector = read_side.projector(read_model=other)
-    projector._request_rebuild = lambda projection: requested.append(projection.name)
-    projector.run(lambda: bool(requested))
-
-    request = Request("users.get", {"user_id": str(user_id)})
-    asked = {"doubt": lambda _: projector.doubt}
-    assert read_side.reply_to(request, **asked) is LATER
-    read_side.now_s += PATIENCE_S + 1
-    reply = read_side.reply_to(request, **asked)
-    (state,) = read_side.queries(**asked).handle([Request("projections.status", {})])[0]["projections"]  # type: ignore[index]
-
-    assert isinstance(reply, ProjectionBehind)
-    assert OTHER_HISTORY in str(reply)
-    assert state["other_history"] is True
-    assert requested == ["users"]
-
-
-def test_rows_are_not_shown_before_they_were_compared_with_the_store(read_side: ReadSide) -> None:
-    user_id = read_side.a_user(ADA)
-    read_side.project()
-    started = read_side.projector()
-
-    reply = read_side.reply_to(Request("users.get", {"user_id": str(user_id)}), doubt=lambda _: started.doubt)
-
-    assert reply is LATER
-
-
-def test_a_rebuild_waits_between_its_tries_to_be_promoted(
-    in_memory: Users, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("workers.projections.rebuild.paused", lambda seconds, _: pauses.append(seconds))
-    in_memory.register([1])
-    in_memory.project()
-    promoting: list[int] = []
-    behind = replaced(in_memory.read_model, promote=lambda *_, **__: promoting.append(1) is not None)
-    filling = in_memory.filling(read_model=behind)
-
-    built = Rebuild(filling).run(lambda: len(promoting) >= 8)
-
-    assert built is None
-    assert len(pauses) == len(promoting)
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == 1.0
-
-
 # --- unfinished rebuilds ---------------------------------------------------------------------
 
 
@@ -330,8 +269,3 @@ def test_a_projector_saves_marks_of_events_that_it_read(users: Users) -> None:
     marks = users.generation(CURRENT).history.marks
     assert {(mark.position, mark.event_id) for mark in marks} <= stored
     assert len(marks) > 3
-
-
-def _with_other_marks(generation: Generation) -> Generation:
-    history = History().reach(Mark(generation.checkpoint, uuid4()))
-    return replace(generation, marks=history.to_bytes())

@@ -125,11 +125,11 @@ def test_a_rebuild_after_an_erasure_needs_no_key(projected: ReadSide) -> None:
 def test_a_projector_changes_to_the_promoted_generation(read_side: ReadSide, start: Start) -> None:
     a_busy_history(read_side)
     projector = start(read_side.projector())
-    eventually(lambda: projector.reached >= read_side.store.head(), "projected")
+    eventually(lambda: (projector.reached or 0) >= read_side.store.head(), "projected")
 
     read_side.rebuilt()
     reply = read_side.done(create("late@example.com"))
-    eventually(lambda: projector.reached >= reply["position"], "projected into the new generation")
+    eventually(lambda: (projector.reached or 0) >= reply["position"], "projected into the new generation")
 
     assert int(reply["user_id"]) in read_side.rows()
     retired, current = read_side.generations()
@@ -149,7 +149,7 @@ def test_readers_never_see_less_while_users_register_and_rebuilds_run(
             seen.append(len(read_side.read_model.rows(USERS)))
 
     a_busy_history(read_side)
-    eventually(lambda: projector.reached >= read_side.store.head(), "projected")
+    eventually(lambda: (projector.reached or 0) >= read_side.store.head(), "projected")
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
         try:
@@ -160,7 +160,7 @@ def test_readers_never_see_less_while_users_register_and_rebuilds_run(
         finally:
             done.set()
         reading.result(DEADLINE_S)
-    eventually(lambda: projector.reached >= read_side.store.head(), "projected")
+    eventually(lambda: (projector.reached or 0) >= read_side.store.head(), "projected")
 
     assert seen == sorted(seen), "never less"
     assert seen[0] >= 3
@@ -222,12 +222,12 @@ def test_a_rebuild_that_meets_an_outage_resumes_after_it(
     rebuilds = projected.rebuilds_of(lambda: projected.rebuild(store=store))
     seen: list[str] = []
 
-    def look(_: float) -> None:
+    def look(*_: object) -> None:
         (building,) = projected.answer("projections.status")["projections"][1:]
         seen.append(building["last_error"]["message"])
 
     projected.rebuilds = rebuilds
-    monkeypatch.setattr("workers.projections.rebuild.paused", lambda *_: look(0))
+    monkeypatch.setattr("workers.projections.rebuild.pause", look)
     rebuilds.ensure(USERS)
     rebuilds.join()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import replace
+from uuid import uuid4
 
-from domain.kernel.events import NO_STREAM, Position
+from domain.kernel.events import BEGINNING, NO_STREAM
+from domain.kernel.history import History, Mark
 from domain.kernel.messages import Request
-from domain.users.account import UserDeleted, UserErased
+from domain.users.account import UserDeleted
 from tests.support.builders import append, some_events
 from tests.support.relaying import Relay, Relaying, Subscriber, a_sealed_event
 from tests.support.servers import RabbitMQ
@@ -32,19 +33,6 @@ def test_an_event_arrives_as_it_is_stored_with_sealed_fields(relay: Relay, subsc
     assert message["command_id"] == json.loads(event.metadata)["command_id"]
     assert b"Ada" not in body
     assert b"ada@" not in body
-
-
-def test_an_event_of_an_earlier_version_arrives_in_its_latest(relay: Relay, subscriber: Subscriber) -> None:
-    event = replace(a_sealed_event(UserErased), type="user-erased.v1", data=b'{"basis":"Ada Lovelace asked"}')
-    append(relay.store, "user-7", NO_STREAM, [event])
-
-    relay.publish_all()
-
-    ((method, properties, body),) = subscriber.messages()
-    message = json.loads(body)
-    assert method.routing_key == properties.type == message["type"] == UserErased.type
-    assert message["data"] == {"basis": "other"}
-    assert b"Lovelace" not in body
 
 
 def test_stored_and_new_events_arrive_in_order(relay: Relay, subscriber: Subscriber) -> None:
@@ -91,7 +79,9 @@ def test_events_after_an_older_checkpoint_are_published_again(relay: Relay, subs
     ids = relay.store_events(3)
     relay.publish_all()
 
-    relay.checkpoints.position = Position(1)  # as after a crash, or from an older copy of the vault
+    relay.checkpoints.reached = relay.checkpoints.reached.back_to(
+        1
+    )  # as after a crash, or from an older copy of the vault
     relaying = Relaying(relay.process)
     eventually(lambda: relay.checkpoints.position == relay.store.head(), "it has caught up")
     relaying.stop()
@@ -99,17 +89,32 @@ def test_events_after_an_older_checkpoint_are_published_again(relay: Relay, subs
     assert subscriber.ids() == ids + ids[1:], "under the same ids"
 
 
-def test_an_event_after_older_events_were_restored_is_published(relay: Relay, subscriber: Subscriber) -> None:
+def test_the_events_of_another_history_are_published(relay: Relay, subscriber: Subscriber) -> None:
     relay.store_events(1)
-    relay.checkpoints.position = Position(5000)  # the store has lost events that were published
-    relaying = Relaying(relay.process)
-    eventually(lambda: relay.checkpoints.position == 1 or relaying.is_over, "it starts at the new head")
+    (first,) = relay.store.read_all(BEGINNING, 1)
+    lost = [
+        Mark(position, uuid4()) for position in (2, 3)
+    ]  # as before an older copy of the store was restored
+    relay.checkpoints.reached = History(3, (Mark(first.position, first.event_id), *lost))
+    new = relay.store_events(4)
 
-    new = relay.store_events(1)
-    relaying.wait_for(relay.store.head())
-    relaying.stop()
+    relay.publish_all()
 
     assert subscriber.ids() == new
+    assert relay.checkpoints.moves[0] == ("rewind", first.position)
+    assert relay.checkpoints.position == relay.store.head()
+
+
+def test_a_relay_without_marks_starts_again_if_the_store_ends_before_its_checkpoint(
+    relay: Relay, subscriber: Subscriber
+) -> None:
+    ids = relay.store_events(2)
+    relay.checkpoints.reached = History(5000)
+    relaying = Relaying(relay.process)
+    eventually(lambda: relay.checkpoints.position == relay.store.head(), "it has caught up")
+    relaying.stop()
+
+    assert subscriber.ids() == ids, "at least once"
 
 
 def test_an_event_of_another_program_is_skipped(relay: Relay, subscriber: Subscriber) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from adapters.log import Log
 from domain.kernel.errors import AnsweredError, Damaged, EsError, PartUnavailable
-from domain.kernel.messages import LATER, Reply, Request
+from domain.kernel.messages import IDLE, LATER, Reply, Request
 from domain.users.errors import EmailTaken
 from tests.support.loop import NumberedDelivery, ScriptedLoop, ScriptedServer, ScriptedService, echo
 from workers.runtime.loop import BATCH_LIMIT, InternalError, opened, serve
@@ -236,6 +236,15 @@ def test_a_stop_waits_for_waiting_requests(loop: ScriptedLoop) -> None:
     loop.serve([2], reply=_second_ready_at_its_third_call)
 
     assert loop.server.replies == {2: {"calls": 3}}
+
+
+def test_a_stop_leaves_an_idle_request_to_the_next_worker(loop: ScriptedLoop) -> None:
+    loop.serve([1, 2], [], [3], reply=lambda request: IDLE if request.body["n"] == 1 else {"ok": 1})
+
+    assert loop.service.batches == [[1, 2], [1], [1, 3], [1]], (
+        "handed over while the worker runs, and once after it"
+    )
+    assert loop.server.replies == {2: {"ok": 1}, 3: {"ok": 1}}
 
 
 def test_a_stop_gives_up_on_a_request_that_is_never_ready(loop: ScriptedLoop, clock: Clock) -> None:

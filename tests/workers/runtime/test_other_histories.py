@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from uuid import UUID
 import pytest
 
 from adapters.log import Log
+from adapters.sqlite.vault import SqliteVault
 from domain.kernel.errors import OtherHistory, PartUnavailable, StoreBehind
 from domain.kernel.events import BEGINNING, Recorded
 from domain.kernel.history import Fit, History, Mark
 from tests.support.histories import Restorable, RestorableMemory, RestorableNode, register, restorable
 from tests.support.relaying import Checkpoints
+from tests.support.vaults import KEK
 from tests.support.waiting import DEADLINE_S, before, eventually
 from workers.runtime.followers import CheckpointedFollowing, resume
 
@@ -46,9 +49,13 @@ class Process:
         following = CheckpointedFollowing(
             "bookkeeping",
             store=store,
-            checkpoints=self.checkpoints,
             log=self._log,
-            **{"batch_limit": 20, "monotonic_s": repeat(0.0).__next__, **self._options},
+            **{
+                "checkpoints": self.checkpoints,
+                "batch_limit": 20,
+                "monotonic_s": repeat(0.0).__next__,
+                **self._options,
+            },
         )
 
         def is_over() -> bool:
@@ -310,3 +317,22 @@ def test_resume_moves_the_checkpoint_back_and_never_forwards(place: Restorable, 
 
     assert found == checkpoints.reached == History().reach(Mark(events[0].position, ids[0]))
     assert checkpoints.moves == [("rewind", events[0].position)]
+
+
+def test_the_vault_keeps_that_a_process_went_back(place: Restorable, log: Log, tmp_path: Path) -> None:
+    with closing(SqliteVault(tmp_path / "vault.db", kek=KEK)) as vault:
+        process = Process(place, log, checkpoints=vault)
+        register(place.store, 30)
+        restore = place.backup()
+        register(place.store, 10)
+        process.run()
+        seen = vault.checkpoint("bookkeeping")
+
+        restore()
+        new = register(place.store, 20)
+
+        assert process.run()[-20:] == new
+        (kept,) = vault.divergences()
+        assert (kept.process, kept.seen) == ("bookkeeping", seen.position)
+        assert kept.back_to < seen.position
+        assert vault.checkpoint("bookkeeping").marks[-1].event_id == new[-1]

@@ -13,7 +13,7 @@ import pytest
 
 from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.messages import Request
-from domain.kernel.ports.vault import ClaimState, DestroyedKey
+from domain.kernel.ports.vault import ClaimState, DestroyedKey, Reason
 from domain.users.account import USER, EmailChangeAbandoned, RegistrationAbandoned
 from tests.support.accounts import ADA, ALAN, GRACE, Accounts, change, create, delete, erase, rename
 from tests.support.parts import Crash, Steps, before_call, crashed, every_crash, replaced, unavailable
@@ -99,10 +99,12 @@ def test_an_expired_registration_is_fenced_before_its_key_is_destroyed(accounts:
 
     accounts.claims(**steps.watched(store=accounts.store, vault=accounts.vault)).settle(77)
 
-    assert steps.calls[-2:] == ["store.append", "vault.abandon_registration"]
+    assert steps.calls[-2:] == ["store.append", "vault.destroy"]
     (fence,) = accounts.store.read_stream(USER.stream_of(77))
     assert accounts.codec.decode(fence) == RegistrationAbandoned(str(reservation))
-    assert accounts.vault.data_keys([77]) == {77: DestroyedKey()}
+    found = accounts.vault.data_keys([77])[77]
+    assert isinstance(found, DestroyedKey)
+    assert found.reason is Reason.ABANDONED
     assert accounts.vault.holder(ADA) is None
 
 

@@ -12,11 +12,12 @@ from uuid import UUID
 import pytest
 
 from domain.kernel.messages import Reply, Request
-from domain.kernel.ports.vault import ClaimState, DestroyedKey
+from domain.kernel.ports.vault import ClaimState
 from domain.users.account import RegistrationAbandoned, Status, UserErased
 from domain.users.errors import EmailTaken, UserIsErased
 from tests.support.accounts import ADA, GRACE, NEW_IDS, Accounts, change, create, erase, rename
 from tests.support.parts import Steps, before_call, crashed, every_crash
+from tests.support.vaults import are_destroyed, destroy
 
 SITUATIONS: dict[str, Callable[[Accounts], Request]] = {
     "register": lambda accounts: create(ADA, UUID(int=1)),
@@ -193,7 +194,7 @@ def test_the_late_append_of_an_abandoned_registration_conflicts(accounts: Accoun
     (user_id,) = abandoned
     assert accounts.types(user_id) == [RegistrationAbandoned.type]
     assert accounts.user(user_id).status is Status.UNKNOWN
-    assert accounts.vault.data_keys(abandoned) == {user_id: DestroyedKey()}
+    assert are_destroyed(accounts.vault, user_id)
     assert isinstance(reply, dict)
     assert int(reply["user_id"]) != user_id, "the command ran again for another user id"
 
@@ -203,7 +204,7 @@ def test_a_change_that_was_sealed_before_an_erasure_is_refused_after_it(accounts
 
     def meanwhile() -> None:
         accounts.done(erase(user_id))
-        accounts.vault.destroy_key(user_id, process="erasures", position=accounts.store.head())
+        destroy(accounts.vault, user_id)
 
     parts = paused(accounts, "store.append", meanwhile)
     (reply,) = accounts.service(**parts).handle([change(user_id, GRACE)])

@@ -25,6 +25,7 @@ from tests.support.accounts import ADA, ALAN, GRACE, change, delete, erase
 from tests.support.builders import append
 from tests.support.parts import Unavailable
 from tests.support.read_side import ReadSide
+from tests.support.vaults import destroy
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_an_erased_user_behind_a_parked_event_is_shown_as_erased(read_side: Read
     read_side.damage(user_id)
     read_side.project()
     read_side.done(erase(user_id))
-    read_side.vault.destroy_key(user_id, process="test", position=1)
+    destroy(read_side.vault, user_id)
 
     (shown,) = read_side.answer("users.list")["users"]
 

@@ -12,6 +12,7 @@ from domain.users.account import USER, UserErased
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from tests.support.accounts import ADA, GRACE, change, create, delete, erase, rename
 from tests.support.read_side import ReadSide
+from tests.support.vaults import destroy
 from workers.runtime.queries import LIST_LIMIT, PATIENCE_S
 
 DAY_US = 86_400_000_000
@@ -324,7 +325,7 @@ def test_the_past_of_an_erased_user_is_blank(read_side: ReadSide) -> None:
         assert (shown["email"], shown["name"], shown["status"]) == (None, None, "active")
         history = read_side.answer("users.history", user_id=str(user_id))["events"]
         assert history[0]["data"] == {"email": None, "name": None}
-        read_side.vault.destroy_key(user_id, process="erasures", position=2)
+        destroy(read_side.vault, user_id)
 
 
 def test_an_erasure_of_an_earlier_version_opens_nothing_and_hides_its_text(read_side: ReadSide) -> None:

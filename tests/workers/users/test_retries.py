@@ -12,6 +12,7 @@ from domain.kernel.ports.vault import ClaimState
 from domain.users.errors import EmailReserved, EmailTaken
 from tests.support.accounts import ADA, ALAN, GRACE, Accounts, change, create, delete, erase, rename
 from tests.support.parts import Unavailable, before_call, unavailable
+from tests.support.vaults import destroy
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "renamed", "address changed", "deleted", "erased"])
@@ -81,7 +82,7 @@ def test_a_retried_change_of_an_erased_user_leaves_no_claim(
 ) -> None:
     user_id, to_grace = moved_twice
     accounts.done(erase(user_id))
-    accounts.vault.destroy_key(user_id, process="erasures", position=accounts.store.head())
+    destroy(accounts.vault, user_id)
 
     accounts.handle(to_grace)
 
