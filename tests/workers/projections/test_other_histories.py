@@ -13,10 +13,12 @@ import pytest
 from adapters import wiring
 from adapters.log import Log
 from adapters.settings import load_settings
+from domain.kernel.errors import OtherHistory, StoreBehind
 from domain.kernel.events import NO_STREAM
 from domain.kernel.history import History
 from domain.kernel.ports.event_store import Append, Appended
 from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel
+from domain.kernel.projection import Projection
 from domain.users.account import USER, UserRegistered
 from domain.users.projection import USERS
 from tests.support.builders import an_event
@@ -63,13 +65,16 @@ class Users:
             eventually(lambda: projector.reached is not None and projector.reached >= head, "projected")
         return projector
 
+    def projector(self, ensure_rebuild: Callable[[Projection], None] = lambda _: None) -> Projector:
+        return Projector(self.filling(), ensure_rebuild)
+
     @contextmanager
     def projecting(self) -> Iterator[Projector]:
         stopping = threading.Event()
         rebuilds = Rebuilds(
             lambda _: Rebuild(self.filling()), stopping.is_set, log=self.log, now_us=lambda: 1
         )
-        projector = Projector(self.filling(), rebuilds.ensure)
+        projector = self.projector(rebuilds.ensure)
         follower = Follower(
             "projector",
             projector.run,
@@ -193,6 +198,28 @@ def test_a_store_that_is_replaced_while_a_projector_runs_is_noticed(
         in_memory.register(range(20, 40))
 
         eventually(lambda: in_memory.rows() == {*range(1, 6), *range(20, 40)}, "rebuilt")
+
+
+@pytest.mark.parametrize("new", [0, 20], ids=["shorter", "grown past the checkpoint"])
+def test_rows_are_not_shown_from_the_moment_on_at_which_another_history_is_noticed(
+    in_memory: Users, monkeypatch: pytest.MonkeyPatch, new: int
+) -> None:
+    monkeypatch.setattr("workers.runtime.followers._VERIFY_INTERVAL_S", 0.0)
+    restore = in_memory.place.backup()
+    in_memory.register(range(1, 6))
+    projector = in_memory.projector()
+    steps = [restore, lambda: in_memory.register(range(20, 20 + new))]
+
+    def stopped() -> bool:
+        """Replace the store once the projector has reached its head."""
+        if steps and projector.reached == 5:
+            steps.pop(0)()
+        return False
+
+    with pytest.raises((OtherHistory, StoreBehind)):
+        projector.run(stopped)
+
+    assert projector.reached is None
 
 
 # --- unfinished rebuilds ---------------------------------------------------------------------
