@@ -236,6 +236,20 @@ def _kek(path: Path, system: UUID | None) -> bytes:
     return load_kek(path, system=system)
 
 
+def key_owner(settings: Settings) -> UUID | None:
+    """The system that the file of the key-encryption key names. Raises KeyUnavailable."""
+    from adapters.crypto.kek import read_kek
+
+    return read_kek(settings.kek_file)[1]
+
+
+def give_key(settings: Settings, system_id: UUID) -> None:
+    """Write a system into the file of the key-encryption key. Raises KeyUnavailable or PartUnavailable."""
+    from adapters.crypto.kek import give_kek
+
+    give_kek(settings.kek_file, system_id)
+
+
 def contains_users(store: EventStore) -> bool:
     """Whether the event store contains users. A new vault would lack their keys and e-mail claims: it is refused."""
     from domain.kernel.events import BEGINNING

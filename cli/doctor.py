@@ -49,7 +49,7 @@ def doctor(
     The exit code is 5 if a part is damaged, 4 if a part or a worker is unavailable, 1 if there are warnings only.
     """
     findings = _findings(["--deep"] if deep else [])
-    findings += _of_workers({found["part"] for found in findings if found["state"] == "failed"})
+    findings += _of_workers({(found["part"], found["state"]) for found in findings})
     shown = [found for found in findings if not quiet or found["state"] != "ok"]
     rows = shown if as_json else [{**found, "detail": _detail(found)} for found in shown]
     if render.is_terminal() and not as_json:
@@ -63,14 +63,18 @@ def doctor(
         raise typer.Exit(EXIT_CODES[Kind.REFUSED])
 
 
-def _of_workers(failed: set[str]) -> list[Body]:
-    """The findings about workers; not those of parts that failed."""
+def _of_workers(reported: set[tuple[str, str]]) -> list[Body]:
+    """The findings about workers; not those of parts that failed, or that have such a finding already."""
     try:
         found = ask_status()
         findings = [*workers(found), *found["problems"]]
     except PartUnavailable as error:
         findings = [unavailable("workers", error)]
-    return [_UNKNOWN | finding for finding in findings if finding["part"] not in failed]
+    return [
+        _UNKNOWN | finding
+        for finding in findings
+        if not reported & {(finding["part"], "failed"), (finding["part"], finding["state"])}
+    ]
 
 
 def _findings(options: list[str]) -> list[Body]:

@@ -12,7 +12,6 @@ from cli.confirm import introduce, person
 from domain.kernel.errors import EXIT_CODES, EsError, Kind
 from domain.kernel.messages import Body
 from domain.users.commands import BASES, DEFAULT_BASIS, parse_basis
-from domain.users.errors import UserNotFound
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: es gdpr erase 252562058352301107")
 
@@ -55,7 +54,7 @@ def erase(
     basis = parse_basis(basis)  # before anything is asked
     introduce(lambda: person({"user_id": user_id}), yes=yes)
     session.ask_first("Erase this person for good?", because="an erasure cannot be undone", yes=yes)
-    reply = _decide(user_id, basis, command_id)
+    reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
     reply["erasure"] = _wait(user_id)
     if reply.get("key") == "missing":
         session.note(
@@ -92,17 +91,6 @@ def resume(as_json: render.Json = False) -> None:
             break
         time.sleep(_POLL_S)
     _show(found, as_json=as_json)
-
-
-def _decide(user_id: str, basis: str, command_id: str | None) -> Body:
-    try:
-        return session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
-    except EsError as error:
-        if error.code != UserNotFound.code:
-            raise
-    # The stream may have been deleted with the tools of the store. The vault still knows the person.
-    session.ask("erasures", "erasures.resume", {"user_id": user_id})
-    return {"user_id": user_id}
 
 
 def _wait(user_id: str) -> str:

@@ -112,7 +112,7 @@ def _erasures(progress: Body) -> Iterator[Body]:
             f"{each['process']} had read up to position {each['seen']}, but the event store has another history after"
             f" {each['back_to']}: an older copy was restored, or the store was swapped; it went on from there"
         )
-        cure = 'Run `es ids fence` if you have not; see "Restoring" in docs/operations.md. `es gdpr resume` ends this message.'
+        cure = "If the store was restored or exchanged on purpose, `es down` and `es adopt --moved` end this message."
         yield _problem("history", detail, cure, state="failed" if progress["lag"] else "warning")
 
 

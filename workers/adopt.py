@@ -15,7 +15,6 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from adapters import wiring
-from adapters.crypto.kek import give_kek, read_kek
 from adapters.local.address import is_served, socket_path
 from adapters.settings import Settings, without_password
 from domain.features import registry
@@ -124,7 +123,7 @@ def _parts(settings: Settings, store: EventStore, named: Sequence[str]) -> Itera
         if not url.startswith("sqlite:") or _file(url).exists():
             yield part(name, url, partial(_id_of, open_part))
     if settings.kek_is_ours and settings.kek_file.exists():
-        owner = read_kek(settings.kek_file)[1]
+        owner = wiring.key_owner(settings)
         yield _Part(KEY, str(settings.kek_file), is_outside=False, changes=True, system_id=owner)
 
 
@@ -170,7 +169,7 @@ def _apply(
 
 def _give(settings: Settings, part: _Part, system_id: UUID) -> None:
     if part.name == KEY:
-        give_kek(settings.kek_file, system_id)
+        wiring.give_key(settings, system_id)
         return
     with closing(_others(settings)[part.name][1]()) as opened:
         _claim(opened, part, system_id)

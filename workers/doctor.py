@@ -19,6 +19,7 @@ from pathlib import Path
 from uuid import UUID
 
 from adapters import versions, wiring
+from adapters.clock import now_us
 from adapters.settings import Settings, open_parents, quoted, readers_of, without_password
 from domain.features import registry
 from domain.kernel.errors import EsError, InvalidSetting, OtherSystem, StoreBehind
@@ -29,16 +30,20 @@ from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import GenerationState
 from domain.kernel.ports.vault import Divergence
+from workers.relay.process import PROCESS as RELAY
 from workers.runtime.identity import copied_store, foreign_read_model, foreign_vault
+from workers.users.owed import LISTED
 
 FREE_DISK_NEEDED_BYTES = 1 << 20
 FREE_DISK_WARNING_BYTES = 512 << 20
 CLOCK_WARNING_US = 500_000
+OWED_WARNING_US = 10_000_000
+_OWED_LIMIT = 1000
 _OK, _WARNING, _FAILED = "ok", "warning", "failed"
 _FIX_FEATURE = "Install or upgrade the package of the module, or remove the module from ES_FEATURES or `features` in es.toml."
 _MAKE_WRITABLE = "Make it writable for this user, or choose another folder with --home or ES_HOME."
 _FIX_FIRST = "Fix this first, then run `es doctor` again."
-_CHECKPOINTS = {"the process erasures": "erasures-listed", "the relay": "relay"}
+_CHECKPOINTS = {"the process erasures": LISTED, "the relay": RELAY}
 """Who keeps a checkpoint in the vault, and under which name."""
 _UNKNOWN: Body = {
     "version": "",
@@ -65,6 +70,7 @@ def examine(settings: Settings, *, tell: Callable[[str], None] | None = None) ->
         ("read models", _read_models),
         ("identity", _identity),
         ("history", _history),
+        ("erasures", _erasures),
     ]
     # The home first: the other checks need it. Those run in parallel, so that the timeouts of silent parts overlap.
     findings = [*_examined(settings, "es", _program), *_examined(settings, "home", _home)]
@@ -223,6 +229,22 @@ def _foreign_broker(settings: Settings, _: EventStore, system_id: UUID) -> Other
 
 def _stranger(error: OtherSystem) -> Body:
     return _finding("identity", _FAILED, detail=str(error), next=error.hint, code=error.code)
+
+
+def _erasures(settings: Settings) -> Iterator[Body]:
+    """Whether erasures are owed that fail, or that no worker carries out."""
+    with (
+        suppress(EsError),
+        closing(wiring.open_vault(settings)) as vault,
+    ):  # a vault that cannot be opened has its own
+        owed = vault.owed(limit=_OWED_LIMIT)
+        late = [each for each in owed if each.last_error or now_us() - each.listed_at_us > OWED_WARNING_US]
+        if late:
+            why = next((f": {each.last_error}" for each in late if each.last_error), "")
+            more = " or more" if len(owed) == _OWED_LIMIT else ""
+            detail = f"{len(late)}{more} erasures are decided and not completed{why}"
+            next_ = "`es gdpr status` lists them; `es gdpr resume` tries at once."
+            yield _finding("erasures", _FAILED, detail=detail, next=next_, code="erasure-owed")
 
 
 def _history(settings: Settings) -> Iterator[Body]:

@@ -148,40 +148,88 @@ def test_a_changed_row_of_postgresql_is_found(system: System, table: str, change
     assert active[-1] in json.dumps(ran.objects)
 
 
-@pytest.mark.over("embedded", because="it removes rows of SQLite's files")
+def change(system: System, part: str, statement: str) -> None:
+    """Change what a part has stored, in a consistent way: an index agrees with its table afterwards."""
+    url = system.environment.get({"vault": "ES_VAULT", "read model": "ES_DATABASE"}.get(part, ""), "")
+    if url:
+        schema = url.rpartition("schema=")[2]
+        execute(url, statement.replace("TABLE ", f"{schema}_{part.replace(' ', '_')}."))
+        return
+    file = {"vault": "vault.db", "read model": "read.db"}.get(part, "events.db")
+    code = "import apsw, sys; apsw.Connection(sys.argv[1]).execute(sys.argv[2])"
+    arguments = (str(system.home / file), statement.replace("TABLE ", ""))
+    assert start_python(code, *arguments).communicate(timeout=DEADLINE_S) == ("", "")
+
+
 @pytest.mark.parametrize(
-    ("file", "statement", "said"),
+    ("part", "statement", "said"),
     [
-        ("vault.db", "DELETE FROM email_claims WHERE subject = {id}", "has no claim"),
-        ("vault.db", "DELETE FROM data_keys WHERE subject = {id}", "has no usable data key"),
-        ("vault.db", "UPDATE email_claims SET subject = 77 WHERE subject = {id}", "user 77 has a claim"),
-        (
-            "vault.db",
-            "UPDATE email_claims SET tag = randomblob(32) WHERE subject = {id}",
-            "is not on the user's e-mail address",
-        ),
-        (
-            "events.db",
-            "DROP TRIGGER events_are_not_deleted; DELETE FROM events WHERE stream = 'user-{id}'",
-            "user {id} has a claim",
-        ),
-        (
-            "events.db",
-            "DROP TRIGGER events_are_not_updated; UPDATE events SET version = 7 WHERE stream = 'user-{id}'",
-            "comes where event 0 is due",
-        ),
-        ("read.db", "DELETE FROM users_g1 WHERE user_id = {id}", "row {id} of users"),
+        ("vault", "DELETE FROM TABLE email_claims WHERE subject = {id}", "has no claim"),
+        ("vault", "DELETE FROM TABLE data_keys WHERE subject = {id}", "has no usable data key"),
+        ("vault", "UPDATE TABLE email_claims SET subject = 77 WHERE subject = {id}", "user 77 has a claim"),
+        ("read model", "DELETE FROM TABLE users_g1 WHERE user_id = {id}", "row {id} of users"),
+        ("read model", "UPDATE TABLE users_g1 SET version = 9 WHERE user_id = {id}", "row {id} of users"),
     ],
 )
 def test_parts_that_contradict_each_other_are_found(
-    system: System, file: str, statement: str, said: str
+    system: System, part: str, statement: str, said: str
 ) -> None:
     user_id = with_users(system)[-1]
-    code = "import apsw, sys; apsw.Connection(sys.argv[1]).execute(sys.argv[2])"
-    path = str(system.home / file)
-    assert start_python(code, path, statement.format(id=user_id)).communicate(timeout=DEADLINE_S) == ("", "")
+    change(system, part, statement.format(id=user_id))
 
     ran = deep(system)
 
     assert ran.code == 5
     assert said.format(id=user_id) in json.dumps(ran.objects), ran
+
+
+_LATEST = "stream = 'user-{id}' AND version = 0"
+
+
+@pytest.mark.over("embedded", because="it changes rows of SQLite's files")
+@pytest.mark.parametrize(
+    ("part", "statement", "said"),
+    [
+        (
+            "vault",
+            "UPDATE email_claims SET tag = randomblob(32) WHERE subject = {id}",
+            "is not on the user's e-mail address",
+        ),
+        ("events", "DELETE FROM events WHERE stream = 'user-{id}'", "user {id} has a claim"),
+        ("events", "UPDATE events SET version = 7 WHERE stream = 'user-{id}'", "comes where event 0 is due"),
+        (
+            "events",
+            f"UPDATE events SET event_id = randomblob(16) WHERE {_LATEST}",
+            "event 0 of user-{id} has not the id that follows from its command id",
+        ),
+        (
+            "events",
+            "UPDATE events SET metadata = CAST(json_set(metadata, '$.command_id', "
+            f"'00000000-0000-4000-8000-000000000001') AS BLOB) WHERE {_LATEST}",
+            "event 0 of user-{id} has not the id that follows from its command id",
+        ),
+    ],
+)
+def test_a_changed_row_whose_index_agrees_is_found(
+    system: System, part: str, statement: str, said: str
+) -> None:
+    user_id = with_users(system)[-1]
+    drop = "DROP TRIGGER events_are_not_deleted; DROP TRIGGER events_are_not_updated; "
+    change(system, part, (drop if part == "events" else "") + statement.format(id=user_id))
+
+    ran = deep(system)
+
+    assert ran.code == 5
+    assert said.format(id=user_id) in json.dumps(ran.objects), ran
+
+
+def test_of_many_problems_the_first_are_listed_and_the_others_counted(system: System) -> None:
+    system.up().bulk("create", people(25)).ok()
+    system.caught_up()
+    system.es("down").ok()
+    change(system, "vault", "DELETE FROM TABLE data_keys")
+
+    details = [detail for part, detail in found(deep(system)) if part == "vault"]
+
+    assert [detail.startswith("user ") for detail in details] == [*[True] * 20, False]
+    assert details[-1] == "5 more problems"

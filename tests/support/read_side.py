@@ -54,7 +54,8 @@ class ReadSide(Accounts):
         """Run a new projector until its rows include every stored event."""
         self._projector = self.projector()
         head = self.store.head()
-        self._projector.run(lambda: (self._projector.reached or 0) >= head)
+        projector = self._projector
+        projector.run(lambda: projector.reached is not None and projector.reached >= head)
 
     def become(self, projector: Projector) -> Projector:
         """Let queries ask this projector how far the rows have come."""

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 from uuid import UUID, uuid5
 
 from adapters.log import Log
@@ -25,7 +24,7 @@ from domain.kernel.ports.vault import Decided, Owed, OwedState, Vault
 from domain.users.account import USER, User
 from domain.users.commands import CompleteErasure, UserCommand
 from domain.users.traces import is_about, letter_of
-from workers.erasures.late_letters import LateLetters
+from workers.erasures.late_letters import DeadLetters, LateLetters
 from workers.erasures.people import PeopleFinder
 from workers.erasures.process import RETRY_INTERVAL_S
 
@@ -34,13 +33,6 @@ BATCH_LIMIT = 256
 """Erasures in one pass through the dead letters, at most. A pass reads all of them."""
 _POLL_S = 0.2
 _LOOK_INTERVAL_S = 1.0
-
-
-class DeadLetters(Protocol):
-    """The dead letters of all roles: see `adapters/rabbitmq/dead_letters.py`."""
-
-    def purge(self, about: Callable[[Body], set[int]]) -> Mapping[int, int]: ...
-    def dead(self) -> int: ...
 
 
 class Cleaning:

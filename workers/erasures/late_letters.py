@@ -7,9 +7,10 @@ count, because the tags of addresses and names are gone.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from adapters.log import Log
 from domain.kernel.errors import EsError, InvalidInput
@@ -21,13 +22,17 @@ from domain.kernel.ports.vault import DestroyedKey, Reason, Vault
 from domain.users.account import ERASING, USER
 from domain.users.traces import Letter, letter_of
 
-if TYPE_CHECKING:
-    from workers.erasures.cleaning import DeadLetters
-
 _IDS_LIMIT = 1000
 """Numbers of one letter that are looked up at most."""
 _REST = 20.0
 """How many times as long as the last pass took nothing is read again."""
+
+
+class DeadLetters(Protocol):
+    """The dead letters of all roles: see `adapters/rabbitmq/dead_letters.py`."""
+
+    def purge(self, about: Callable[[Body], set[int]]) -> Mapping[int, int]: ...
+    def dead(self) -> int: ...
 
 
 class LateLetters:

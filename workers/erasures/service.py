@@ -15,12 +15,8 @@ from domain.kernel.messages import Body, Reply, Request
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import (
-    Claim,
-    ClaimState,
-    DamagedKey,
     Decided,
     DestroyedKey,
-    LivingKey,
     Owed,
     OwedState,
     Reason,
@@ -125,33 +121,18 @@ class ErasuresService:
     # --- all ---------------------------------------------------------------------------------
 
     def _resume(self, request: Request) -> Reply:
-        """Try everything that is owed at once, and forget reports of other histories: an operator has seen them.
-
-        With a `user_id` list that erasure again instead, if it was decided.
-        """
+        """Try everything that is owed at once. With a `user_id` also list that erasure again, if it was decided."""
         if request.body.get("user_id") is not None:
             user_id = parse_user_id(request.body["user_id"])
-            decided = self._listing.decided_in(user_id) or self._of_deleted_stream(user_id)
+            decided = self._listing.decided_in(user_id)
+            if decided is None and self._without_event(user_id) == COMPLETED:
+                decided = Decided(user_id, None, BEGINNING)
             if decided is None:
                 raise UserNotFound(user_id)
             self._vault.owe([decided], now_us=self._now_us())
-        else:
-            self._vault.forget_divergences()
         self._process.resume()
         self._cleaning.resume()
         return self._owed_state()
-
-    def _of_deleted_stream(self, user_id: int) -> Decided | None:
-        """The erasure of a person whose stream was deleted: the vault has a key, and no command is under way."""
-        if next(iter(self._store.read_stream(USER.stream_of(user_id))), None) is not None:
-            return None
-        key = self._vault.data_keys([user_id]).get(user_id)
-        claims: list[Claim] = self._vault.claims_of(user_id, now_us=self._now_us())
-        if any(claim.state is ClaimState.RESERVED for claim in claims):
-            return None  # a registration is under way, or its reservation waits for the janitor
-        if isinstance(key, LivingKey | DamagedKey):
-            return Decided(user_id, None, BEGINNING)
-        return None
 
     def _owed_page(self, request: Request) -> Body:
         """`{"owed", "quarantined", "next"}`: a page of owed erasures in order of user id, and quarantined events."""

@@ -211,7 +211,7 @@ def damaged_for(erasures: Erasures, user_id: int, method: str) -> Any:
     return replaced(erasures.vault, **{method: fails})
 
 
-def test_a_key_on_a_damaged_page_stays_owed_and_protects_no_other_key(erasures: Erasures) -> None:
+def test_an_erasure_that_damage_prevents_stays_owed_and_is_completed_later(erasures: Erasures) -> None:
     damaged, other = erasures.a_user(ADA), erasures.a_user(GRACE)
     for user_id in (damaged, other):
         erasures.done(erase(user_id))

@@ -11,6 +11,7 @@ from domain.kernel.errors import InvalidInput, UnknownRequest
 from domain.kernel.events import NO_STREAM, EventData
 from domain.kernel.history import History, Mark
 from domain.kernel.messages import Request
+from domain.kernel.ports.vault import Decided
 from domain.users.errors import UserNotFound
 from tests.support.accounts import ADA, GRACE, create, erase
 from tests.support.builders import append
@@ -113,27 +114,21 @@ def test_a_resumed_process_tries_at_once_what_failed(erasures: Erasures) -> None
     assert erasures.owed() == {}
 
 
-def test_a_person_whose_stream_was_deleted_can_be_erased(erasures: Erasures) -> None:
+def test_a_person_whose_stream_was_deleted_is_erased_without_an_event(erasures: Erasures) -> None:
     user_id = erasures.a_user(ADA)
     gone = replaced(erasures.store, read_stream=lambda *_, **__: iter(()))
     service = erasures.queries(store=gone)
     assert asked(service, "status", user_id=str(user_id)) == UserNotFound(user_id)
+    assert asked(service, "resume", user_id=str(user_id)) == UserNotFound(user_id)
 
-    asked(service, "resume", user_id=str(user_id))
-    assert erasures.owed() == {user_id: "decided"}
+    erasures.vault.owe([Decided(user_id, None, 1)], now_us=erasures.now_us)
     erasures.run(store=gone)
 
     assert erasures.is_erased(user_id)
     assert erasures.holders(ADA) == [None]
     assert asked(service, "status", user_id=str(user_id))["erasure"] == "completed"
-
-
-def test_a_registration_under_way_is_no_deleted_stream(erasures: Erasures) -> None:
-    erasures.reserve(ADA, 7, registers=True)
-
-    assert asked(erasures.queries(), "resume", user_id="7") == UserNotFound(7)
-    assert asked(erasures.queries(), "resume", user_id="8") == UserNotFound(8)
-    assert erasures.owed() == {}
+    asked(service, "resume", user_id=str(user_id))
+    assert erasures.owed() == {user_id: "decided"}, "its dead letters are purged again"
 
 
 def test_owed_erasures_and_quarantined_events_are_listed_page_by_page(erasures: Erasures) -> None:
@@ -181,8 +176,6 @@ def test_the_progress_shows_what_is_owed_and_what_was_found(erasures: Erasures) 
     assert (found["reason"], found["quarantined"]) == ("RabbitMQ is unavailable", 0)
     (divergence,) = found["divergences"]
     assert (divergence["process"], divergence["seen"], divergence["back_to"]) == (LISTED, 9, 0)
-    asked(service, "resume")
-    assert asked(service, "progress")["divergences"] == []
 
 
 def test_the_progress_is_known_while_the_vault_is_unavailable(erasures: Erasures) -> None:

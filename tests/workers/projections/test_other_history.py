@@ -153,8 +153,6 @@ def test_a_store_that_was_swapped_for_an_empty_one_empties_the_rows(
     side.store = place.store
 
     until_projected(side)
-    eventually(lambda: side.current().number == 2, "promoted")
-
     assert side.rows() == {}
 
 
@@ -186,7 +184,8 @@ def test_a_rebuild_that_is_asked_for_replaces_rows_that_are_ahead_of_the_store(
 ) -> None:
     registered, _ = another_history(side, place, kept=5, lost=30, new=1)
 
-    side.rebuilt()
+    looks = count()
+    assert side.rebuild().run(lambda: next(looks) > 100) is not None, "promoted, though it is behind"
 
     assert {*side.rows()} == registered
 

@@ -17,7 +17,7 @@ from domain.kernel.errors import Damaged
 from domain.kernel.events import BEGINNING
 from domain.kernel.ports.vault import Destruction, Reason
 from domain.users.account import USER, ErasureCompleted, UserErased
-from domain.users.commands import CompleteErasure
+from domain.users.commands import CompleteErasure, UserCommand
 from domain.users.errors import UserNotFound
 from tests.support.accounts import ADA, GRACE, Accounts, delete, erase, rename
 from tests.support.builders import metadata
@@ -99,7 +99,9 @@ def test_the_erasure_of_a_person_whose_stream_was_cut_can_be_completed(
     lose(admin, USER.stream_of(user_id))
     people.done(erase(user_id))
 
-    completion = Order(CompleteErasure(user_id), USER.stream_of(user_id), user_id, metadata())
+    completion: Order[UserCommand] = Order(
+        CompleteErasure(user_id, 0), USER.stream_of(user_id), user_id, metadata()
+    )
     outcomes = [people.handler().handle([completion])[0] for _ in range(2)]
 
     assert [outcome.version for outcome in outcomes if isinstance(outcome, Done)] == [3, 3]
