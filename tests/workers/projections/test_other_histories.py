@@ -208,7 +208,7 @@ def test_rows_are_not_shown_from_the_moment_on_at_which_another_history_is_notic
     restore = in_memory.place.backup()
     in_memory.register(range(1, 6))
     projector = in_memory.projector()
-    steps = [restore, lambda: in_memory.register(range(20, 20 + new))]
+    steps: list[Callable[[], None]] = [restore, lambda: in_memory.register(range(20, 20 + new))]
 
     def stopped() -> bool:
         """Replace the store once the projector has reached its head."""
