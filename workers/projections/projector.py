@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from domain.kernel.errors import EsError
+from domain.kernel.errors import EsError, OtherHistory, StoreBehind
 from domain.kernel.events import Position, Recorded
 from domain.kernel.ports.event_store import CaughtUp
 from domain.kernel.ports.read_model import Generation
@@ -61,6 +61,8 @@ class Projector:
                 )
                 self._follow(Filler(self._parts, generation), verify, stopped)
         except EsError as error:
+            if isinstance(error, OtherHistory | StoreBehind):
+                self.reached = None  # at once: the next run, which compares all of it, may come seconds later
             self.last_error.happened(error)
             raise
 

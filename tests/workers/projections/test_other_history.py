@@ -14,7 +14,7 @@ import pytest
 
 from adapters import wiring
 from adapters.settings import load_settings
-from domain.kernel.errors import EsError
+from domain.kernel.errors import EsError, OtherHistory, StoreBehind
 from domain.kernel.events import NO_STREAM, Recorded
 from domain.kernel.messages import LATER, Request
 from domain.kernel.ports.read_model import GenerationState, ReadModel
@@ -309,3 +309,26 @@ def test_no_row_is_shown_before_its_history_is_known(side: ReadSide) -> None:
     request = Request("users.get", {"user_id": str(user)})
 
     assert side.reply_to(request) is LATER
+
+
+@pytest.mark.parametrize("new", [0, 20], ids=["shorter", "grown past the checkpoint"])
+def test_no_row_is_shown_from_the_moment_at_which_another_history_is_noticed(
+    changing: tuple[ReadSide, Restorable], monkeypatch: pytest.MonkeyPatch, new: int
+) -> None:
+    side, place = changing
+    monkeypatch.setattr("workers.runtime.followers._VERIFY_INTERVAL_S", 0.0)
+    put_back = place.backup()
+    users(side, 5)
+    projector = side.projector()
+    steps: list[Callable[[], object]] = [put_back, lambda: users(side, new)]
+
+    def stopped() -> bool:
+        """Replace the store once the projector has reached its head."""
+        if steps and projector.reached == 5:
+            steps.pop(0)()
+        return False
+
+    with pytest.raises((OtherHistory, StoreBehind)):
+        projector.run(stopped)
+
+    assert projector.reached is None
