@@ -56,8 +56,9 @@ def _workers(found: Body) -> Iterator[Body]:
         if not is_sound(worker):
             error = worker["last_error"]
             detail = f"{worker['state']}: {error['message']}" if error else worker["state"]
-            cure = _CURES.get(worker["state"], f"`es logs {worker['role']}` shows why.")
-            yield _problem(f"worker {name_of(worker)}", detail, cure.format(**worker))
+            logs = f"`es logs {worker['role']}` shows why."
+            cure = _CURES.get(worker["state"], "").format(**worker) or (error or {}).get("hint") or logs
+            yield _problem(f"worker {name_of(worker)}", detail, cure)
     unnamed = found["silent"] - sum(worker["state"] == "silent" for worker in found["workers"])
     if unnamed > 0:
         detail = f"{unnamed} of other homes take requests from the broker, but do not report their state"
@@ -113,7 +114,8 @@ def _erasures(progress: Body) -> Iterator[Body]:
             f" {each['back_to']}: an older copy was restored, or the store was swapped; it went on from there"
         )
         cure = "If the store was restored or exchanged on purpose, `es down` and `es adopt --moved` end this message."
-        yield _problem("history", detail, cure, state="failed" if progress["lag"] else "warning")
+        catches_up = progress["lag"] and progress["position"] < each["seen"]
+        yield _problem("history", detail, cure, state="failed" if catches_up else "warning")
 
 
 def _problem(part: str, detail: str, cure: str, *, state: str = "failed") -> Body:

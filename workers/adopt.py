@@ -163,7 +163,7 @@ def _apply(
     vault = next((part for part in parts if part.name == VAULT), None)
     if vault is not None and (vault.changes or (moved and vault.system_id == system_id)):
         with closing(wiring.open_vault(settings)) as opened:
-            opened.forget_divergences()  # an operator has seen them
+            opened.forget_findings()  # an operator has seen them
     return system_id
 
 

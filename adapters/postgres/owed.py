@@ -108,8 +108,12 @@ class OwedErasures:
         columns = "SELECT process, seen, back_to, at_us FROM {schema}.divergences"
         return [Divergence(*row) for row in self._all(f"{columns} ORDER BY at_us, process", ())]
 
-    def forget_divergences(self) -> None:
-        self._write("DELETE FROM {schema}.divergences", ())
+    def forget_findings(self) -> None:
+        def forget(connection: Connection) -> None:
+            for table in ("divergences", "quarantine"):
+                connection.execute(self._database.sql("DELETE FROM {schema}.{table}", table=table))
+
+        self._database.write(forget)
 
     # --- one statement -------------------------------------------------------------------------
 

@@ -170,6 +170,9 @@ class PostgresVault(OwedErasures):
         subject = self._one("SELECT subject FROM {schema}.email_claims WHERE tag = %s", self._tag(email))
         return None if subject is None else int(subject)
 
+    def registered_by(self, command_ids: Sequence[UUID]) -> Mapping[UUID, int]:
+        return dict(self._all(statements.FIND_REGISTRATIONS, (list(command_ids),)))
+
     # --- keys ----------------------------------------------------------------------------------
 
     def data_keys(self, subjects: Sequence[int], *, even_owed: bool = False) -> Mapping[int, DataKey]:

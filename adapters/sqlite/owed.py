@@ -150,8 +150,10 @@ class OwedErasures:
             ).fetchall()
         return [Divergence(*row) for row in rows]
 
-    def forget_divergences(self) -> None:
-        self._each("DELETE FROM divergences", [()])
+    def forget_findings(self) -> None:
+        with self._database.writing() as connection:
+            for table in ("divergences", "quarantine"):
+                connection.execute(f"DELETE FROM {table}")
 
     def _each(self, statement: str, arguments: Iterable[tuple[Any, ...]]) -> None:
         with self._database.writing() as connection:

@@ -162,6 +162,12 @@ class SqliteVault(OwedErasures):
             ).get
             return None if subject is None else int(subject)
 
+    def registered_by(self, command_ids: Sequence[UUID]) -> Mapping[UUID, int]:
+        find = "SELECT subject FROM data_keys WHERE command_id = ?"
+        with self._database.reading() as connection:
+            found = {id_: connection.execute(find, (id_.bytes,)).get for id_ in command_ids}
+        return {id_: subject for id_, subject in found.items() if subject is not None}
+
     # --- keys ----------------------------------------------------------------------------------
 
     def data_keys(self, subjects: Sequence[int], *, even_owed: bool = False) -> Mapping[int, DataKey]:

@@ -299,10 +299,7 @@ class StoreBehind(EsError):
     seen: int
     code = "store-behind"
     kind = Kind.DAMAGED
-    hint = (
-        "Run `es ids fence` first, then `es projections rebuild NAME` for each projection; "
-        'see "Restoring" in docs/operations.md.'
-    )
+    hint = 'Run `es ids fence` before the first caller; see "Restoring" in docs/operations.md.'
 
     def __str__(self) -> str:
         return (

@@ -149,6 +149,10 @@ def test_quarantined_events_are_kept_once_and_listed_oldest_first_up_to_the_limi
     assert [event.position for event in vault.quarantined()] == [4, 7, 9]
     assert [event.position for event in vault.quarantined(limit=2)] == [4, 7]
 
+    vault.forget_findings()
+
+    assert vault.quarantined() == []
+
 
 # --- an owed key opens nothing -----------------------------------------------------------------
 

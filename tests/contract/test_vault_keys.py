@@ -329,10 +329,22 @@ def test_the_last_divergence_of_each_process_is_kept_until_it_is_forgotten(vault
 
     assert vault.divergences() == [Divergence(PROCESS, 9, 7, 2), Divergence("relay", 9, 3, 3)]
 
-    vault.forget_divergences()
+    vault.forget_findings()
 
     assert vault.divergences() == []
     assert vault.checkpoint("relay") == history(3)
+
+
+def test_a_registration_tells_its_subject_also_after_the_erasure_unless_it_was_abandoned(
+    vault: Vault,
+) -> None:
+    commands = [uuid4() for _ in range(4)]
+    for subject, command in enumerate(commands[:3], start=1):
+        reserve(vault, registration(f"user{subject}@example.com", subject=subject, command=command))
+    destroy(vault, 2)
+    abandon(vault, 3)
+
+    assert vault.registered_by(commands) == {commands[0]: 1, commands[1]: 2}
 
 
 # --- outages ---------------------------------------------------------------------------------
@@ -344,6 +356,7 @@ _EVERY_METHOD: list[Callable[[Vault], object]] = [
     lambda vault: vault.claims_of(1, now_us=NOW_US),
     lambda vault: vault.expired_claims(now_us=NOW_US, limit=1),
     lambda vault: vault.holder(ADA),
+    lambda vault: vault.registered_by([uuid4()]),
     lambda vault: vault.data_keys([1]),
     lambda vault: vault.subjects(after=0, limit=1),
     lambda vault: destroy(vault, 1),
@@ -361,7 +374,7 @@ _EVERY_METHOD: list[Callable[[Vault], object]] = [
     lambda vault: vault.save_checkpoint(PROCESS, History(1)),
     lambda vault: vault.rewind_checkpoint(PROCESS, History(), now_us=NOW_US),
     lambda vault: vault.divergences(),
-    lambda vault: vault.forget_divergences(),
+    lambda vault: vault.forget_findings(),
     lambda vault: vault.system_id(),
     lambda vault: vault.claim_system(uuid4()),
 ]

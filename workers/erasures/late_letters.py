@@ -1,7 +1,7 @@
 """Remove requests of erased people that became dead letters after their erasure was completed.
 
-Promise: looking costs one question to the broker unless the number of dead letters changed. Refusal: only user ids
-count, because the tags of addresses and names are gone.
+Promise: looking costs one question to the broker unless the number of dead letters changed. Refusal: only ids of users
+and of their registrations count, because the tags of addresses and names are gone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Protocol
+from uuid import UUID
 
 from adapters.log import Log
 from domain.kernel.errors import EsError, InvalidInput
@@ -74,7 +75,7 @@ class LateLetters:
     def _erased_in(self, item: Body) -> set[int]:
         """The erased people whose ids a letter names. A request that also names another user is not theirs."""
         letter = letter_of(item)
-        named = letter.users or _numbers(letter)
+        named = letter.users or {*_numbers(letter), *self._vault.registered_by(_commands(letter)).values()}
         keys = self._vault.data_keys([*islice(named, _IDS_LIMIT)])
         return {
             subject
@@ -86,6 +87,15 @@ class LateLetters:
         if key.reason is not Reason.UNKNOWN:
             return key.reason is Reason.ERASURE
         return any(event.type in ERASING for event in self._store.read_stream(USER.stream_of(subject)))
+
+
+def _commands(letter: Letter) -> list[UUID]:
+    """What may be the id of a registration: such a request names no user."""
+    found: list[UUID] = []
+    for text in letter.ids():
+        with suppress(ValueError):
+            found.append(UUID(text))
+    return found[:_IDS_LIMIT]
 
 
 def _numbers(letter: Letter) -> set[int]:

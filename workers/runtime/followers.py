@@ -132,12 +132,8 @@ class CheckpointedFollowing:
         now_us: Callable[[], int] = now_us,
         prefixes: Sequence[str] | None = None,
         batch_limit: int = 1,
-        react_saves: bool = False,
     ) -> None:
-        """`process` names the checkpoint; only streams with one of `prefixes` are followed.
-
-        `react_saves` says that `react` saves the history that it gets, in the transaction of its effects.
-        """
+        """`process` names the checkpoint; only streams with one of `prefixes` are followed."""
         self._process = process
         self._store = store
         self._checkpoints = checkpoints
@@ -146,7 +142,6 @@ class CheckpointedFollowing:
         self._now_us = now_us
         self._prefixes = prefixes
         self._batch_limit = batch_limit
-        self._react_saves = react_saves
         self._history = History()
 
     @property
@@ -184,7 +179,6 @@ class CheckpointedFollowing:
             reached = reached_with(self._history, [*batch[-1:], item])
             if batch:
                 react(batch, reached)
-                saved = reached if self._react_saves else saved
             batch = []
             self._history = reached
             after_each()

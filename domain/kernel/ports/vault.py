@@ -230,6 +230,10 @@ class Vault(Identified, Protocol):
         """The subject that has this address, reserved or confirmed."""
         ...
 
+    def registered_by(self, command_ids: Sequence[UUID]) -> Mapping[UUID, int]:
+        """The subjects of registration commands, also of erased ones. Unknown and forgotten commands are missing."""
+        ...
+
     def data_keys(self, subjects: Sequence[int], *, even_owed: bool = False) -> Mapping[int, DataKey]:
         """The keys of these subjects. An unknown subject is missing.
 
@@ -332,11 +336,11 @@ class Vault(Identified, Protocol):
         ...
 
     def divergences(self) -> list[Divergence]:
-        """The last divergence of each process since `forget_divergences`, oldest first."""
+        """The last divergence of each process since `forget_findings`, oldest first."""
         ...
 
-    def forget_divergences(self) -> None:
-        """Forget them: an operator has seen them."""
+    def forget_findings(self) -> None:
+        """Forget divergences and quarantined events: an operator has seen them."""
         ...
 
     def close(self) -> None:

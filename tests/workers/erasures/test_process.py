@@ -291,7 +291,8 @@ def test_the_bytes_of_destroyed_keys_do_not_wait_for_the_broker(erasures: Erasur
 
 
 def test_a_request_that_dies_after_the_erasure_is_removed(erasures: Erasures) -> None:
-    user_id, other = erasures.a_user(ADA), erasures.a_user(GRACE)
+    command = uuid4()
+    user_id, other = int(erasures.done(create(ADA, command))["user_id"]), erasures.a_user(GRACE)
     letters = Letters()
     cleaning = erasures.cleaning(dead_letters=letters)
     erasures.done(erase(user_id))
@@ -301,6 +302,7 @@ def test_a_request_that_dies_after_the_erasure_is_removed(erasures: Erasures) ->
 
     letters.items += [
         {"kind": "users.rename", "body": {"input": {"user_id": str(user_id), "name": "Late"}}},
+        {"kind": "users.create", "body": {"command_id": str(command), "input": {"name": "Late"}}},
         {"unreadable": f"late, of user-{user_id}"},
         of_other,
     ]
