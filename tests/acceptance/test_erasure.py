@@ -205,3 +205,15 @@ def test_an_erasure_is_completed_after_its_paused_worker_was_killed(running: Sys
     finish(eraser).ok()
     assert _completions(running, user_id) == 1
     assert _wrapped_key(running, user_id) == bytes(len(key))
+
+
+def test_the_reason_of_an_erasure_is_a_code(shared: System) -> None:
+    user_id = shared.create("reason@example.com", "Reason")
+
+    refused = shared.es("gdpr", "erase", user_id, "--yes", "--basis", "Mrs Reason asked").failed(2)
+
+    assert "must be one of gdpr-request, " in refused.err
+    assert "Mrs Reason" not in refused.err
+    shared.es("gdpr", "erase", user_id, "--yes", "--basis", "retention").ok()
+    (erased,) = [event for event in shared.history(user_id) if event["type"] == "user-erased.v2"]
+    assert erased["data"] == {"basis": "retention"}

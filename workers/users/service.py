@@ -14,7 +14,7 @@ from uuid import UUID
 from domain.kernel.command_handler import CommandHandler, Done, Order, Outcome
 from domain.kernel.errors import Damaged, EsError, KeyUnavailable, Kind, UnknownRequest
 from domain.kernel.events import NO_STREAM
-from domain.kernel.messages import Body, Reply, Request
+from domain.kernel.messages import Reply, Request
 from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
@@ -116,14 +116,20 @@ class UsersService:
     def _attempt(self, tickets: list[_Ticket], replies: dict[int, Reply]) -> list[_Ticket]:
         """Reserve, append and confirm once. Return the tickets whose address must be reserved again."""
         ready, held = self._reserve(tickets, replies)
-        outcomes = self._handler.handle([ticket.order for ticket in ready])
+        orders = [ticket.order for ticket in ready]
+        keyless = self._without_key(
+            orders
+        )  # before the append: then `erasures` may leave a tombstone at any time
+        outcomes = self._handler.handle(orders)
         again = [ticket for ticket, _ in held]
         unsettled = {holder for _, holder in held}
         confirmed: list[UUID] = []
         for ticket, decided in zip(ready, outcomes, strict=True):
             outcome = self._erased_despite_loss(ticket.order, decided)
             if isinstance(outcome, Done):
-                replies[ticket.index] = answer(USER, ticket.order, outcome) | self._remarks(ticket.order)
+                is_lost = isinstance(ticket.order.command, EraseUser) and ticket.order.subject in keyless
+                remark = {"key": "missing"} if is_lost else {}
+                replies[ticket.index] = {**answer(USER, ticket.order, outcome), **remark}
                 if ticket.reservation_id is None:
                     continue
                 if outcome.is_repeat:
@@ -166,10 +172,10 @@ class UsersService:
         except EsError as error:  # of this person only
             return error
 
-    def _remarks(self, order: Order[UserCommand]) -> Body:
-        """`{"key": "missing"}` for an erasure if the vault lost the key: another copy of it may still open the person."""
-        is_lost = isinstance(order.command, EraseUser) and not self._vault.data_keys([order.subject])
-        return {"key": "missing"} if is_lost else {}
+    def _without_key(self, orders: Sequence[Order[UserCommand]]) -> set[int]:
+        """The people to be erased of whom the vault has no key: another copy of it may still open them."""
+        subjects = [order.subject for order in orders if isinstance(order.command, EraseUser)]
+        return {*subjects} - self._vault.data_keys(subjects).keys() if subjects else set()
 
     def _is_known(self, subject: int) -> bool:
         """Whether the vault has a row of a person. A registration that is under way, or was abandoned, made nobody."""
