@@ -335,7 +335,7 @@ def test_the_last_divergence_of_each_process_is_kept_until_it_is_forgotten(vault
     assert vault.checkpoint("relay") == history(3)
 
 
-def test_a_registration_tells_its_subject_also_after_the_erasure_unless_it_was_abandoned(
+def test_a_registration_tells_its_subject_unless_it_was_abandoned(
     vault: Vault,
 ) -> None:
     commands = [uuid4() for _ in range(4)]
