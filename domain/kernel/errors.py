@@ -256,16 +256,13 @@ class ForeignPart(OtherSystem):
     part: str
     found: str
     expected: str
-    hint: str = ""
+    hint: str = "Correct its setting or `ES_STORE` (`es config show`). If they belong together, `es adopt` makes them one system."
     code = "foreign-part"
 
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__(*values, **named)
-        setting = _SETTING_OF.get(self.part, "the settings")
-        self.hint = self.hint or (
-            f"Correct {setting} or `ES_STORE` (`es config show`). If the parts belong together, `es adopt` makes "
-            "them one system."
-        )
+        if "hint" not in self.__dict__ and self.part in _SETTING_OF:
+            self.hint = self.hint.replace("its setting", _SETTING_OF[self.part])
 
     def __str__(self) -> str:
         if not self.found:

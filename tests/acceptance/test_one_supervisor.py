@@ -86,7 +86,10 @@ def test_a_home_with_a_long_path_has_one_supervisor_in_every_session(long: Syste
 def test_a_copied_home_does_not_use_the_sockets_of_the_other_one(long: System) -> None:
     user_id = long.create()
     shutil.copytree(
-        long.home, long.home.with_name("copy"), symlinks=True, ignore=shutil.ignore_patterns("*.db*")
+        long.home,
+        long.home.with_name("copy"),
+        symlinks=True,
+        ignore=shutil.ignore_patterns("*.db*", "secrets"),
     )
 
     long.es("--home", str(long.home.with_name("copy")), "users", "get", user_id).failed(3)

@@ -8,9 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from domain.kernel.errors import AnsweredError, EsError, Kind, Refusal
+from domain.kernel.errors import AnsweredError, EsError, Kind, OtherSystem, Refusal
 
-BASES = (EsError, Refusal, AnsweredError)
+BASES = (EsError, Refusal, AnsweredError, OtherSystem)
 """Classes that stand for no rule and no failure of their own."""
 
 

@@ -19,6 +19,11 @@ SAMPLES: dict[EsError, tuple[str, Kind]] = {
     errors.DuplicateEventId("user-42"): ("duplicate-event-id", Kind.REFUSED),
     errors.PartUnavailable("vault", "it is locked"): ("unavailable", Kind.UNAVAILABLE),
     errors.Damaged("event store", "page 7 is torn"): ("damaged", Kind.DAMAGED),
+    errors.ForeignPart("vault", "1b2c", "3d4e"): ("foreign-part", Kind.DAMAGED),
+    errors.CopiedStore("host:/home/events.db", "vault postgresql://server/es"): (
+        "copied-store",
+        Kind.DAMAGED,
+    ),
     errors.StoreBehind(5, 9): ("store-behind", Kind.DAMAGED),
     errors.OtherHistory(9): ("other-history", Kind.UNAVAILABLE),
     errors.MessageTooLarge("the reply", 1 << 20): ("request-too-large", Kind.INVALID),
