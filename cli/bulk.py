@@ -113,7 +113,9 @@ class Bulk:
                 self._show(*self._waiting.popleft(), Interrupted())
         except OutputFailed:
             # The same on standard error, which alone is left. A line that was not sent has no command id here.
-            for line, command_id in self._waiting:
+            # Taken one by one, not iterated: the thread that reads the input may still add lines.
+            while self._waiting:
+                line, command_id = self._waiting.popleft()
                 session.tell(
                     {"command_id": command_id, "line": line, "error": render.error_object(AnswerLost())}
                 )
