@@ -64,7 +64,7 @@ def place_temporary_files(settings: Settings) -> None:
 
     Removing an erased person's bytes copies the vault into such a file: a full /tmp must not stop that.
     """
-    beside = settings.home if settings.vault.startswith("postgres") else _path(settings.vault).parent
+    beside = settings.home if settings.vault.startswith("postgres") else sqlite_path(settings.vault).parent
     os.environ.setdefault("SQLITE_TMPDIR", str(beside))
 
 
@@ -191,7 +191,7 @@ def open_store(url: str) -> EventStore:
     if url.startswith("sqlite:"):
         from adapters.sqlite.event_store import SqliteStore
 
-        return SqliteStore(_path(url))
+        return SqliteStore(sqlite_path(url))
     raise InvalidSetting("store", "is not a URL of an event store")
 
 
@@ -204,7 +204,7 @@ def open_vault(settings: Settings, *, system: UUID | None = None) -> Vault:
     from adapters.crypto.kek import make_kek
 
     def may_be_new() -> bool:
-        if settings.store.startswith("sqlite:") and not _path(settings.store).exists():
+        if settings.store.startswith("sqlite:") and not sqlite_path(settings.store).exists():
             return True
         with closing(open_store(settings.store)) as store:
             return not contains_users(store)
@@ -215,7 +215,7 @@ def open_vault(settings: Settings, *, system: UUID | None = None) -> Vault:
         return PostgresVault(settings.vault, kek=_kek(settings.kek_file, system), may_be_new=may_be_new)
     from adapters.sqlite.vault import SqliteVault
 
-    path = _path(settings.vault)
+    path = sqlite_path(settings.vault)
     if not path.exists():
         if not may_be_new():
             raise KeyUnavailable(f"the vault {path} is missing, but the event store contains users")
@@ -265,7 +265,7 @@ def open_read_model(settings: Settings) -> ReadModel:
         return PostgresReadModel(settings.database)
     from adapters.sqlite.read_model import SqliteReadModel
 
-    return SqliteReadModel(_path(settings.database))
+    return SqliteReadModel(sqlite_path(settings.database))
 
 
 def usual_roles(settings: Settings) -> list[Role]:
@@ -290,7 +290,8 @@ def erased_keyring() -> AllErased:
     return AllErased()
 
 
-def _path(url: str) -> Path:
+def sqlite_path(url: str) -> Path:
+    """The file of a `sqlite:` URL."""
     from pathlib import Path
 
     return Path(url.removeprefix("sqlite:")).expanduser()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from uuid import UUID, uuid4
 
 from adapters import wiring
@@ -82,7 +81,7 @@ def _check(settings: Settings, named: Sequence[str]) -> None:
             raise InvalidInput("--with", f"must be one of {', '.join(NAMED)}")
         if name not in outside:
             raise InvalidInput("--with", f"is for parts outside the home; {name} is inside it")
-    if settings.store.startswith("sqlite:") and not _file(settings.store).exists():
+    if settings.store.startswith("sqlite:") and not wiring.sqlite_path(settings.store).exists():
         raise PartUnavailable(
             "event store",
             f"{settings.store.removeprefix('sqlite:')} is missing",
@@ -120,7 +119,7 @@ def _parts(settings: Settings, store: EventStore, named: Sequence[str]) -> Itera
 
     yield part(STORE, settings.store, store.system_id)
     for name, (url, open_part) in _others(settings).items():
-        if not url.startswith("sqlite:") or _file(url).exists():
+        if not url.startswith("sqlite:") or wiring.sqlite_path(url).exists():
             yield part(name, url, partial(_id_of, open_part))
     if settings.kek_is_ours and settings.kek_file.exists():
         owner = wiring.key_owner(settings)
@@ -179,7 +178,3 @@ def _claim(opened: Identified, part: _Part, system_id: UUID) -> None:
     if part.system_id != system_id and opened.claim_system(system_id, instead_of=part.system_id) != system_id:
         reason = "another program gave it an id at the same time"
         raise PartUnavailable(f"the {part.name}", reason, "Stop all workers, then repeat `es adopt`.")
-
-
-def _file(url: str) -> Path:
-    return Path(url.removeprefix("sqlite:")).expanduser()

@@ -231,7 +231,7 @@ def _fetch(channel: Any, role: str, count: int, limit: int | None = None) -> Ite
 def _count_unheld(channel: Any, role: str) -> int:
     """The number of dead letters of a role, once no other consumer holds any. Raises `PartUnavailable` after 2 s.
 
-    Consumers are counted, because RabbitMQ 3.10 accepts several exclusive ones on a quorum queue.
+    Consumers are counted: RabbitMQ 3.10 accepts several exclusive ones on a quorum queue, so none can keep others out.
     """
     deadline = time.monotonic() + _HELD_WAIT_S
     while True:
@@ -255,8 +255,7 @@ def _received(channel: Any, queue: str, count: int) -> Iterator[_Held]:
         # quorum queue, so it is named. One consumer cannot hold more than 65,535 messages: another one continues.
         wanted = min(count, _PREFETCH_LIMIT)
         channel.basic_qos(prefetch_count=wanted)
-        # Exclusively: no other consumer can hold a letter that a purge would then not see.
-        for method, properties, raw in channel.consume(queue, exclusive=True, inactivity_timeout=_SILENCE_S):
+        for method, properties, raw in channel.consume(queue, inactivity_timeout=_SILENCE_S):
             if method is None:
                 waiting, _ = depth_of(channel, queue)
                 if not waiting:  # another operator holds or has removed the others

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from adapters.log import Log
 from domain.kernel.errors import EsError, InvalidInput, Kind
@@ -58,7 +59,7 @@ class ClaimsProcess:
     def _react(self, events: Sequence[Recorded], _: History) -> None:
         for recorded in events:
             if recorded.type in _FOLLOWED:
-                self._unless_damaged(lambda: self._settle(recorded.stream), position=recorded.position)  # noqa: B023
+                self._unless_damaged(partial(self._settle, recorded.stream), position=recorded.position)
 
     def _settle(self, stream: str) -> None:
         try:

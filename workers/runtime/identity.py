@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from adapters.place import Place
 from adapters.settings import Settings, without_password
-from adapters.wiring import contains_users
+from adapters.wiring import contains_users, sqlite_path
 from domain.kernel.errors import CopiedStore, ForeignPart
 from domain.kernel.events import BEGINNING
 from domain.kernel.ports.event_store import EventStore
@@ -140,13 +140,9 @@ def outside_parts(settings: Settings) -> dict[str, str]:
 
 def _is_inside(url: str, home: Path) -> bool:
     if url.startswith("sqlite:"):
-        return _file(url).resolve().is_relative_to(home.resolve())
+        return sqlite_path(url).resolve().is_relative_to(home.resolve())
     return url.startswith("local:")
 
 
 def _place(settings: Settings) -> Place:
-    return Place.of(_file(settings.store))
-
-
-def _file(url: str) -> Path:
-    return Path(url.removeprefix("sqlite:")).expanduser()
+    return Place.of(sqlite_path(settings.store))

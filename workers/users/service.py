@@ -117,9 +117,8 @@ class UsersService:
         """Reserve, append and confirm once. Return the tickets whose address must be reserved again."""
         ready, held = self._reserve(tickets, replies)
         orders = [ticket.order for ticket in ready]
-        keyless = self._without_key(
-            orders
-        )  # before the append: then `erasures` may leave a tombstone at any time
+        # Before the append: from then on `erasures` may leave a tombstone at any time.
+        keyless = self._without_key(orders)
         outcomes = self._handler.handle(orders)
         again = [ticket for ticket, _ in held]
         unsettled = {holder for _, holder in held}
