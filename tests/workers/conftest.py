@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters import wiring
 from adapters.log import Log, open_log
+from adapters.settings import Settings, load_settings
 from adapters.sqlite.read_model import SqliteReadModel
 from tests.support.accounts import Accounts
 from tests.support.read_side import ReadSide
@@ -24,6 +26,18 @@ def accounts(tmp_path: Path) -> Iterator[Accounts]:
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
     return open_log(f"log-of-{tmp_path}", tmp_path / "log" / "test.log")
+
+
+@pytest.fixture
+def settings_of(tmp_path: Path) -> Callable[..., Settings]:
+    """The settings of a home, which is created."""
+
+    def of(home: str = "home", **parts: str) -> Settings:
+        settings = load_settings(environment={"ES_HOME": str(tmp_path / home), **parts})
+        wiring.prepare_home(settings)
+        return settings
+
+    return of
 
 
 @pytest.fixture

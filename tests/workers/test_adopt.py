@@ -14,7 +14,7 @@ import pytest
 from adapters import wiring
 from adapters.crypto.kek import make_kek, read_kek
 from adapters.log import Log
-from adapters.settings import Settings, load_settings
+from adapters.settings import Settings
 from domain.kernel.errors import CopiedStore, EsError, ForeignPart, InvalidInput, PartUnavailable
 from tests.support.homes import copied_home, ids_of
 from tests.support.vaults import register
@@ -26,16 +26,6 @@ from workers.runtime.worker import Worker
 
 SettingsOf = Callable[..., Settings]
 Opened = Callable[[Settings], UUID | None]
-
-
-@pytest.fixture
-def settings_of(tmp_path: Path) -> SettingsOf:
-    def of(home: str = "home", **parts: str) -> Settings:
-        settings = load_settings(environment={"ES_HOME": str(tmp_path / home), **parts})
-        wiring.prepare_home(settings)
-        return settings
-
-    return of
 
 
 @pytest.fixture

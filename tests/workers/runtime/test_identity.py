@@ -18,7 +18,7 @@ from adapters.log import Log
 from adapters.place import Place
 from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.messages import SYSTEM
-from adapters.settings import Settings, load_settings
+from adapters.settings import Settings
 from domain.features import registry
 from domain.kernel.errors import CopiedStore, EsError, ForeignPart, KeyUnavailable
 from domain.kernel.events import NO_STREAM
@@ -34,18 +34,6 @@ from workers.runtime.worker import Worker, run_role
 
 SettingsOf = Callable[..., Settings]
 Open = Callable[..., Worker]
-
-
-@pytest.fixture
-def settings_of(tmp_path: Path) -> SettingsOf:
-    """The settings of a home, which is created."""
-
-    def of(home: str = "home", **parts: str) -> Settings:
-        settings = load_settings(environment={"ES_HOME": str(tmp_path / home), **parts})
-        wiring.prepare_home(settings)
-        return settings
-
-    return of
 
 
 @pytest.fixture
