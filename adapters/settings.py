@@ -24,9 +24,11 @@ _DEFAULTS = {
     "autostart": "1",
     "features": "",
 }
+EVENTSTOREDB = ("esdb", "kurrentdb")
+"""The beginnings of the URLs of an EventStoreDB. KurrentDB, its name from version 25 on, has another one."""
 _SCHEMES = {
     "broker": ("local:", "amqp://", "amqps://"),
-    "store": ("sqlite:", "esdb://", "esdb+discover://"),
+    "store": ("sqlite:", "esdb://", "esdb+discover://", "kurrentdb://", "kurrentdb+discover://"),
     "database": ("sqlite:", "postgresql://", "postgres://"),
     "vault": ("sqlite:", "postgresql://", "postgres://"),
 }
@@ -156,9 +158,25 @@ def _switch(name: str, setting: Setting) -> bool:
 def _below(home: Path, value: str) -> str:
     """The value with a relative path made absolute in the home: workers have another working directory."""
     scheme, given = ("sqlite:", value.removeprefix("sqlite:")) if value.startswith("sqlite:") else ("", value)
-    if not given or "://" in given or given.startswith("esdb"):
+    if not given or "://" in given or given.startswith(EVENTSTOREDB):
         return value
     return f"{scheme}{home / Path(given).expanduser()}"
+
+
+_HARMLESS_OPTIONS = re.compile(
+    # PostgreSQL
+    "host|hostaddr|port|dbname|user|passfile|schema|application_name|connect_timeout|target_session_attrs|sslmode|sslrootcert"
+    "|sslcert|sslkey|sslcrl|channel_binding|gssencmode|keepalives(_idle|_interval|_count)?|tcp_user_timeout"
+    "|load_balance_hosts"
+    # EventStoreDB and KurrentDB
+    "|tls|tlsverifycert|tlscafile|nodepreference|maxdiscoverattempts|discoveryinterval|gossiptimeout|keepaliveinterval"
+    "|keepalivetimeout|connectionname|defaultdeadline|usercertfile|userkeyfile"
+    # RabbitMQ
+    "|cafile|certfile|keyfile|heartbeat|(blocked_connection|socket|stack)_timeout|connection_attempts|retry_delay"
+    "|channel_max|frame_max|locale",
+    re.IGNORECASE,
+)
+"""Options of URLs whose values are shown. A misspelt `pasword` is not among them."""
 
 
 def without_password(url: str) -> str:
@@ -173,13 +191,12 @@ def without_password(url: str) -> str:
 
 
 def _without_secrets(rest: str) -> str:
-    """Host, path and query. All that follows a secret is hidden too: it may belong to it."""
+    """Host, path and query. An option that is not known to be harmless is hidden, and all that follows: it may belong to it."""
     from urllib.parse import unquote  # here: only displays need it
 
-    for option in re.finditer(r"[?&;#]([^=?&;#]*)=", rest):
-        name = unquote(option[1]).lower()
-        if re.search("pass|pwd|secret|token", name) and name != "passfile":
-            return f"{rest[: option.end()]}***"
+    for option in re.finditer(r"[?&;#]([^=?&;#]*)(=?)", rest):
+        if not option[2] or not _HARMLESS_OPTIONS.fullmatch(unquote(option[1])):
+            return f"{rest[: option.end() if option[2] else option.start() + 1]}***"
     return rest
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.clock import now_us
-from adapters.settings import Settings
+from adapters.settings import EVENTSTOREDB, Settings
 
 if TYPE_CHECKING:
     from domain.kernel.ports.event_store import EventStore
@@ -34,7 +34,7 @@ def broker_version(settings: Settings) -> Version:
 
 
 def store_version(settings: Settings) -> Version:
-    if not settings.store.startswith("esdb"):
+    if not settings.store.startswith(EVENTSTOREDB):
         return database_version(settings.store)
     from adapters.eventstoredb.server_info import server_facts
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from adapters.settings import NotPrivate, Settings, check_private, quoted
+from adapters.settings import EVENTSTOREDB, NotPrivate, Settings, check_private, quoted
 from domain.features import registry
 from domain.kernel.errors import InvalidSetting, KeyUnavailable, PartUnavailable
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from domain.kernel.ports.read_model import ReadModel
     from domain.kernel.ports.transport import Caller, Server
     from domain.kernel.ports.vault import Vault
+    from domain.kernel.ports.worklist import Worklist
 
 
 def prepare_home(settings: Settings) -> None:
@@ -62,10 +63,38 @@ def prepare_home(settings: Settings) -> None:
 def place_temporary_files(settings: Settings) -> None:
     """Let SQLite write its temporary files beside the vault, unless SQLITE_TMPDIR names another folder.
 
-    Removing an erased person's bytes copies the vault into such a file: a full /tmp must not stop that.
+    The migration of a vault copies it into such a file: a full /tmp must not stop that.
     """
     beside = settings.home if settings.vault.startswith("postgres") else sqlite_path(settings.vault).parent
     os.environ.setdefault("SQLITE_TMPDIR", str(beside))
+
+
+_EXTRAS = {
+    **dict.fromkeys(EVENTSTOREDB, ("eventstoredb", ("kurrentdbclient", "esdbclient"))),
+    "postgres": ("postgres", ("psycopg",)),
+}
+"""The extra of this package for a scheme, and the libraries of which one suffices."""
+
+
+def check_extras(settings: Settings) -> None:
+    """Raise InvalidSetting if a URL needs an extra of this package that is not installed."""
+    for name in ("store", "vault", "database"):
+        _need_extra(name, getattr(settings, name))
+
+
+def _need_extra(setting: str, url: str) -> None:
+    import sys
+    from importlib.util import find_spec
+
+    for scheme, (extra, libraries) in _EXTRAS.items():
+        if url.startswith(scheme) and not any(map(find_spec, libraries)):
+            python, wanted = quoted(sys.executable), f"'es[{extra}]'"
+            raise InvalidSetting(
+                setting,
+                f"begins with {scheme}, which needs the extra {extra}; it is not installed",
+                f"Install it. With pip or pipx: `{python} -m pip install {wanted}`. "
+                f"With uv: `uv pip install --python {python} {wanted}`. In a checkout: `make install`.",
+            )
 
 
 def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:
@@ -179,12 +208,13 @@ def open_codec(outside: tuple[str, ...] = ()) -> Codec:
 
 
 def open_store(url: str) -> EventStore:
-    """The event store of a URL: `sqlite:PATH`, `esdb://…` or `memory:`."""
+    """The event store of a URL: `sqlite:PATH`, `esdb://…`, `kurrentdb://…` or `memory:`."""
     if url == "memory:":
         from adapters.memory.event_store import MemoryStore
 
         return MemoryStore()
-    if url.startswith("esdb"):
+    _need_extra("store", url)
+    if url.startswith(EVENTSTOREDB):
         from adapters.eventstoredb.event_store import EventStoreDbStore
 
         return EventStoreDbStore(url)
@@ -202,6 +232,8 @@ def open_vault(settings: Settings, *, system: UUID | None = None) -> Vault:
     key-encryption key belongs to another system than the given one.
     """
     from adapters.crypto.kek import make_kek
+
+    _need_extra("vault", settings.vault)
 
     def may_be_new() -> bool:
         if settings.store.startswith("sqlite:") and not sqlite_path(settings.store).exists():
@@ -259,6 +291,7 @@ def contains_users(store: EventStore) -> bool:
 
 
 def open_read_model(settings: Settings) -> ReadModel:
+    _need_extra("database", settings.database)
     if settings.database.startswith("postgres"):
         from adapters.postgres.read_model import PostgresReadModel
 
@@ -268,20 +301,44 @@ def open_read_model(settings: Settings) -> ReadModel:
     return SqliteReadModel(sqlite_path(settings.database))
 
 
+def open_worklist(settings: Settings) -> Worklist:
+    """The worklist of process managers, in the database of the read models."""
+    _need_extra("database", settings.database)
+    if settings.database.startswith("postgres"):
+        from adapters.postgres.worklist import PostgresWorklist
+
+        return PostgresWorklist(settings.database)
+    from adapters.sqlite.worklist import SqliteWorklist
+
+    return SqliteWorklist(sqlite_path(settings.database))
+
+
 def usual_roles(settings: Settings) -> list[Role]:
-    """The roles that run unless the operator chooses others. Without a broker, roles that need one do not run."""
-    roles = registry(settings.features).roles
-    return [role for role in roles if not (role.needs_broker and settings.is_local)]
+    """The roles that run unless the operator chooses others: not those that lack a broker or a process manager."""
+    known = registry(settings.features)
+    # Only outside features have processes: without one, no model is imported.
+    has_processes = bool(known.modules) and bool(known.processes)
+    return [
+        role
+        for role in known.roles
+        if not (role.needs_broker and settings.is_local) and (has_processes or not role.needs_process)
+    ]
 
 
 def keyring_of(vault: Vault, *, even_owed: bool = False) -> Callable[[Sequence[int]], Keyring]:
     """Return a function that loads the data keys of the given subjects and returns a keyring of them.
 
+    The keyring fetches the keys of further subjects when it needs them.
     `even_owed` is for the process that destroys the keys of owed erasures.
     """
     from adapters.crypto.sealing import Keyring
 
-    return lambda subjects: Keyring(vault.data_keys(subjects, even_owed=even_owed))
+    def opened(subjects: Sequence[int]) -> Keyring:
+        keyring = Keyring({}, lambda wanted: vault.data_keys(wanted, even_owed=even_owed))
+        keyring.load(subjects)
+        return keyring
+
+    return opened
 
 
 def erased_keyring() -> AllErased:

@@ -32,6 +32,7 @@ from domain.kernel.errors import (
     PartUnavailable,
 )
 from domain.kernel.messages import INPUT_DEPTH, Question, is_shallow, too_deep
+from es.connection import command_body
 
 _OUTAGE = tuple(each.code for each in (PartUnavailable, KeyUnavailable, Damaged, ForeignPart, CopiedStore))
 """Codes of errors that the next line probably meets as well."""
@@ -213,4 +214,4 @@ def _question(kind: str, line: bytes | LineTooLong, actor: str) -> tuple[str | N
         command_id = session.command_id(given.pop("command_id", None), field="command_id")
     except InvalidInput as error:
         return None, error
-    return command_id, (kind, {"command_id": command_id, "actor": actor, "input": given})
+    return command_id, (kind, command_body(command_id, actor, given))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import render, session
-from domain.kernel.commands import Command, Input, inputs_of, personal_inputs
+from domain.kernel.commands import Command, Input, inputs_of, optional_inputs, personal_inputs
 from domain.kernel.errors import InvalidInput
 from domain.kernel.messages import Body
 
@@ -33,12 +33,14 @@ def derived(
 ) -> Any:
     """An `es` command: an argument or option for each input, --from, --command-id, --json, and --yes if it asks."""
 
-    def run(source: str | None, command_id: str | None, as_json: bool, **given: Any) -> None:
-        yes = given.pop("yes", True)
+    # No input of a command has these names.
+    def run(es_source: str | None, es_command_id: str | None, es_json: bool, **given: Any) -> None:
+        source, command_id, as_json = es_source, es_command_id, es_json
+        yes = given.pop("es_yes", True)
         if source is not None:
             _run_bulk(command, role, source, command_id, given, yes=yes)
         _require(command, given)
-        fields = {field: session.from_argument(value) for field, value in given.items()}
+        fields = {name: session.from_argument(value) for name, value in given.items() if value is not None}
         if not yes:
             _ask(command, fields, describe)
         reply = session.send(role, command.request, fields, given_id=command_id)
@@ -64,10 +66,10 @@ def _parameters(command: type[Command]) -> list[inspect.Parameter]:
         _parameter(field, _annotation(command, field, taken, is_personal=field in personal))
         for field, taken in inputs_of(command).items()
     ]
-    found += [_parameter("source", From), _parameter("command_id", render.CommandId)]
+    found += [_parameter("es_source", From), _parameter("es_command_id", render.CommandId)]
     if command.question:
-        found.append(_parameter("yes", render.Yes, default=False))
-    return [*found, _parameter("as_json", render.Json, default=False)]
+        found.append(_parameter("es_yes", render.Yes, default=False))
+    return [*found, _parameter("es_json", render.Json, default=False)]
 
 
 def _parameter(name: str, annotation: Any, *, default: object = None) -> inspect.Parameter:
@@ -75,8 +77,10 @@ def _parameter(name: str, annotation: Any, *, default: object = None) -> inspect
 
 
 def _annotation(command: type[Command], field: str, taken: Input, *, is_personal: bool) -> Any:
-    text = f"{taken.help}, or - to read it from standard input." if is_personal else taken.help
-    if command.creates:
+    text = (
+        f"{taken.help.removesuffix('.')}, or - to read it from standard input." if is_personal else taken.help
+    )
+    if command.creates or field in optional_inputs(command):
         return Annotated[str | None, typer.Option(_option(field), metavar=taken.metavar, help=text)]
     return Annotated[str | None, typer.Argument(metavar=taken.metavar, help=text)]
 
@@ -88,6 +92,8 @@ def _option(field: str) -> str:
 def _example(command: type[Command]) -> str:
     words = ["es", *command.request.split(".")]
     for field, taken in inputs_of(command).items():
+        if field in optional_inputs(command):
+            continue
         words += [_option(field)] if command.creates else []
         words.append(shlex.quote(taken.example or taken.metavar))
     return " ".join(words)
@@ -99,7 +105,7 @@ def _require(command: type[Command], given: Mapping[str, str | None]) -> None:
     missing = [
         f"{_option(field)} {inputs[field].metavar}" if command.creates else inputs[field].metavar
         for field, value in given.items()
-        if value is None
+        if value is None and field not in optional_inputs(command)
     ]
     if missing:
         verb = "is" if len(missing) == 1 else "are"

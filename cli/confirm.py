@@ -46,6 +46,8 @@ def row(kind: str, key: str) -> Describe:
     """For a feature with rows of its own: the row of the projection with the feature's name."""
 
     def described(inputs: Mapping[str, Any]) -> str:
+        if key not in inputs:  # a command of another aggregate of the feature
+            return ", ".join(f"{name} {value}" for name, value in inputs.items())
         found = session.ask("projections", kind, {"key": inputs[key]}, timeout_s=_READ_WAIT_S)
         return ", ".join(f"{name} {value}" for name, value in found.items())
 

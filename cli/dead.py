@@ -85,12 +85,13 @@ def drop(
 
 def _open(role: str | None = None) -> "DeadLetters":
     """The dead letters of the broker. Raises InvalidInput for an unknown role, InvalidSetting without a broker."""
-    from adapters.wiring import open_dead_letters
+    from adapters.wiring import open_dead_letters, usual_roles
 
     settings = session.settings()
-    letters = open_dead_letters(settings, registry(settings.features).role_names)
+    known = registry(settings.features)
+    letters = open_dead_letters(settings, [role.name for role in usual_roles(settings)])
     if role is not None and role not in letters.roles:
-        raise InvalidInput("role", f"must be one of {', '.join(letters.roles)}")
+        raise known.unknown(InvalidInput("role", f"must be one of {', '.join(letters.roles)}"))
     return letters
 
 

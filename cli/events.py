@@ -36,7 +36,7 @@ def tail(
             "--from",
             metavar="POSITION",
             min=0,
-            help="Start after this position. Without it start at the head.",
+            help="Start after this position. Without it start at the head, with --no-follow at the first event.",
         ),
     ] = None,
     since: Annotated[
@@ -54,7 +54,7 @@ def tail(
 ) -> None:
     """Print events as they are stored, until Ctrl-C. --json shows all their fields."""
     first = "" if since is None else time_text(parse_since_us(since, "--since"))
-    position = 0 if start is None and since is not None else start
+    position = 0 if start is None and (since is not None or stop) else start
     if position is None:
         position = session.ask("projections", "events.read", {"from_end": True})["position"]
     connection = session.caller()

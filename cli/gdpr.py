@@ -46,13 +46,24 @@ def erase(
             "--basis", metavar="CODE", autocompletion=bases, help=f"The reason: {', '.join(BASES)}."
         ),
     ] = DEFAULT_BASIS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what an erasure reaches. Nothing is changed.")
+    ] = False,
     yes: render.Yes = False,
     command_id: render.CommandId = None,
     as_json: render.Json = False,
 ) -> None:
-    """Destroy a person's data key, so that their data stays sealed for ever, here and in every copy."""
+    """Destroy a person's data key, so that their data stays sealed for ever, here and in every copy.
+
+    It reaches the person's own stream and all streams of other services with data of the person.
+    """
     basis = parse_basis(basis)  # before anything is asked
+    if dry_run:
+        found = _reach(user_id)
+        render.answer(found, as_json=as_json, human=lambda: render.line(_said_of(found)))
+        return
     introduce(lambda: person({"user_id": user_id}), yes=yes)
+    introduce(lambda: _said_of(_reach(user_id)), yes=yes)
     session.ask_first("Erase this person for good?", because="an erasure cannot be undone", yes=yes)
     reply = session.send("users", "users.erase", {"user_id": user_id, "basis": basis}, given_id=command_id)
     reply["erasure"] = _wait(user_id)
@@ -91,6 +102,24 @@ def resume(as_json: render.Json = False) -> None:
             break
         time.sleep(_POLL_S)
     _show(found, as_json=as_json)
+
+
+def _reach(user_id: str) -> Body:
+    """What an erasure reaches. Raises EsError."""
+    return session.ask("projections", "gdpr.reach", {"user_id": user_id}, timeout_s=_WAIT_S + 2)
+
+
+def _said_of(found: Body) -> str:
+    streams = f"{'more than ' if found['more'] else ''}{_counted(found['streams'], 'stream')}"
+    state = "is erased already; the erasure covers" if found["erased"] else "can be erased, in"
+    claims = [_counted(found["email_claims"], "e-mail address")]
+    claims += [_counted(found["other_claims"], "other unique value")] if found["other_claims"] else []
+    return f"user {found['user_id']} {state} {', '.join([streams, *claims])}"
+
+
+def _counted(count: int, what: str) -> str:
+    plural = "es" if what.endswith("s") else "s"
+    return f"{count} {what}{'' if count == 1 else plural}"
 
 
 def _wait(user_id: str) -> str:

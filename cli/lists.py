@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
@@ -12,15 +12,23 @@ import typer
 from cli import session
 
 
-def remark_on_more(context: typer.Context, count: int, following: Mapping[str, Any] | None) -> None:
+def remark_on_more(
+    context: typer.Context,
+    count: int,
+    following: Mapping[str, Any] | None,
+    total: Callable[[], int | None] = lambda: None,
+) -> None:
     """Say on standard error that there are more than `count` rows. `following` are the options for the others.
 
-    A script that chose its own `--limit` counts its rows, so it gets no remark.
+    A script that chose its own `--limit` counts its rows, so it gets no remark. `total` tells how many rows there are
+    in all, if that is known.
     """
     is_chosen = _is_given(context, "limit")
     if following is None or (is_chosen and not sys.stderr.isatty()):
         return
-    session.note(f"there are more than these {count}; the others: {_command(context, following)}")
+    known = total()
+    in_all = "" if known is None else f" ({known} in all)"
+    session.note(f"there are more than these {count}{in_all}; the others: {_command(context, following)}")
 
 
 def _command(context: typer.Context, following: Mapping[str, Any]) -> str:

@@ -107,13 +107,17 @@ def _time(since: str) -> str:
 def _logs_of(role: str | None) -> list[Path]:
     """The logs of a role, or all of them. Raises InvalidInput if there are none."""
     settings = session.settings()
-    known = ("supervisor", *registry(settings.features).role_names)
+    features = registry(settings.features)
+    known = ("supervisor", *features.role_names)
     found = sorted(settings.log.glob("*.log"))
     paths = [path for path in found if role is None or _role_of(path) == role]
     if paths:
         return paths
     if role is not None and role not in known:
-        raise InvalidInput("ROLE", f"must be one of {', '.join(known)}", "Without it, all logs are printed.")
+        unknown = InvalidInput(
+            "ROLE", f"must be one of {', '.join(known)}", "Without it, all logs are printed."
+        )
+        raise features.unknown(unknown)
     with_log = (
         ", ".join(sorted({_role_of(path) for path in found})) or "none yet: start the workers with `es up`"
     )

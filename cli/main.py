@@ -14,8 +14,8 @@ import typer
 
 from cli import OutputFailed, render, session
 from cli.lazy_group import LazyGroup
-from domain.features import Registry, registry
-from domain.kernel.errors import EXIT_CODES, EsError
+from domain.features import Registry, outside_feature, registry
+from domain.kernel.errors import EXIT_CODES, EsError, InvalidInput, InvalidSetting, Kind, UnknownRequest
 from domain.kernel.feature import Feature
 
 TOOLS = {
@@ -71,7 +71,10 @@ class RootGroup(LazyGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         try:
-            features = _features(ctx).features
+            known = _features(ctx)
+            features = known.features
+            for broken in known.broken:
+                session.note(f"{broken.error}. {broken.error.hint}")
         except EsError as error:  # help works although a setting is wrong
             session.note(f"{error}. {error.hint}")
             features = registry().features
@@ -82,19 +85,19 @@ class RootGroup(LazyGroup):
         for helps, load in ((COMMANDS, typer.main.get_command), (TOOLS, typer.main.get_group)):
             if name in helps:
                 return _named(load(import_module(f"cli.{name}").app), name, helps[name])
-        known = registry()
-        feature = known.feature(name)
-        if feature is None:
-            known = _features(ctx)
-            feature = known.feature(name)
+        feature = registry().feature(name) or _outside(ctx, name)
         if feature is None or not feature.help:
             return None
-        return _named(typer.main.get_group(_group_of(feature, known)), name, feature.help)
+        return _named(typer.main.get_group(_group_of(feature)), name, feature.help)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         # Before anything is parsed: wrong usage is printed as JSON too.
         options = args[: args.index("--")] if "--" in args else args
-        session.options.as_json, session.options.sent = "--json" in options, None
+        session.options.as_json, session.options.sent, session.options.module = (
+            "--json" in options,
+            None,
+            None,
+        )
         with _printed_failures():
             return super().parse_args(ctx, args)
 
@@ -130,6 +133,8 @@ def _printed_failures() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
+        if session.options.ended is not None:
+            _interrupted(session.options.ended)
         message = getattr(error, "format_message", None)  # typer's errors of wrong usage have it
         if message is not None and type(error).__name__ != "NoArgsIsHelpError":
             from cli.usage import wrong_usage
@@ -166,9 +171,19 @@ def _show_trace() -> None:
 
 
 def _fail(error: EsError, *, exit_code: int | None = None) -> NoReturn:
+    error = _refused_by_workers(error)
     error.command_id = error.command_id or session.options.sent
     render.show_error(error, as_json=session.options.as_json)
     raise typer.Exit(exit_code or EXIT_CODES[error.kind]) from None
+
+
+def _refused_by_workers(error: EsError) -> EsError:
+    """The reason why no worker handles requests of an outside module, if that is why a command failed."""
+    may_be = error.kind is Kind.UNAVAILABLE or error.code == UnknownRequest.code
+    if session.options.module is None or not may_be:
+        return error
+    broken = registry(session.settings().features).broken
+    return next((each.error for each in broken if each.module == session.options.module), error)
 
 
 def _features(ctx: Any) -> Registry:
@@ -177,13 +192,32 @@ def _features(ctx: Any) -> Registry:
     return registry(session.settings().features)
 
 
-def _group_of(feature: Feature, known: Registry) -> typer.Typer:
+def _outside(ctx: Any, name: str) -> Feature | None:
+    """The outside feature of a name. Raises InvalidSetting if it may be that of a module that cannot be used."""
+    session.options.home = ctx and ctx.params.get("home")
+    modules = session.settings().features
+    if found := outside_feature(name, modules):
+        feature, session.options.module = found
+        return feature
+    known = registry(modules)
+    if known.broken:
+        raise known.unknown(InvalidInput(name, "is no command"))
+    return None
+
+
+def _group_of(feature: Feature) -> typer.Typer:
     if feature.cli:
-        own: typer.Typer = import_module(feature.cli).app
+        try:
+            own: typer.Typer = import_module(feature.cli).app
+        except Exception as error:  # of another package, which may raise anything
+            if session.options.module is None:
+                raise
+            reason = f"name {feature.cli}, which cannot be imported: {type(error).__name__}: {error}"
+            raise InvalidSetting("features", reason) from error
         return own
     from cli.feature_group import group_of
 
-    return group_of(feature, known)
+    return group_of(feature, Registry((feature,)))
 
 
 def _named(command: Any, name: str, help_: str) -> Any:

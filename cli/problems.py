@@ -10,11 +10,24 @@ from domain.kernel.messages import Body
 
 _OWED_S = 10.0
 """An erasure that is owed for so long is a problem, also without an error."""
-_SOUND = ("ready", "starting")
 _CURES = {
     "waiting": "It recovers when the part is available: `es doctor` examines each part.",
     "silent": "It is suspended or stuck: continue it with `kill -CONT {pid}`, or end it with `kill -9 {pid}`: it is restarted.",
 }
+_PARKED_CURES = {
+    "current": "`es projections parked list {name}` shows the errors. Correct the cause, then "
+    "`es projections parked retry {name} --all`; after a new version of the code also `es projections rebuild {name}`.",
+    "building": "`es logs projections` shows the errors. Correct the cause, then `es projections cancel {name}` and rebuild; "
+    "or wait for the switch, then `es projections parked list {name}`.",
+}
+"""By the state of the generation. One that is checked reports them itself, and a retired one serves nothing."""
+
+
+OTHER_CODE = "its rows were built by other code"
+
+
+def other_code_cure(projection: str) -> str:
+    return f"Compare them with those of the present code: `es projections rebuild {projection} --check`."
 
 
 def problems(found: Body) -> list[Body]:
@@ -48,7 +61,8 @@ def workers(found: Body) -> list[Body]:
 
 
 def is_sound(worker: Body) -> bool:
-    return worker["state"] in _SOUND
+    """Whether it serves, or starts for the first time. One that starts after it ended may well end again."""
+    return worker["state"] == "ready" or (worker["state"] == "starting" and not worker["last_error"])
 
 
 def _workers(found: Body) -> Iterator[Body]:
@@ -83,15 +97,19 @@ def _followers(found: Body) -> Iterator[Body]:
         yield _problem(f"follower {role}", "its worker does not reply", f"`es logs {role}` shows why.")
     for follower in found["followers"]:
         yield from _erasures(follower)
+        yield from _processes(follower)
     for state in found["projections"]:
         name = state["projection"]
         if state.get("other_history"):
             cure = f"It is rebuilt by itself: `es projections status {name}`; queries need the new rows."
             detail = "its rows are of another history than the event store, which was restored or replaced"
             yield _problem(f"projection {name}", detail, cure)
-        if state["parked"]:
-            cure = f"`es logs projections` shows the errors. Correct the cause, then `es projections rebuild {name}`."
-            detail = f"{state['parked']} parked events: rows lack them"
+        if state["state"] == "current" and state.get("other_code"):
+            yield _problem(f"projection {name}", OTHER_CODE, other_code_cure(name), state="warning")
+        if state["parked"] and state["state"] in _PARKED_CURES:
+            cure = _PARKED_CURES[state["state"]].format(name=name)
+            which = "" if state["state"] == "current" else f" in the {state['state']} generation"
+            detail = f"{state['parked']} parked events{which}: rows lack them"
             yield _problem(f"projection {name}", detail, cure, state="warning")
 
 
@@ -116,6 +134,18 @@ def _erasures(progress: Body) -> Iterator[Body]:
         cure = "If the store was restored or exchanged on purpose, `es down` and `es adopt --moved` end this message."
         catches_up = progress["lag"] and progress["position"] < each["seen"]
         yield _problem("history", detail, cure, state="failed" if catches_up else "warning")
+
+
+def _processes(progress: Body) -> Iterator[Body]:
+    """What a follower knows of process managers; only `processes` does."""
+    for state in progress.get("processes", []):
+        if state["quarantined"]:
+            detail = f"{state['quarantined']} instances cannot go on; the others do"
+            cure = (
+                "`es processes list --quarantined` shows why. Fix the cause, then `es processes retry "
+                f"{state['process']} ID`."
+            )
+            yield _problem(f"process {state['process']}", detail, cure)
 
 
 def _problem(part: str, detail: str, cure: str, *, state: str = "failed") -> Body:

@@ -1,45 +1,40 @@
-"""`es projections …`: the state of read models, and rebuilds."""
+"""`es projections …`: the state of read models, and what changes or compares their generations."""
 
-import time
 from typing import Annotated
 
 import typer
 
-from cli import render, session
+from cli import comparisons, parked, render, session
 from cli.completion import projections
-from cli.progress import Progress
-from domain.kernel.errors import PartUnavailable
+from cli.watching import Work, asked, compared, states_of
+from domain.kernel.errors import InvalidInput, PartUnavailable
 from domain.kernel.messages import Body
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: es projections rebuild users")
+app.add_typer(parked.app, name="parked")
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", autocompletion=projections, help="The projection, for example users.")
 ]
-POLL_S = 0.1
-STALLED_S = 5.0
-"""A rebuild that makes no progress for so long is requested again."""
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Start the work and return at once.")]
+Chosen = Annotated[
+    int | None, typer.Argument(metavar="GENERATION", help="A stored one; by default the checked one.")
+]
 _COLUMNS = ["projection", "generation", "state", "position", "head", "lag", "events", "parked"]
 _FIRST_DROPPED = ["events", "head", "position", "generation"]
-FAILING_S = 10.0
-"""A rebuild that makes no progress for so long and has an error fails. A shorter outage is waited out."""
-SILENT_S = 60.0
-"""A rebuild that makes no progress for so long fails also without an error."""
-
-
-def _states(name: str | None) -> list[Body]:
-    states: list[Body] = session.ask("projections", "projections.status", {"name": name})["projections"]
-    return states
 
 
 @app.command("list", epilog="Example: es projections list")
 def list_projections(as_json: render.Json = False) -> None:
     """List the names of the projections."""
-    for name in dict.fromkeys(state["projection"] for state in _states(None)):
+    states = states_of(None)
+    changed = {state["projection"] for state in states if _has_other_code(state)}
+    for name in dict.fromkeys(state["projection"] for state in states):
         if as_json:
-            render.json_line({"projection": name})
+            render.json_line({"projection": name, "other_code": name in changed})
         else:
             render.line(name)
+    _note_other_code(states)
 
 
 @app.command(epilog="Example: es projections status users")
@@ -53,30 +48,141 @@ def status(
     as_json: render.Json = False,
 ) -> None:
     """Show each generation of each projection: its position, its lag, and its number of parked events."""
-    _show(_states(name), as_json=as_json)
+    states = states_of(name)
+    _show(states, as_json=as_json)
+    _note_other_code(states)
 
 
-@app.command(epilog="Example: es projections rebuild users")
+@app.command(epilog="Example: es projections rebuild users --check")
 def rebuild(
     name: Name,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Start the rebuild and return at once.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare the new generation with the current one, and do not switch."),
+    ] = False,
+    no_wait: NoWait = False,
     as_json: render.Json = False,
 ) -> None:
     """Fill a new generation from all events beside the current one, then switch to it.
 
-    Queries read the old generation until the switch. Ctrl-C leaves the rebuild running in its worker.
+    Queries read the old generation until the switch. Ctrl-C leaves the rebuild running in its worker. With --check
+    the exit code is 0 if the rows are equal, 1 if they differ, 5 if parked events make them untrustworthy.
     """
-    begun = session.ask("projections", "projections.rebuild", {"name": name})
-    if no_wait:
-        said = f"the rebuild of {name} began, as generation {begun['generation']}: `es projections status {name}`"
-        render.answer(begun, as_json=as_json, human=lambda: render.on_terminal(said))
+    work = Work(name, "check" if check else "rebuild", "projections.rebuild", {"check": check})
+    built = _done(work, no_wait=no_wait, as_json=as_json)
+    if built is None:
         return
-    try:
-        current = _wait_until_current(name, begun["generation"])
-    except KeyboardInterrupt:
-        session.note(f"the rebuild continues in its worker; `es projections status {name}` shows it")
-        raise
-    _show([current], as_json=as_json)
+    if not check:
+        _show([built], as_json=as_json)
+        return
+    if built["state"] == "current":
+        raise PartUnavailable(
+            "the check",
+            "the event store was restored or replaced meanwhile, so the new rows replaced the old ones",
+            "Nothing is left to compare with.",
+        )
+    comparisons.show(asked("projections.report", name, generation=built["generation"]), as_json=as_json)
+
+
+@app.command(epilog="Example: es projections diff users 1 2")
+def diff(
+    name: Name,
+    first: Annotated[
+        int | None, typer.Argument(metavar="G1", help="A generation; by default the current one.")
+    ] = None,
+    second: Annotated[
+        int | None, typer.Argument(metavar="G2", help="Another one; by default the newest other.")
+    ] = None,
+    as_json: render.Json = False,
+) -> None:
+    """Compare the rows of two stored generations at one position; the one that is behind catches up first.
+
+    The exit code is 0 if the rows are equal, 1 if they differ, 5 if parked events make them untrustworthy.
+    """
+    if (first is None) != (second is None):
+        raise InvalidInput("generation", "is needed twice: G1 and G2, or none")
+    comparisons.show(compared(name, first, second), as_json=as_json)
+
+
+@app.command(epilog="Example: es projections switch users")
+def switch(
+    name: Name, generation: Chosen = None, no_wait: NoWait = False, as_json: render.Json = False
+) -> None:
+    """Let queries read another stored generation, by default the checked one.
+
+    It catches up with the current one first. Until then queries read the current one: they never see older rows.
+    """
+    _switch(Work(name, "switch", "projections.switch", {"generation": generation}), no_wait, as_json)
+
+
+@app.command(epilog="Example: es projections rollback users")
+def rollback(name: Name, no_wait: NoWait = False, as_json: render.Json = False) -> None:
+    """Let queries read the generation again that was current before the last switch or rebuild.
+
+    It catches up with the current one first. Until then queries read the current one: they never see older rows.
+    """
+    _switch(Work(name, "rollback", "projections.switch", {"rollback": True}), no_wait, as_json)
+
+
+@app.command(epilog="Example: es projections cancel users")
+def cancel(name: Name, as_json: render.Json = False) -> None:
+    """End the rebuild, check, switch or rollback that runs. Queries read the current generation as before."""
+    ended = asked("projections.cancel", name)
+    said = f"the work on generation {ended['generation']} of {name} was cancelled"
+    render.answer(ended, as_json=as_json, human=lambda: render.on_terminal(said))
+
+
+@app.command(epilog="Example: es projections prune users --keep 1")
+def prune(
+    name: Name,
+    keep: Annotated[int, typer.Option("--keep", metavar="N", min=0, help="Keep the newest N of them.")] = 0,
+    yes: render.Yes = False,
+    as_json: render.Json = False,
+) -> None:
+    """Remove the retired and checked generations. Then there is nothing to roll back to."""
+    question = f"Remove the retired and checked generations of {name}"
+    session.ask_first(question, because="only a rebuild makes them again", yes=yes)
+    pruned = asked("projections.prune", name, keep=keep)
+    removed = ", ".join(map(str, pruned["removed"])) or "none"
+    render.answer(pruned, as_json=as_json, human=lambda: render.line(f"removed generations: {removed}"))
+
+
+@app.command(epilog="Example: es projections history users")
+def history(name: Name, limit: render.Limit = 100, as_json: render.Json = False) -> None:
+    """List when generations were built and current: by which code, from when to when, rows, events a second, and why.
+
+    The last 200 entries of each projection are kept.
+    """
+    phases = asked("projections.history", name, limit=limit)["phases"]
+    columns = ["generation", "state", "why", "from", "to", "rows", "events", "events_per_s", "code", "now"]
+    render.rows(phases, columns, as_json=as_json, first_dropped=["code", "events", "events_per_s", "to"])
+
+
+def _switch(work: Work, no_wait: bool, as_json: bool) -> None:
+    current = _done(work, no_wait=no_wait, as_json=as_json)
+    if current is not None:
+        _show([current], as_json=as_json)
+
+
+def _done(work: Work, *, no_wait: bool, as_json: bool) -> Body | None:
+    """Begin work and wait for its end: the final state of its generation. None with `no_wait`."""
+    begun = work.begin()
+    if not no_wait:
+        return work.wait(begun["generation"])
+    said = f"the {work.what} of {work.name} runs, as generation {begun['generation']}: `es projections status {work.name}`"
+    render.answer(begun, as_json=as_json, human=lambda: render.on_terminal(said))
+    return None
+
+
+def _has_other_code(state: Body) -> bool:
+    return state["state"] == "current" and bool(state.get("other_code"))
+
+
+def _note_other_code(states: list[Body]) -> None:
+    for state in states:
+        if _has_other_code(state):
+            name = state["projection"]
+            session.note(f"{name} was built by other code: `es projections rebuild {name} --check`")
 
 
 def _show(states: list[Body], *, as_json: bool) -> None:
@@ -89,55 +195,3 @@ def _show(states: list[Body], *, as_json: bool) -> None:
     for state in shown:
         if state["last error"]:
             render.line(f"{state['projection']} {state['generation']}: last error {state['last error']}")
-
-
-def _wait_until_current(name: str, generation: int) -> Body:
-    """Show progress until the generation is current; its final state."""
-    progress = Progress()
-    position, moved_s, requested_s = 0, 0.0, 0.0
-    error: Body | None = None
-    while True:
-        state = next((state for state in _states(name) if state["generation"] == generation), None)
-        if state is None:
-            raise PartUnavailable("the rebuild", "its generation is missing", "Another rebuild replaced it.")
-        elapsed_s = progress.elapsed_s
-        if state["state"] != "building":
-            rate = state["events"] / elapsed_s
-            progress.close(
-                f"rebuilt {name} from {state['events']} events, {rate:.0f}/s; generation {generation}"
-            )
-            return state
-        if state["position"] != position:
-            position, moved_s, requested_s, error = state["position"], elapsed_s, elapsed_s, None
-        # Another worker than the one that rebuilds may have replied: it knows no error.
-        error = state.get("last_error") or error
-        _need_hope(name, error, elapsed_s - moved_s)
-        if elapsed_s - requested_s > STALLED_S:
-            # Its worker may have ended. The worker that gets this request resumes the rebuild.
-            session.ask("projections", "projections.rebuild", {"name": name})
-            requested_s = elapsed_s
-        _show_progress(progress, state, error)
-        time.sleep(POLL_S)
-
-
-def _need_hope(name: str, error: Body | None, stalled_s: float) -> None:
-    """Raise PartUnavailable after a long time without progress."""
-    if stalled_s > (SILENT_S if error is None else FAILING_S):
-        why = f"it makes no progress: {error['message']}" if error else f"no progress for {SILENT_S:.0f} s"
-        raise PartUnavailable(
-            "the rebuild",
-            why,
-            f"Fix the cause (`es logs projections`); the rebuild then continues. `es projections status {name}` shows it.",
-        )
-
-
-def _show_progress(progress: Progress, state: Body, error: Body | None) -> None:
-    share = state["position"] / max(state["head"], 1)
-
-    def text() -> str:
-        shown = f"{share:6.1%}  {state['events']} events  {state['events'] / progress.elapsed_s:.0f}/s"
-        if error:
-            return f"{shown}  waits: {error['message']}"
-        return f"{shown}  {progress.elapsed_s * (1 - share) / share:.0f} s left" if share else shown
-
-    progress.show(text)

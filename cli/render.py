@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,8 @@ Limit = Annotated[
     int, typer.Option("--limit", metavar="N", min=1, max=1000, help="The maximum number of results.")
 ]
 
+_LINES = 1000
+"""How many lines of a list are written at once."""
 _SHOWN_CHARACTERS = 60  # how much of a sealed value is shown: the whole value is long
 # Control characters, marks that turn the direction of text, and surrogates, which no output can encode.
 _OBEYED = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
@@ -116,8 +119,10 @@ def rows(
         shown = ([item.get(column) for column in columns] for item in items)
         table(columns, shown, first_dropped=first_dropped, whole_times=whole_times)
         return
-    for item in items:
-        json_line(item)
+    # They came together, so they are flushed together: each flush is a system call.
+    found = iter(items)
+    while lines := [safe(to_json(item), keep_lines=True) for item in islice(found, _LINES)]:
+        _write("\n".join(lines))
 
 
 def event(stored: Mapping[str, Any], *, as_json: bool) -> None:

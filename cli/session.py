@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,16 +18,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from cli import render
 from domain.kernel.errors import EsError, InvalidInput, Kind
 from domain.kernel.messages import to_json
+from es.connection import TIMEOUT_S as TIMEOUT_S
+from es.connection import Connection, chosen_command_id, command_body
 
 if TYPE_CHECKING:
     from adapters.settings import Settings
     from domain.kernel.messages import Body
-    from domain.kernel.ports.transport import Caller
 
-TIMEOUT_S = 8.0
-"""How long a command waits for a reply. With its start and its end it takes less than 10 s."""
 _LINE_LIMIT_BYTES = 64 * 1024
-_PAGE = 1000
 
 
 class OutputLost(EsError):
@@ -81,6 +78,10 @@ class Options:
     as_json: bool = False
     sent: str | None = None
     """The id of the command that this process has sent. Every failure after that shows it: a retry needs it."""
+    module: str | None = None
+    """The module of ES_FEATURES that brings the group of the command. If workers refuse it, a failure says so."""
+    ended: Ended | None = None
+    """The signal that asked this process to end. An import in a library may raise another error in its place."""
 
 
 options = Options()
@@ -103,10 +104,8 @@ def settings() -> Settings:
 # --- requests --------------------------------------------------------------------------------
 
 
-def caller() -> Caller:
+def caller() -> Connection:
     """A connection to the workers. It starts them if none run, unless `ES_AUTOSTART=0` or after `es down`."""
-    from adapters.wiring import open_caller
-
     chosen = settings()
 
     def start() -> bool:
@@ -118,7 +117,7 @@ def caller() -> Caller:
             note(f"started the workers in {chosen.home} (ES_AUTOSTART=0 turns this off)")
         return True
 
-    return open_caller(chosen, on_absent=start)
+    return Connection(chosen, on_absent=start)
 
 
 def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> Body:
@@ -130,50 +129,36 @@ def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIM
 def listed(
     kind: str, body: Mapping[str, Any], name: str, *, limit: int
 ) -> tuple[list[Body], Mapping[str, Any] | None]:
-    """At most `limit` rows of a list, and the fields that request the rows after them; None if there are none.
-
-    A worker sends fewer rows than requested if more do not fit in one reply, so they are requested page by page.
-    """
-    rows: list[Body] = []
-    following: Mapping[str, Any] | None = {}
+    """At most `limit` rows of a list, and the fields that request the rows after them; None if there are none."""
     with closing(caller()) as connection:
-        while following is not None and len(rows) < limit:
-            wanted = {"limit": min(limit - len(rows), _PAGE)}
-            question = {**body, **following, **wanted}
-            page = connection.ask("projections", kind, question, timeout_s=TIMEOUT_S)
-            rows += page[name]
-            following = page["next"]
-    return rows, following
+        return connection.listed(kind, body, name, limit=limit)
 
 
 def send(role: str, kind: str, fields: Mapping[str, Any], *, given_id: str | None) -> Body:
     """Send one command and return the reply. An error carries the command id, with which a retry is safe."""
     chosen = command_id(given_id)
-    body = {"command_id": chosen, "actor": actor(), "input": dict(fields)}
     sending(chosen)
-    return ask(role, kind, body)
+    return ask(role, kind, command_body(chosen, actor(), fields))
 
 
 def command_id(given: object, *, field: str = "--command-id") -> str:
     """The given command id, or a new one. Raises InvalidInput unless it is the text of a UUID."""
-    if given is None:
-        return str(uuid.uuid4())
-    from domain.kernel.commands import parse_command_id
-
-    return str(parse_command_id(given, field=field))
+    return chosen_command_id(given, field=field)
 
 
 def sending(command_id: str) -> None:
     """From here on every failure of this process shows the command id, also if a signal ends it."""
     options.sent = command_id
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores SIGHUP
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # `nohup` ignores SIGHUP.
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, _end)
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    raise Ended(number)
+    options.ended = Ended(number)
+    raise options.ended
 
 
 def actor() -> str:

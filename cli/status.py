@@ -10,7 +10,7 @@ import typer
 
 from adapters.wiring import open_dead_letters, usual_roles, workers_everywhere
 from cli import render, session
-from cli.problems import is_sound, problems
+from cli.problems import is_sound, problems, unavailable
 from cli.supervisor import ask_supervisor, name_of
 from domain.features import registry
 from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
@@ -28,7 +28,8 @@ def status(
 ) -> None:
     """Show every worker, the waiting requests, and the lag of projections, erasures and relay.
 
-    The exit code is 4 if something does not work: a worker, a queue without workers, a follower that does not reply.
+    The exit code is 4 if something does not work: a worker, a queue without workers, a follower that does not reply. It is 1 if
+    all requests are served and something waits for an operator: parked events, dead letters.
     """
     while True:
         found = ask_status()
@@ -39,14 +40,21 @@ def status(
         if not watch:
             break
         time.sleep(1.0)
-    if any(problem["state"] == "failed" for problem in found["problems"]):
+    states = {problem["state"] for problem in found["problems"]}
+    if "failed" in states:
         raise typer.Exit(EXIT_CODES[Kind.UNAVAILABLE])
+    if states:
+        raise typer.Exit(EXIT_CODES[Kind.REFUSED])
 
 
 def ask_status() -> Body:
     """`_asked` with `problems`, see `cli.problems`. Raises PartUnavailable."""
     found = _asked()
-    found["problems"] = problems(found)
+    broken = registry(session.settings().features).broken
+    found["problems"] = [
+        *problems(found),
+        *(unavailable(f"feature {each.module}", each.error) for each in broken),
+    ]
     found.pop("outage", None)
     return found
 
@@ -133,10 +141,11 @@ def _show_parts(found: Body) -> None:
         _show_progress(found)
         return
     for state in found["projections"]:
-        if state["state"] != "retired":
+        if state["state"] in ("current", "building"):
             render.line(
                 f"projection {state['projection']} (generation {state['generation']}, {state['state']}): "
                 f"lag {state['lag']} (position {state['position']} of {state['head']}), {state['parked']} parked"
+                + _speed(state)
                 + (f", last error {error}" if (error := render.last_error(state)) else "")
             )
     for follower in found["followers"]:
@@ -149,12 +158,25 @@ def _show_parts(found: Body) -> None:
         render.line(f"{follower['role']}: {reached}{owed}")
 
 
+def _speed(state: Body) -> str:
+    """What runs on a building generation, how fast, and for how long."""
+    if state["state"] != "building":
+        return ""
+    left = f", {state['left_s']:.0f} s left" if state.get("left_s") is not None else ""
+    rate = f" {state['events_per_s']}/s" if state.get("events_per_s") is not None else ""
+    return f", {state.get('why') or 'rebuild'}{rate}{left}"
+
+
 def _show_progress(found: Body) -> None:
     """The lag of projections and followers as a table."""
     reached = [
-        {**state, "follower": f"{state['projection']} (generation {state['generation']})"}
+        {
+            **state,
+            "follower": f"{state['projection']} (generation {state['generation']})",
+            "state": state["state"] + _speed(state),
+        }
         for state in found["projections"]
-        if state["state"] != "retired"
+        if state["state"] in ("current", "building")
     ] or [{"follower": "projections", "state": "no reply"}]
     reached += [
         {"state": "" if "lag" in follower else "no reply", **follower, "follower": follower["role"]}

@@ -11,6 +11,18 @@ from domain.kernel.errors import EsError, Kind
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: es streams list --prefix user-")
 
+Prefix = Annotated[
+    str,
+    typer.Option(
+        "--prefix", metavar="PREFIX", autocompletion=streams, help="Only streams whose name starts with this."
+    ),
+]
+
+ShowAll = Annotated[
+    bool,
+    typer.Option("--all", help="Also streams that only hold which id a command was given: created-…."),
+]
+
 
 class StreamNotFound(EsError):
     code = "stream-not-found"
@@ -24,26 +36,41 @@ class StreamNotFound(EsError):
 @app.command("list", epilog="Example: es streams list --prefix user-")
 def list_streams(
     context: typer.Context,
-    prefix: Annotated[
-        str,
-        typer.Option(
-            "--prefix",
-            metavar="PREFIX",
-            autocompletion=streams,
-            help="Only streams whose name starts with this.",
-        ),
-    ] = "",
+    prefix: Prefix = "",
     after: Annotated[
         str, typer.Option("--after", metavar="STREAM", help="Only streams after this name.")
     ] = "",
     limit: render.Limit = 100,
+    person: Annotated[
+        str | None,
+        typer.Option(
+            "--person", metavar="ID", help="Only streams with data of this user, and the user's own."
+        ),
+    ] = None,
+    show_all: ShowAll = False,
     as_json: render.Json = False,
 ) -> None:
-    """List streams in order of name, each with its version."""
-    body = {"prefix": prefix, "after": after}
+    """List streams in order of name, each with its version. It waits until every stored event is included.
+
+    With --person the version is that of the last event that names the user.
+    """
+    body = {"prefix": prefix, "after": after, "person": person, "all": show_all}
     found, following = session.listed("streams.list", body, "streams", limit=limit)
     render.rows(found, ["stream", "version"], as_json=as_json)
     remark_on_more(context, len(found), following)
+
+
+@app.command(epilog="Example: es streams count --prefix user-")
+def count(
+    prefix: Prefix = "",
+    show_all: ShowAll = False,
+    as_json: render.Json = False,
+) -> None:
+    """Show the number of streams. It waits until every stored event is included, and counts at most 1,000,000."""
+    counted = session.ask("projections", "streams.count", {"prefix": prefix, "all": show_all})
+    render.answer(counted, as_json=as_json, human=lambda: render.line(str(counted["streams"])))
+    if counted["more"]:
+        session.note(f"there are more than these {counted['streams']}; give a longer prefix")
 
 
 @app.command(epilog="Example: es streams read user-252562058352301107")

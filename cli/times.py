@@ -13,13 +13,9 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 def parse_time_us(text: str, field: str) -> int:
     """UTC microseconds since 1970. A time without an offset is UTC. Raises InvalidInput."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidInput(field, "is not a time like 2026-01-31T12:00:00Z") from error
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    return _us(time)
+    from domain.kernel.ids import parse_time_us
+
+    return parse_time_us(text, field=field)
 
 
 def parse_since_us(text: str, field: str) -> int:
@@ -30,9 +26,5 @@ def parse_since_us(text: str, field: str) -> int:
             return parse_time_us(text, field)
         except InvalidInput as error:
             raise InvalidInput(field, f"{error.reason}, nor one like 10m, 2h or 1d ago") from error
-    return max(_us(datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})), 0)
-
-
-def _us(time: datetime) -> int:
-    elapsed = time - datetime(1970, 1, 1, tzinfo=UTC)
-    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
+    since = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    return max(parse_time_us(since.isoformat(), field), 0)

@@ -59,6 +59,9 @@ def up(
         _refuse_differences(settings, dict(item.split("=") for item in scaled))
     status = _wait_until_ready(settings, began)
     render.answer(status, as_json=as_json, human=lambda: show_workers(status))
+    features = registry(settings.features)
+    if features.broken:  # the others run
+        raise features.unknown(features.broken[0].error)
 
 
 def _refuse_differences(settings: Settings, numbers: Mapping[str, str]) -> None:
@@ -117,12 +120,12 @@ def _needs_operator(worker: Body) -> bool:
 
 def _scaled(item: str, settings: Settings) -> str:
     role, _, count = item.partition("=")
-    if (
-        role not in registry(settings.features).role_names
-        or not (count.isascii() and count.isdecimal())
-        or not 1 <= int(count) <= 64
-    ):
-        raise InvalidInput("--scale", "must look like users=2, with a role and a number from 1 to 64")
+    known = registry(settings.features)
+    wrong = InvalidInput("--scale", "must look like users=2, with a role and a number from 1 to 64")
+    if not (count.isascii() and count.isdecimal()) or not 1 <= int(count) <= 64:
+        raise wrong
+    if known.role(role) is None:
+        raise known.unknown(wrong)
     return item
 
 

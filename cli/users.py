@@ -8,27 +8,14 @@ import typer
 
 from cli import render, session
 from cli.lazy_group import command_group
+from cli.readable import need_readable, show_history
 from cli.times import parse_time_us
-from domain.kernel.errors import EsError, Kind
+from domain.kernel.errors import EsError, InvalidInput
 from domain.kernel.messages import Body
 
 if TYPE_CHECKING:
     from cli.confirm import Describe
     from domain.kernel.commands import Command
-
-
-class Unreadable(EsError):
-    """An answer about one user was printed with a value that cannot be read."""
-
-    what: str
-    field: str
-    reason: str
-    code = "unreadable"
-    kind = Kind.DAMAGED
-    hint = 'See "Unreadable data" in docs/operations.md. `es gdpr erase` works on such a user too.'
-
-    def __str__(self) -> str:
-        return f"{self.field} of {self.what} cannot be read: {self.reason}"
 
 
 def _commands() -> "Sequence[type[Command]]":
@@ -48,6 +35,10 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Example: es users create --email ada@example.com --name 'Ada Lovelace'",
 )
+
+
+_TOTAL_WAIT_S = 0.5
+_COUNTED = ("active", "deleted", "erased")
 
 
 def _statuses(incomplete: str) -> list[str]:
@@ -117,7 +108,49 @@ def list_users(
     )
     from cli.lists import remark_on_more
 
-    remark_on_more(context, len(users), following)
+    remark_on_more(context, len(users), following, total=lambda: _total(status))
+
+
+def _total(status: str | None) -> int | None:
+    """The number of users with a status, or of all; None if it cannot be told at once."""
+    try:
+        counts = session.ask("projections", "users.count", {}, timeout_s=_TOTAL_WAIT_S)
+    except EsError:
+        return None
+    return int(counts[status or "users"])
+
+
+@app.command(epilog="Example: es users count --status active")
+def count(
+    status: Annotated[
+        str | None,
+        typer.Option(
+            "--status",
+            metavar="STATUS",
+            autocompletion=_statuses,
+            help="Only users with this status: active, deleted or erased.",
+        ),
+    ] = None,
+    by_day: Annotated[
+        bool, typer.Option("--by-day", help="A line for each day (UTC) on which users registered.")
+    ] = False,
+    after: render.After = None,
+    fresh: render.Fresh = False,
+    as_json: render.Json = False,
+) -> None:
+    """Show the number of users, exactly: all, or those with one status. Deleted and erased users count."""
+    if status not in (None, *_COUNTED):
+        raise InvalidInput("status", f"must be one of {', '.join(_COUNTED)}")
+    body = {"after_position": after, "fresh": fresh}
+    chosen = _COUNTED if status is None else (status,)
+    if by_day:
+        days, _ = session.listed("users.registrations", body, "days", limit=sys.maxsize)
+        columns = ["day", *chosen]
+        render.rows([{name: day[name] for name in columns} for day in days], columns, as_json=as_json)
+        return
+    counts = session.ask("projections", "users.count", body)
+    found = counts if status is None else {status: counts[status]}
+    render.answer(found, as_json=as_json, human=lambda: render.line(str(found[status or "users"])))
 
 
 @app.command(epilog="Example: es users find --email ada@example.com")
@@ -136,34 +169,9 @@ def find(
 def history(user_id: UserId, as_json: render.Json = False) -> None:
     """Show every event of a user, with its command and its actor."""
     events, _ = session.listed("users.history", {"user_id": user_id}, "events", limit=sys.maxsize)
-    if render.is_terminal():
-        for event in events:
-            render.event(event, as_json=as_json)
-    else:
-        columns = ["version", "time", "event", "data", "command", "command id", "actor"]
-        render.rows(events if as_json else map(_event_shown, events), columns, as_json=as_json)
-    for event in events:
-        _need_readable(event, f"event {event['version']} of user {user_id}")
+    show_history(events, f"user {user_id}", as_json=as_json)
 
 
 def _show(user: Body, *, as_json: bool) -> None:
     render.record(user, as_json=as_json)
-    _need_readable(user, f"user {user['user_id']}")
-
-
-def _need_readable(shown: Body, what: str) -> None:
-    """Raise Unreadable if some of the answer could not be read. The answer was printed all the same."""
-    for field, reason in (shown.get("unreadable") or {}).items():
-        raise Unreadable(what, field, reason)
-
-
-def _event_shown(event: Body) -> Body:
-    data = {
-        name: "(erased)" if value is None else value for name, value in render.with_reasons(event).items()
-    }
-    return {
-        **event,
-        "event": event["type"],
-        "data": ", ".join(f"{name}={value}" for name, value in data.items()),
-        "command id": event["command_id"],
-    }
+    need_readable(user, f"user {user['user_id']}")

@@ -26,10 +26,13 @@ def run(
     ],
 ) -> None:
     """Run one or more roles in the foreground. Logs go to standard error. Ctrl-C or SIGTERM drains and stops."""
-    known = registry(session.settings().features).role_names
+    known = registry(session.settings().features)
     for role in names:
-        if role not in known:
-            raise InvalidInput("ROLE", f"must be one of {', '.join(known)}", "See `es workers run --help`.")
+        if known.role(role) is None:
+            roles = ", ".join(known.role_names)
+            raise known.unknown(
+                InvalidInput("ROLE", f"must be one of {roles}", "See `es workers run --help`.")
+            )
     home = ["--home", str(session.settings().home)]
     command = [sys.executable, "-P", "-m", "workers"]
     if len(names) == 1:

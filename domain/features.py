@@ -1,20 +1,20 @@
 """The registry: which features the system has. A new one adds a line here, or is named in ES_FEATURES.
 
 Codec, roles, queries, status, doctor, bulk input, help and compose services derive from it.
-Promise: no two features have the same name, role, event, command or projection. Refusal: it imports no module of a
-feature before it is used.
+Promise: an outside module that cannot be used is left out with its reason, and the others work: see `registration`.
+Refusal: it imports no module of a built-in feature before it is used.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from domain.kernel.errors import InvalidSetting
+from domain.kernel.errors import EsError, InvalidSetting
 from domain.kernel.feature import Feature, Role
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from domain.kernel.aggregate import Aggregate, Upcaster
     from domain.kernel.events import Event
+    from domain.kernel.process import Process
     from domain.kernel.projection import Projection
+    from domain.registration import Parts
 
 BUILT_IN = (
     Feature(
@@ -44,7 +46,7 @@ BUILT_IN = (
         name="projections",
         help="Look at read models and rebuild them.",
         roles=(Role("projections", "workers.projections.role"),),
-        queries=("workers.projections.queries",),
+        queries=("workers.projections.queries", "workers.projections.parked_queries"),
         cli="cli.projections",
     ),
     Feature(
@@ -56,12 +58,30 @@ BUILT_IN = (
     Feature(
         name="streams",
         help="List and read event streams.",
+        model="domain.streams.model",
         queries=("workers.projections.stream_queries",),
         cli="cli.streams",
     ),
     Feature(name="events", help="Watch events as they are stored.", cli="cli.events"),
+    Feature(
+        name="processes",
+        help="Look at process managers, and retry what is in quarantine.",
+        roles=(Role("processes", "workers.processes.role", needs_process=True, follows=True),),
+        cli="cli.processes",
+    ),
     Feature(name="relay", roles=(Role("relay", "workers.relay.role", needs_broker=True, follows=True),)),
 )
+
+
+_FIX_MODULE = "Install or upgrade the package of the module, or remove the module from ES_FEATURES or `features` in es.toml."
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A module of `ES_FEATURES` that cannot be used. `error` names it, with the reason and a hint."""
+
+    module: str
+    error: InvalidSetting
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,18 @@ class Registry:
     """The features of one program. Aggregates, events and projections are imported on first use."""
 
     features: tuple[Feature, ...]
+    modules: tuple[str, ...] = ()
+    """The outside modules that are used, in the order of the last of `features`."""
+    broken: tuple[Broken, ...] = ()
+    """The outside modules that cannot be used. What they would bring is missing."""
+
+    def unknown(self, error: EsError) -> EsError:
+        """The error for a name that no feature has: `error`, unless it may be one of a broken module."""
+        if not self.broken:
+            return error
+        first = self.broken[0].error
+        reasons = "; ".join(each.error.reason for each in self.broken)
+        return InvalidSetting("features", reasons, first.hint)
 
     @cached_property
     def roles(self) -> tuple[Role, ...]:
@@ -109,25 +141,21 @@ class Registry:
     def projections_of(self, feature: Feature) -> tuple[Projection, ...]:
         return _model(feature, "PROJECTIONS")
 
+    def events_of(self, feature: Feature) -> tuple[type[Event], ...]:
+        """Its event classes. Older versions, which have an upcaster, are not among them."""
+        found = [event for aggregate in self.aggregates_of(feature) for event in aggregate.events]
+        return (*found, *_model(feature, "EVENTS"))
+
     @cached_property
     def aggregates(self) -> tuple[Aggregate[Any, Any], ...]:
-        found = [aggregate for feature in self.features for aggregate in self.aggregates_of(feature)]
-        _refuse_twice("aggregate", (aggregate.name for aggregate in found))
-        commands = [command for aggregate in found for command in aggregate.commands]
-        _refuse_twice("command", (command.request for command in commands if command.request))
-        return tuple(found)
+        return tuple(each for feature in self.features for each in self.aggregates_of(feature))
 
     @cached_property
     def events(self) -> tuple[type[Event], ...]:
-        """Every event class. Older versions, which have an upcaster, are not among them."""
-        found: list[type[Event]] = [*_imported("domain.kernel.system").EVENTS]
-        found += [event for aggregate in self.aggregates for event in aggregate.events]
-        for feature in self.features:
-            found += _model(feature, "EVENTS")
-        upcast = [name for aggregate in self.aggregates for name in aggregate.upcasters]
-        # Together: an upcaster of another feature's event would hide its class.
-        _refuse_twice("event", [*(event.type for event in found), *upcast])
-        return tuple(found)
+        """Every event class."""
+        found = [event for feature in self.features for event in self.events_of(feature)]
+        kernel = ("domain.kernel.system", "domain.kernel.process_events")
+        return (*(event for module in kernel for event in _imported(module).EVENTS), *found)
 
     @cached_property
     def upcasters(self) -> Mapping[str, Upcaster]:
@@ -136,24 +164,87 @@ class Registry:
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
-        found = [projection for feature in self.features for projection in self.projections_of(feature)]
-        _refuse_twice("projection", (projection.name for projection in found))
-        return tuple(found)
+        found = [each for feature in self.features for each in self.projections_of(feature)]
+        index = _imported("domain.kernel.person_streams").person_streams(self.aggregates, self.processes)
+        return (*found, *index)
+
+    def parts(self) -> list[Parts]:
+        """What each feature brings, for the checks of one more."""
+        from domain.registration import Parts
+
+        names = [feature.name for feature in self.features[: len(self.features) - len(self.modules)]]
+        return [
+            Parts(
+                module=module,
+                feature=feature,
+                aggregates=self.aggregates_of(feature),
+                events=self.events_of(feature),
+                upcasters={
+                    name: each
+                    for aggregate in self.aggregates_of(feature)
+                    for name, each in aggregate.upcasters.items()
+                },
+                projections=self.projections_of(feature),
+                processes=self.processes_of(feature),
+                is_built_in=feature in BUILT_IN,
+            )
+            for module, feature in zip([*names, *self.modules], self.features, strict=True)
+        ]
+
+    def processes_of(self, feature: Feature) -> tuple[Process[Any], ...]:
+        return _model(feature, "PROCESSES")
+
+    @cached_property
+    def processes(self) -> tuple[Process[Any], ...]:
+        return tuple(each for feature in self.features for each in self.processes_of(feature))
 
 
 @cache
 def registry(outside: tuple[str, ...] = ()) -> Registry:
-    """The built-in features and those of the modules `outside`. Raises InvalidSetting for a module without one."""
-    features = (*BUILT_IN, *map(_feature, outside))
-    _refuse_twice("feature", (feature.name for feature in features))
-    _refuse_twice("role", (role.name for feature in features for role in feature.roles))
-    return Registry(features)
+    """The built-in features and those of the modules `outside`. Modules that cannot be used are in `broken`."""
+    known = Registry(BUILT_IN)
+    for module in dict.fromkeys(outside):
+        try:
+            known = _joined(known, module)
+        except InvalidSetting as error:
+            known = replace(known, broken=(*known.broken, Broken(module, error)))
+        except Exception as error:  # its parts have another form, such as a tuple without its comma
+            reason = f"name {module}, whose parts cannot be read: {type(error).__name__}: {error}"
+            found = InvalidSetting("features", reason, _FIX_MODULE)
+            known = replace(known, broken=(*known.broken, Broken(module, found)))
+    return known
+
+
+def outside_feature(name: str, modules: Iterable[str]) -> tuple[Feature, str] | None:
+    """The feature of a name and its module, without the checks of `registry`: an `es` command is too short for them.
+
+    A worker makes them. If it refuses the feature, `registry` tells why.
+    """
+    for module in modules:
+        with suppress(InvalidSetting):
+            feature = _feature(module)
+            if feature.name == name:
+                return feature, module
+    return None
+
+
+def _joined(known: Registry, module: str) -> Registry:
+    """The registry with the feature of a module. Raises InvalidSetting if it cannot be used beside the others."""
+    from domain.registration import refuse
+
+    feature = _feature(module)
+    joined = replace(known, features=(*known.features, feature), modules=(*known.modules, module))
+    *others, new = joined.parts()
+    refuse(new, others)
+    _ = joined.stop_order  # refuses roles that need each other
+    return joined
 
 
 def _feature(module: str) -> Feature:
     found = getattr(_imported(module), "FEATURE", None)
     if not isinstance(found, Feature):
-        raise InvalidSetting("features", f"name {module}: FEATURE, a Feature, cannot be imported from it")
+        reason = f"name {module}: FEATURE, a Feature, cannot be imported from it"
+        raise InvalidSetting("features", reason, _FIX_MODULE)
     return found
 
 
@@ -164,12 +255,6 @@ def _model(feature: Feature, name: str) -> tuple[Any, ...]:
 def _imported(module: str) -> ModuleType:
     try:
         return import_module(module)
-    except Exception as error:  # a module of another package may raise anything
+    except (Exception, SystemExit) as error:  # a module of another package may raise anything
         reason = f"name {module}, which cannot be imported: {type(error).__name__}: {error}"
-        raise InvalidSetting("features", reason) from error
-
-
-def _refuse_twice(what: str, names: Iterable[str]) -> None:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise InvalidSetting("features", f"have two of the {what} {name!r}")
+        raise InvalidSetting("features", reason, _FIX_MODULE) from error

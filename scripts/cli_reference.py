@@ -65,8 +65,16 @@ def _sections() -> Iterator[str]:
             yield _command(f"es {name}", command)
             continue
         yield f"## es {name}\n\n{command.help}\n"
-        for sub_name in command.list_commands(None):
-            yield _command(f"es {name} {sub_name}", command.get_command(None, sub_name))
+        yield from _below(f"es {name}", command)
+
+
+def _below(title: str, group: Any) -> Iterator[str]:
+    """The commands of a group, and those of the groups in it."""
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        yield _command(f"{title} {name}", command)
+        if hasattr(command, "list_commands"):
+            yield from _below(f"{title} {name}", command)
 
 
 def _command(title: str, command: Any) -> str:

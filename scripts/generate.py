@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 def generated() -> dict[str, str]:
     """The content that each generated file has to have, by its path."""
-    roles = registry().role_names
+    roles = [role.name for role in registry().roles if not role.needs_process]
     files = {name: with_roles((ROOT / name).read_text("utf-8"), form, roles) for name, form in FORMS.items()}
     return {"docs/cli.md": reference(), **files}
 

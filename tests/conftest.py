@@ -27,7 +27,7 @@ from tests.support.own_parts import vhosts  # noqa: F401  # a fixture, like the 
 from tests.support.postgres import postgres_database, postgres_url  # noqa: F401
 from tests.support.processes import forbid_opening_beside_sqlite
 from tests.support.profiles import PROFILES, profile, running, shared, system, systems  # noqa: F401
-from tests.support.servers import find_eventstoredb, fold_skips, private_rabbitmq, rabbitmq  # noqa: F401
+from tests.support.servers import NeedsExtra, find_eventstoredb, fold_skips, private_rabbitmq, rabbitmq  # noqa: F401
 
 # No deadline and no health check for the speed of examples: a busy machine is slow. The short form draws the same
 # examples each time, so that a failure comes from a change.
@@ -50,6 +50,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 forbid_opening_beside_sqlite()
+sys.meta_path.append(NeedsExtra())
 
 # Thousands of processes start; without the cache each would compile the changed modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

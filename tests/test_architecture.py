@@ -19,8 +19,8 @@ import pytest
 from domain.features import registry
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"adapters", "cli", "domain", "workers"}
-OTHER_FOLDERS = {"tests", "scripts", "docs"}
+PACKAGES = {"adapters", "cli", "domain", "es", "workers"}
+OTHER_FOLDERS = {"tests", "scripts", "docs", "examples"}
 """Other top-level folders that may contain Python."""
 
 IMPURE = {
@@ -139,6 +139,18 @@ def test_the_top_level_packages_are_exactly_these() -> None:
 
     assert packages == PACKAGES
     assert with_python <= PACKAGES | OTHER_FOLDERS
+
+
+def test_examples_import_the_public_package_alone() -> None:
+    """They stand for services of other packages, which an edit in this project must not break."""
+    for path in (ROOT / "examples").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                top = name.partition(".")[0]
+                assert top in {"es", "examples", *sys.stdlib_module_names}, (path, name)
+                assert name == "es" or top != "es", (path, name)
 
 
 def _tracked_python() -> list[Path]:
@@ -305,11 +317,13 @@ def test_every_model_that_the_registry_names_has_content() -> None:
     ("library", "home"),
     [
         ("apsw", "adapters.sqlite.database"),
-        ("esdbclient", "adapters.eventstoredb"),
-        ("grpc", "adapters.eventstoredb"),
+        ("esdbclient", "adapters.eventstoredb.driver"),
+        ("kurrentdbclient", "adapters.eventstoredb.driver"),
+        ("grpc", "adapters.eventstoredb.driver"),
         ("psycopg", "adapters.postgres"),
         ("pika", "adapters.rabbitmq"),
         ("cryptography", "adapters.crypto"),
+        ("msgspec", "adapters.codec"),
     ],
 )
 def test_a_library_is_imported_in_one_place(library: str, home: str) -> None:
@@ -324,7 +338,8 @@ def test_only_the_command_line_imports_terminal_libraries(library: str) -> None:
 
 def test_the_declared_libraries_are_the_imported_ones() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    optional = project["optional-dependencies"]["postgres"]
+    extras = project["optional-dependencies"]
+    optional = [requirement for extra in ("eventstoredb", "postgres") for requirement in extras[extra]]
     declared = {_name(requirement) for requirement in [*project["dependencies"], *optional]}
     imported = {found.package for found in IMPORTS} - PACKAGES - set(sys.stdlib_module_names)
 
@@ -333,7 +348,7 @@ def test_the_declared_libraries_are_the_imported_ones() -> None:
 
 
 INDIRECT = {"click", "grpc"}
-"""Dependencies of typer and of esdbclient, which raise their errors and take their types."""
+"""Dependencies of typer and of the client of EventStoreDB, which raise their errors and take their types."""
 
 
 def _name(requirement: str) -> str:

@@ -23,7 +23,7 @@ from scripts.compose import FORMS, with_roles
 from scripts.generate import generated
 
 ROOT = Path(__file__).parents[1]
-ROLES = registry().role_names
+ROLES = [role.name for role in registry().roles if not role.needs_process]
 OURS = (*ROLES, "es")
 SERVERS = ("rabbitmq", "eventstore", "postgres")
 NODES = {part: (part, f"{part}2", f"{part}3") for part in ("rabbitmq", "eventstore")}
@@ -172,18 +172,20 @@ def test_the_cluster_has_three_nodes_of_each_server() -> None:
     for nodes in NODES.values():
         assert set(nodes) <= CLUSTER.keys()
         assert len({CLUSTER[node]["image"] for node in nodes}) == 1
-        volumes = [volume.split(":")[0] for node in nodes for volume in CLUSTER[node]["volumes"]]
+        mounts = [volume.split(":")[0] for node in nodes for volume in CLUSTER[node]["volumes"]]
+        volumes = [mount for mount in mounts if not mount.startswith("./")]
         assert len(volumes) == len(set(volumes)), "two nodes cannot share a folder"
     assert CLUSTER["users"]["environment"]["ES_STORE"].count(":2113") == 3
 
 
 def test_rabbitmq_nodes_find_each_other_by_host_name() -> None:
-    configuration = VARIANTS["cluster"]["configs"]["rabbitmq"]["content"]
+    configuration = (ROOT / "docker-compose.rabbitmq.conf").read_text()
 
     assert set(re.findall(r"= rabbit@(\w+)", configuration)) == {
         CLUSTER[node]["hostname"] for node in NODES["rabbitmq"]
     }
     for node in NODES["rabbitmq"]:
+        assert any("docker-compose.rabbitmq.conf:" in volume for volume in CLUSTER[node]["volumes"])
         names = {node, *CLUSTER[node]["networks"]["default"]["aliases"]}
         assert {CLUSTER[node]["hostname"], "rabbitmq"} <= names, "nodes need the host name, clients one name"
 
@@ -211,13 +213,27 @@ def test_the_cluster_file_changes_known_services_or_adds_whole_ones() -> None:
         assert name in base or "image" in service, f"{name} is neither an overlay nor a service of its own"
 
 
+def test_the_example_of_kurrentdb_has_the_settings_of_eventstoredb_and_its_folders() -> None:
+    top = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
+    lines = top.partition("#     services:\n")[2].splitlines()
+    example = YAML(typ="safe").load("\n".join(["services:", *(line[6:] for line in lines)]))
+
+    ours, theirs = VARIANTS["one host"]["services"]["eventstore"], example["services"]["eventstore"]
+    known = {
+        name.replace("KURRENTDB_", "EVENTSTORE_"): value for name, value in theirs["environment"].items()
+    }
+    assert known.items() <= ours["environment"].items()
+    assert ours["environment"].keys() - known.keys() == {"DOTNET_GCHeapHardLimitPercent"}
+    assert set(example["volumes"]) == {volume.split(":")[0] for volume in theirs["volumes"]}
+
+
 # --- the first run and the image -------------------------------------------------------------
 
 
 def first_run() -> str:
     """The commands at the top of docker-compose.yml."""
     top = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
-    return "\n".join(line[4:] for line in top.splitlines() if line.startswith("#   "))
+    return "\n".join(line[4:] for line in top.splitlines() if re.match(r"#   \S", line))
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")

@@ -17,7 +17,7 @@ from typing import Any
 from adapters.local.home_lock import stop_mark
 from adapters.log import Log, open_log
 from adapters.settings import Settings, load_settings
-from adapters.wiring import place_temporary_files, prepare_home, usual_roles
+from adapters.wiring import check_extras, place_temporary_files, prepare_home, usual_roles
 from domain.features import registry
 from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
 from workers.runtime.control import Control, worker_name
@@ -94,6 +94,7 @@ def _supervise(settings: Settings, arguments: argparse.Namespace) -> int:
             lock.close()
             _say({"state": "stopped"})
             return 0
+        check_extras(settings)
         if not (arguments.unless_stopped or arguments.foreground):
             stop_mark(settings.home).unlink(missing_ok=True)
         supervisor = Supervisor(

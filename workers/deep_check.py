@@ -27,12 +27,15 @@ from domain.kernel.ports.read_model import GenerationState, ReadModel
 from domain.kernel.ports.vault import Vault
 from domain.kernel.projection import Key, Projection, Value
 from workers.projections.filling import Filler, Filling
+from workers.unique_check import UniqueCheck
 from workers.users.consistency import AccountCheck, Streams
 
 _SHOWN = 20
 """How many problems of a part are listed; further ones are counted."""
 _BATCH = 1000
 _PAGE = 500
+_BEFORE_ALL = -(1 << 63)
+"""Before every subject of the vault: instances without a person have negative ones."""
 _SUSPECTS = 1000
 _ROUNDS = 5
 """How often a row that differs is compared again, because workers may have changed it meanwhile."""
@@ -124,6 +127,9 @@ class _DeepCheck:
         self._accounts = AccountCheck(
             self._streams, store=store, vault=vault, keyring=keyring, problems=problems.add
         )
+        self._unique = UniqueCheck(
+            known.aggregates, store=store, codec=codec, vault=vault, problems=problems.add
+        )
 
     def run(self) -> str:
         events = self._part("event store", self._read_events)
@@ -159,14 +165,17 @@ class _DeepCheck:
         count = 0
         for page in self._streams.pages(_PAGE):
             count += self._accounts.check(page)
+            self._unique.check_streams(page.keys())
             self._tell(f"comparing users with keys and claims, {count} done")
         return count
 
     def _compare_subjects(self) -> int:
-        count, after = 0, 0
+        count, after = 0, _BEFORE_ALL
         while page := self._vault.subjects(after=after, limit=_PAGE):
-            self._accounts.check_subjects(page)
-            after, count = page[-1], count + len(page)
+            people = [subject for subject in page if subject > 0]
+            self._accounts.check_subjects(people)
+            self._unique.check_subjects(page, self._streams.of)
+            after, count = page[-1], count + len(people)
             self._tell(f"comparing keys and claims with streams, {count} done")
         return count
 

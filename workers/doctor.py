@@ -42,6 +42,7 @@ _OWED_LIMIT = 1000
 _OK, _WARNING, _FAILED = "ok", "warning", "failed"
 _FIX_FEATURE = "Install or upgrade the package of the module, or remove the module from ES_FEATURES or `features` in es.toml."
 _MAKE_WRITABLE = "Make it writable for this user, or choose another folder with --home or ES_HOME."
+_PUT_BACK = "Put it back where it was, or run `es down` and restore a backup."
 _FIX_FIRST = "Fix this first, then run `es doctor` again."
 _CHECKPOINTS = {"the process erasures": LISTED, "the relay": RELAY}
 """Who keeps a checkpoint in the vault, and under which name."""
@@ -63,22 +64,28 @@ def examine(settings: Settings, *, tell: Callable[[str], None] | None = None) ->
 
     `state` is ok, warning or failed. Unknown fields are empty or null.
     """
-    checks: list[tuple[str, Callable[[Settings], Iterator[Body]]]] = [
-        ("broker", _broker),
-        ("event store", _store),
-        ("vault", _vault),
-        ("read models", _read_models),
-        ("identity", _identity),
-        ("history", _history),
-        ("erasures", _erasures),
-    ]
+    checks: dict[str, Callable[[Settings], Iterator[Body]]] = {
+        "broker": _broker,
+        "event store": _store,
+        "vault": _vault,
+        "read models": _read_models,
+    }
+    across = {"identity": _identity, "history": _history, "erasures": _erasures}  # these open several parts
     # The home first: the other checks need it. Those run in parallel, so that the timeouts of silent parts overlap.
     findings = [*_examined(settings, "es", _program), *_examined(settings, "home", _home)]
     usable, problems = _features(settings)
     findings += problems
     settings = replace(settings, features=usable)
+    if missing := list(_missing(settings)):
+        # Opening a part creates its file, and an empty one would stand in for the one that is to be put back.
+        for finding in missing:
+            del checks[finding["part"]]
+        findings += missing
+        tell = None
+    else:
+        checks |= across
     with ThreadPoolExecutor(len(checks)) as pool:
-        found = pool.map(lambda check: _examined(settings, *check), checks)
+        found = pool.map(lambda check: _examined(settings, *check), checks.items())
         findings += [finding for part in found for finding in part]
     if tell is not None:
         findings += _stored(settings, tell)
@@ -131,27 +138,29 @@ def _home(settings: Settings) -> Iterator[Body]:
 
 def _features(settings: Settings) -> tuple[tuple[str, ...], list[Body]]:
     """The modules of `settings.features` that can be used, and a finding for each other one."""
-    usable: tuple[str, ...] = ()
-    findings = []
-    for module in settings.features:
+    known = registry(settings.features)
+    findings = [
+        _finding(
+            f"feature {each.module}",
+            _FAILED,
+            detail=str(each.error),
+            next=each.error.hint,
+            code=InvalidSetting.code,
+        )
+        for each in known.broken
+    ]
+    usable = known.modules
+    for module, feature in zip(known.modules, known.features[-len(known.modules) :], strict=False):
         try:
-            _import_feature((*usable, module))
+            for needed in (*(role.service for role in feature.roles), *feature.queries):
+                import_module(needed)
         except Exception as error:  # code of other packages can fail in any way
-            part, code = f"feature {module}", InvalidSetting.code
-            detail = str(error) if isinstance(error, EsError) else f"{type(error).__name__}: {error}"
-            findings.append(_finding(part, _FAILED, detail=detail, next=_FIX_FEATURE, code=code))
-        else:
-            usable = (*usable, module)
+            part, detail = f"feature {module}", f"{type(error).__name__}: {error}"
+            findings.append(
+                _finding(part, _FAILED, detail=detail, next=_FIX_FEATURE, code=InvalidSetting.code)
+            )
+            usable = tuple(each for each in usable if each != module)
     return usable, findings
-
-
-def _import_feature(modules: tuple[str, ...]) -> None:
-    """Import what workers import of the last of these features. Raises what its modules raise."""
-    known = registry(modules)
-    _ = known.events, known.projections  # imports the models; refuses a name that is taken
-    last = known.features[-1]
-    for module in (*(role.service for role in last.roles), *last.queries):
-        import_module(module)
 
 
 def _broker(settings: Settings) -> Iterator[Body]:
@@ -161,6 +170,25 @@ def _broker(settings: Settings) -> Iterator[Body]:
     yield _finding(
         "broker", version=versions.broker_version(settings).name, detail=without_password(settings.broker)
     )
+
+
+def _missing(settings: Settings) -> Iterator[Body]:
+    """The event store or the vault, if its file is missing in a home that is not new."""
+    files = {
+        part: Path(url.removeprefix("sqlite:"))
+        for part, url in (
+            ("event store", settings.store),
+            ("vault", settings.vault),
+            ("read models", settings.database),
+        )
+        if url.startswith("sqlite:")
+    }
+    missing = [part for part, file in files.items() if not file.exists()]
+    if len(missing) < len(files):
+        for part in missing:
+            if part != "read models":  # they are computed again
+                detail = f"{files[part]} is missing, although other files of the home are there"
+                yield _finding(part, _FAILED, detail=detail, next=_PUT_BACK, code="unavailable")
 
 
 def _store(settings: Settings) -> Iterator[Body]:

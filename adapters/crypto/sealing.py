@@ -12,58 +12,118 @@ key is never taken for an erased one.
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Callable, Collection, Mapping, Sequence
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from domain.kernel.errors import KeyDamaged, KeyMissing, KeyUnavailable, SealedByNewer, Tampered
+from domain.kernel.errors import (
+    EsError,
+    KeyDamaged,
+    KeyMissing,
+    KeyUnavailable,
+    PersonErased,
+    PersonNotFound,
+    SealedByNewer,
+    Tampered,
+)
 from domain.kernel.personal import ERASED, Erased, Personal, Sealed
-from domain.kernel.ports.vault import DamagedKey, DataKey, DestroyedKey, LivingKey
+from domain.kernel.ports.vault import DamagedKey, DataKey, DestroyedKey, LivingKey, Reason
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 TAG_BYTES = 16
+_ID_BYTES = 16
 PAD_BYTES = 32
 _VERSION = "es1"
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_SEALED = re.compile(r"es[1-9][0-9]{0,9}:([1-9][0-9]{0,18}):[0-9a-f]{32}:")
 _NEWER = re.compile(r"es([2-9]|[1-9][0-9]{1,8}):")
+
+
+_SUBJECTS = range(1, 1 << 63)
+"""What can be a user id. An event of another program may name any number."""
 
 
 class Keyring:
     """Opener and sealer with the data keys of some subjects, which a batch reads once."""
 
-    def __init__(self, keys: Mapping[int, DataKey]) -> None:
-        self._keys = keys
+    def __init__(
+        self,
+        keys: Mapping[int, DataKey],
+        fetch: Callable[[Sequence[int]], Mapping[int, DataKey]] | None = None,
+    ) -> None:
+        """`fetch` returns the keys of further subjects, without those that are unknown."""
+        self._keys = dict(keys)
+        self._fetch = fetch
+        self._fetched = set(keys)
+        self._outage: EsError | None = None
         self._ciphers: dict[int, AESGCM] = {}
 
-    def seal(self, value: Personal, *, subject: int, field: str, event_id: UUID) -> Sealed:
+    def load(self, subjects: Collection[int]) -> None:
+        if self._fetch is None:
+            return
+        new = [subject for subject in dict.fromkeys(subjects) if subject not in self._fetched]
+        if wanted := [subject for subject in new if subject in _SUBJECTS]:
+            if self._outage is not None:
+                raise self._outage  # detecting it takes seconds, and a batch has many subjects
+            try:
+                self._keys.update(self._fetch(wanted))
+            except EsError as error:
+                self._outage = error
+                raise
+        self._fetched.update(new)
+
+    def subject_in(self, text: object) -> int | None:
+        found = _SEALED.match(text) if isinstance(text, str) else None
+        return int(found[1]) if found else None
+
+    def need(self, subject: int) -> None:
+        match self._key(subject):
+            case DamagedKey():
+                raise KeyDamaged(subject)
+            case None | DestroyedKey(reason=Reason.ABANDONED):  # a registration that made no user
+                raise PersonNotFound(subject)
+            case DestroyedKey():
+                raise PersonErased(subject)
+
+    def _key(self, subject: int) -> DataKey | None:
         key = self._keys.get(subject)
+        if key is None:
+            self.load((subject,))
+            key = self._keys.get(subject)
+        return key
+
+    def seal(self, value: Personal, *, subject: int, field: str, event_id: UUID) -> Sealed:
+        key = self._key(subject)
         if isinstance(key, DamagedKey):
             raise KeyDamaged(subject)
         if not isinstance(key, LivingKey):
             raise KeyUnavailable(f"user {subject} has no living data key")
         nonce = os.urandom(NONCE_BYTES)
-        box = nonce + self._cipher(subject, key).encrypt(
-            nonce, _pad(value.value), _bound(subject, field, event_id)
-        )
-        return Sealed(_text_of(subject, event_id, box))
+        cipher = self._ciphers.get(subject) or self._cipher(subject, key)
+        box = nonce + cipher.encrypt(nonce, _pad(value.value), _bound(subject, field, event_id.bytes))
+        return Sealed(_text_of(subject, event_id.bytes, box))
 
     def open(self, sealed: Sealed, *, subject: int, field: str, event_id: UUID | None) -> Personal | Erased:
         if _NEWER.match(sealed.text):
             raise SealedByNewer(subject, field)  # before the key: a tombstone says nothing about a newer form
         try:
             _version, _key_id, event_hex, encoded = sealed.text.split(":")
-            sealed_in = UUID(event_hex)
-            box = urlsafe_b64decode(encoded)
+            sealed_in = bytes.fromhex(event_hex)
+            box = a2b_base64(encoded.encode().translate(_STANDARD))
         except (ValueError, AttributeError) as error:
             raise Tampered(subject, field) from error
-        if event_id not in (None, sealed_in) or sealed.text != _text_of(subject, sealed_in, box):
+        is_moved = event_id is not None and event_id.bytes != sealed_in
+        if is_moved or len(sealed_in) != _ID_BYTES or sealed.text != _text_of(subject, sealed_in, box):
             raise Tampered(subject, field)  # moved, or written in another form than that of `seal`
-        match self._keys.get(subject):
+        match self._key(subject):
             case DestroyedKey():
                 return ERASED
             case LivingKey() as key:
@@ -79,6 +139,13 @@ class Keyring:
         # A missing key without a tombstone means an outage or a wrong vault, never an erasure.
         raise KeyMissing(f"the vault has no key of user {subject}")
 
+    def keyed(self, content: bytes, *, subject: int) -> bytes:
+        key = self._key(subject)
+        if not isinstance(key, LivingKey):
+            return b""
+        # Named, so that no other use of the key has the same input.
+        return hmac.digest(key.secret, b"digest|%d|" % subject + content, "sha256")
+
     def _cipher(self, subject: int, key: LivingKey) -> AESGCM:
         cipher = self._ciphers.get(subject)
         if cipher is None:
@@ -88,18 +155,31 @@ class Keyring:
         return cipher
 
 
-def _text_of(subject: int, event_id: UUID, box: bytes) -> str:
-    return f"{_VERSION}:{subject}:{event_id.hex}:{urlsafe_b64encode(box).decode()}"
+def _text_of(subject: int, event_id: bytes, box: bytes) -> str:
+    encoded = b2a_base64(box, newline=False).translate(_URL_SAFE).decode()
+    return f"{_VERSION}:{subject}:{event_id.hex()}:{encoded}"
 
 
 class AllErased:
     """Opener for a subject whose erasure is stored: every value is `ERASED`, and sealing is refused."""
+
+    def load(self, subjects: Collection[int]) -> None:
+        """There is nothing to fetch."""
+
+    def subject_in(self, text: object) -> int | None:
+        return Keyring({}).subject_in(text)
+
+    def need(self, subject: int) -> None:
+        raise PersonErased(subject)
 
     def seal(self, value: Personal, *, subject: int, field: str, event_id: UUID) -> Sealed:
         raise KeyUnavailable(f"user {subject} is erased")
 
     def open(self, sealed: Sealed, *, subject: int, field: str, event_id: UUID | None) -> Erased:
         return ERASED
+
+    def keyed(self, content: bytes, *, subject: int) -> bytes:
+        return b""
 
 
 def wrap(kek: bytes, secret: bytes, name: str) -> bytes:
@@ -116,8 +196,8 @@ def unwrap(kek: bytes, wrapped: bytes, name: str) -> bytes:
         raise KeyUnavailable("the key-encryption key does not fit this vault") from error
 
 
-def _bound(subject: int, field: str, event_id: UUID) -> bytes:
-    return b"%d|%s|%s" % (subject, field.encode(), event_id.bytes)
+def _bound(subject: int, field: str, event_id: bytes) -> bytes:
+    return b"%d|%s|%s" % (subject, field.encode(), event_id)
 
 
 def _pad(text: str) -> bytes:

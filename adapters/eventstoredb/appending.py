@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from uuid import UUID
 
-from esdbclient import exceptions as failures
-
-from adapters.eventstoredb.client import AppendRequest, AppendResponse, Client, append_outcome, append_request
+from adapters.eventstoredb.client import Client, StreamPage
 from adapters.eventstoredb.deadline import Deadline
-from adapters.eventstoredb.errors import fault_of, too_large
+from adapters.eventstoredb.driver import failures
+from adapters.eventstoredb.errors import deleted, fault_of, too_large
 from adapters.eventstoredb.known_ids import KnownIds
+from adapters.eventstoredb.messages import AppendRequest, append_outcome, append_request
 from domain.kernel.errors import DuplicateEventId, EsError, VersionConflict
-from domain.kernel.events import NO_STREAM
+from domain.kernel.events import NO_STREAM, Position
 from domain.kernel.ports.event_store import Append, Appended, AppendResult
 
 _LARGEST_REQUEST_BYTES = 16 * 1024 * 1024 - 10_000
@@ -56,23 +55,52 @@ class Appending:
             self._results.update(dict.fromkeys(line, error))
 
     def _round(self, client: Client, deadline: Deadline) -> None:
-        """Send the next item of every stream in one call."""
+        """Send the next item of every stream over the open call."""
         due = {line[0]: self._batch[line[0]] for line in self._waiting.values()}
         requests = self._requests(due, client, deadline)
+        unplaced: dict[StreamPage, int] = {}
         unknown: Exception | None = None
-        for index, response in client.batch_append(requests, timeout_s=deadline.left_s()):
-            result: AppendResult
-            try:
-                result = self._result(due[index], response, client, deadline)
-            except failures.EventStoreDBClientException as error:
-                fault = fault_of(error, is_cluster=client.is_cluster)
-                if fault.retry:
-                    unknown = error
+        try:
+            for index, response in client.batch_append(requests, timeout_s=deadline.left_s()):
+                item = due[index]
+                try:
+                    outcome = append_outcome(item, response)
+                except failures.EventStoreDBClientException as error:
+                    fault = fault_of(error, is_cluster=client.is_cluster)
+                    if fault.retry:
+                        unknown = error
+                    else:
+                        self._settle(index, fault.error)
                     continue
-                result = fault.error
-            self._settle(index, result)
+                if isinstance(outcome, VersionConflict):
+                    self._settle(index, outcome)
+                elif outcome.position is None:
+                    unplaced[StreamPage(item.stream, outcome.version, 1)] = index
+                else:
+                    self._stored(index, outcome.version, outcome.position)
+        except failures.EventStoreDBClientException as error:  # after the responses that came before
+            unknown = error
+        self._find_positions(unplaced, client, deadline)
         if unknown is not None:
             raise unknown
+
+    def _find_positions(self, stored: Mapping[StreamPage, int], client: Client, deadline: Deadline) -> None:
+        """Read the last events of items that were stored before and whose positions the server no longer knows."""
+        for page, events in client.stream_pages([*stored], deadline):
+            if isinstance(events, failures.StreamIsDeleted):
+                self._settle(stored[page], deleted())
+            elif not events:
+                raise failures.EventStoreDBClientException("the stored event cannot be read")
+            else:
+                self._stored(stored[page], events[0].version, events[0].position)
+
+    def _stored(self, index: int, version: int, position: Position) -> None:
+        item = self._batch[index]
+        # At another version the stream was deleted before, and its first events are hidden.
+        if version == item.expected_version + len(item.events):
+            ids = [event.event_id for event in item.events]
+            self._known_ids.learn(item.stream, item.expected_version + 1, ids)
+        self._settle(index, Appended(version, position))
 
     def _settle(self, index: int, result: AppendResult) -> None:
         stream = self._batch[index].stream
@@ -81,65 +109,80 @@ class Appending:
         if not self._waiting[stream]:
             del self._waiting[stream]
 
-    def _result(
-        self, item: Append, response: AppendResponse, client: Client, deadline: Deadline
-    ) -> Appended | VersionConflict:
-        outcome = append_outcome(item, response)
-        if isinstance(outcome, VersionConflict):
-            return outcome
-        version, position = outcome.version, outcome.position
-        if position is None:
-            page = client.stream_page(item.stream, version, size=1, timeout_s=deadline.left_s())
-            if not page:
-                raise failures.EventStoreDBClientException("the stored event cannot be read")
-            position = page[0].position
-        # At another version the stream was deleted before, and its first events are hidden.
-        if version == item.expected_version + len(item.events):
-            ids = [event.event_id for event in item.events]
-            self._known_ids.learn(item.stream, item.expected_version + 1, ids)
-        return Appended(version, position)
-
     # --- items that are not sent -------------------------------------------------------------
 
     def _requests(
         self, due: Mapping[int, Append], client: Client, deadline: Deadline
     ) -> dict[int, AppendRequest]:
         """The messages of the items that can be sent. The others get their results."""
-        refused = {index: self._refusal(item, client, deadline) for index, item in due.items()}
+        refused = self._refused(due, client, deadline)
         requests: dict[int, AppendRequest] = {}
         # After all reads: the timeout in a message starts when the message is built.
+        timeout_s = deadline.left_s()
         for index, item in due.items():
-            result, request = refused[index], append_request(item, timeout_s=deadline.left_s())
-            if result is None and request.ByteSize() > _LARGEST_REQUEST_BYTES:
-                result = too_large()
+            result = refused.get(index)
             if result is None:
-                requests[index] = request
-            else:
-                self._settle(index, result)
+                request = append_request(item, timeout_s=timeout_s)
+                if request.ByteSize() <= _LARGEST_REQUEST_BYTES:
+                    requests[index] = request
+                    continue
+                result = too_large()
+            self._settle(index, result)
         return requests
 
-    def _refusal(self, item: Append, client: Client, deadline: Deadline) -> AppendResult | None:
-        """Why an item must not be sent: the server would store an event id a second time without an error."""
-        ids = [event.event_id for event in item.events]
-        try:
-            if len(set(ids)) == len(ids) and not self._is_stored(item, ids, client, deadline):
-                return None
-            last = client.stream_page(item.stream, None, backwards=True, size=1, timeout_s=deadline.left_s())
-        except failures.StreamIsDeleted as error:  # a result of this item, not a failure of the batch
-            return fault_of(error, is_cluster=client.is_cluster).error
-        actual = last[0].version if last else NO_STREAM
-        if actual == item.expected_version:
-            return DuplicateEventId(item.stream)
-        return VersionConflict(item.stream, item.expected_version, actual)
+    def _refused(
+        self, due: Mapping[int, Append], client: Client, deadline: Deadline
+    ) -> dict[int, AppendResult]:
+        """The results of items that must not be sent: the server would store an event id a second time without an error."""
+        duplicates, refused = self._duplicates(due, client, deadline)
+        pages = {StreamPage(due[index].stream, None, 1, backwards=True): index for index in duplicates}
+        for page, last in client.stream_pages([*pages], deadline):
+            index = pages[page]
+            if isinstance(last, failures.StreamIsDeleted):
+                refused[index] = deleted()
+                continue
+            stream, expected = due[index].stream, due[index].expected_version
+            actual = last[0].version if last else NO_STREAM
+            is_expected = actual == expected
+            refused[index] = (
+                DuplicateEventId(stream) if is_expected else VersionConflict(stream, expected, actual)
+            )
+        return refused
 
-    def _is_stored(self, item: Append, ids: Sequence[UUID], client: Client, deadline: Deadline) -> bool:
-        """Whether the stream holds one of these ids at or below the expected version.
+    def _duplicates(
+        self, due: Mapping[int, Append], client: Client, deadline: Deadline
+    ) -> tuple[set[int], dict[int, AppendResult]]:
+        """The items with an event id twice, or one of their stream's at or below the expected version.
 
-        Exact without a lock: versions up to the expected one never change.
+        Also the results of items whose stream was deleted. Exact without a lock: versions up to the expected one never
+        change. The streams whose ids are not known are read at once.
         """
-        while (version := self._known_ids.reach(item.stream)) <= item.expected_version:
-            size = min(item.expected_version - version + 1, _PAGE)
-            page = client.stream_page(item.stream, version, size=size, timeout_s=deadline.left_s())
-            if not self._known_ids.learn_events(item.stream, version, page):
-                break  # the stream ends here or was truncated: the server reports the conflict
-        return self._known_ids.any_of(item.stream, ids, up_to=item.expected_version)
+        duplicates: set[int] = set()
+        refused: dict[int, AppendResult] = {}
+        unread: dict[str, tuple[int, int]] = {}  # the index, and the first version that is not known
+        for index, item in due.items():
+            ids = [event.event_id for event in item.events]
+            first, is_used = self._known_ids.look(item.stream, ids, up_to=item.expected_version)
+            if is_used or len(set(ids)) < len(ids):
+                duplicates.add(index)
+            elif first <= item.expected_version:
+                unread[item.stream] = index, first
+        while unread:
+            pages = [
+                StreamPage(stream, first, min(due[index].expected_version - first + 1, _PAGE))
+                for stream, (index, first) in unread.items()
+            ]
+            for page, events in client.stream_pages(pages, deadline):
+                index, first = unread.pop(page.stream)
+                if isinstance(events, failures.StreamIsDeleted):
+                    refused[index] = deleted()
+                    continue
+                self._known_ids.learn_events(page.stream, first, events)
+                expected = due[index].expected_version
+                stored = {event.event_id for event in events if event.version <= expected}
+                if not stored.isdisjoint(event.event_id for event in due[index].events):
+                    duplicates.add(index)
+                elif len(events) == page.size and first + page.size <= expected:
+                    unread[page.stream] = index, first + page.size
+                # A shorter page: the stream ends here or was truncated, and the server reports the conflict.
+        return duplicates, refused

@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
-from adapters.eventstoredb.client import Client, Url
+from adapters.eventstoredb.client import Client
 from adapters.eventstoredb.deadline import Deadline
+from adapters.eventstoredb.driver import Url
 from adapters.eventstoredb.errors import FAILURES, PART, UNREACHABLE, fault_of
 from adapters.eventstoredb.url import check_files
 from domain.kernel.errors import PartUnavailable
@@ -88,8 +89,6 @@ class Connection:
                 raise fault.error from error
             named = PartUnavailable(PART, f"{self._hosts}: {fault.error.reason}", fault.error.hint)
             raise (_UnknownOutcome(named) if fault.retry else named) from error
-        # A read that `close` cancels ends like a complete one.
-        self.check_usable()
         return result
 
     def pause(self, pause_s: float) -> None:
@@ -134,8 +133,8 @@ class Connection:
         return Client(self._url, deadline)
 
     def _drop(self, client: Client | None) -> None:
-        """Let the next call connect. The client is not closed: that would end the reads of other threads
-        early and without an error. It closes when the last of them has released it.
+        """Let the next call connect. The client is not closed: that would fail the calls of other threads. It closes
+        when the last of them has released it.
         """
         with self._lock:
             if self._client is client:

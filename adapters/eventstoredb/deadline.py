@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from esdbclient.exceptions import DeadlineExceeded
+from adapters.eventstoredb.driver import DeadlineExceeded
 
 _SHORTEST_TIMEOUT_S = 0.05
 

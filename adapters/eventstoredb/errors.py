@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import grpc  # type: ignore[import-untyped]
-from esdbclient import exceptions as failures
-
+from adapters.eventstoredb.driver import failures, grpc, status_of
 from domain.kernel.errors import Damaged, EsError, InvalidInput, PartUnavailable
 
 PART = "EventStoreDB"
@@ -53,7 +51,7 @@ def fault_of(error: Exception, *, is_cluster: bool) -> Fault:
                 PartUnavailable(PART, "the node is not the leader", hint), is_cluster, reconnect=True
             )
         case failures.StreamIsDeleted():
-            return Fault(Damaged(PART, "a stream was deleted permanently"))
+            return Fault(deleted())
         case failures.MaximumAppendSizeExceededError():
             return Fault(too_large())
         case failures.SSLError():
@@ -71,8 +69,8 @@ def fault_of(error: Exception, *, is_cluster: bool) -> Fault:
             return Fault(PartUnavailable(PART, "no leader was found"), retry=True, reconnect=True)
         case failures.ServiceUnavailable():
             return Fault(PartUnavailable(PART, "it cannot be reached"), retry=True, reconnect=True)
-    if _status(error) in _FINAL:
-        return Fault(_rejected(_status(error)))
+    if status_of(error) in _FINAL:
+        return Fault(_rejected(status_of(error)))
     return Fault(PartUnavailable(PART, f"it failed ({type(error).__name__})"), retry=True, reconnect=True)
 
 
@@ -82,18 +80,16 @@ _TLS_HINT = (
 )
 
 
+def deleted() -> Damaged:
+    return Damaged(PART, "a stream was deleted permanently")
+
+
 def too_large() -> InvalidInput:
     return InvalidInput("events", "are too large together for one append to EventStoreDB")
 
 
 def _can_retry(error: Exception, is_cluster: bool) -> bool:
     return fault_of(error, is_cluster=is_cluster).retry
-
-
-def _status(error: Exception) -> str:
-    """The name of the gRPC status behind a failure; empty if there is none."""
-    cause = error.args[0] if error.args else None
-    return str(cause.code().name) if isinstance(cause, grpc.Call) else ""
 
 
 def _rejected(reason: str) -> PartUnavailable:

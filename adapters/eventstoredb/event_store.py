@@ -14,17 +14,20 @@ EventStoreDB differs from the other stores in three ways:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 from adapters.eventstoredb.appending import Appending
 from adapters.eventstoredb.connection import Connection
+from adapters.eventstoredb.heads import Heads, Seen, caught_up_with
 from adapters.eventstoredb.identity import Identity
 from adapters.eventstoredb.known_ids import KnownIds
+from adapters.eventstoredb.messages import Selection
 from adapters.eventstoredb.reading import Reading
 from adapters.eventstoredb.subscription import Subscription
 from adapters.eventstoredb.url import checked
-from domain.kernel.errors import EsError
+from domain.kernel.errors import Damaged, EsError
 from domain.kernel.events import BEGINNING, NO_STREAM, Position, Recorded
 from domain.kernel.history import Fit, Mark
 from domain.kernel.ports.event_store import Append, AppendResult, CaughtUp
@@ -33,21 +36,20 @@ _KNOWN_IDS = 200_000
 
 
 class EventStoreDbStore:
-    def __init__(
-        self, url: str, *, call_timeout_s: float = 3.0, settle_s: float = 6.0, listing_s: float = 1.5
-    ) -> None:
+    def __init__(self, url: str, *, call_timeout_s: float = 3.0, settle_s: float = 6.0) -> None:
         """Check the URL, and connect at the first call.
 
-        `url` is as in the EventStoreDB manual: `esdb://host:2113?tls=false`, several hosts, `esdb+discover://`.
+        `url` is as in the EventStoreDB manual: `esdb://host:2113?tls=false`, several hosts, `esdb+discover://`, and
+        each with `kurrentdb` instead of `esdb`.
         `call_timeout_s` is for one attempt, `settle_s` for a method with all its retries, the search for the
-        leader included, and `listing_s` for `streams`. gossipTimeout, discoveryInterval and maxDiscoverAttempts of
+        leader included. gossipTimeout, discoveryInterval and maxDiscoverAttempts of
         the URL have no effect. Raises InvalidSetting, without the URL in its text.
         """
         self._connection = Connection(checked(url), call_timeout_s=call_timeout_s, settle_s=settle_s)
         self._known_ids = KnownIds(_KNOWN_IDS)
         self._reading = Reading(self._connection, self._known_ids)
+        self._heads = Heads()
         self._identity = Identity(self)
-        self._listing_s = listing_s
 
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
         for item in batch:
@@ -70,14 +72,22 @@ class EventStoreDbStore:
         read = self._reading.backwards if backwards else self._reading.forwards
         return read(stream, from_version, limit)
 
+    def read_streams(
+        self, streams: Sequence[str], *, first: Mapping[str, int] | None = None
+    ) -> Mapping[str, Sequence[Recorded] | Damaged]:
+        return self._reading.many(streams, first or {})
+
     def read_all(
         self, after: Position, limit: int, *, prefixes: Sequence[str] | None = None
     ) -> Iterator[Recorded]:
-        return self._reading.all_after(after, limit, prefixes)
+        return self._reading.all_after(after, limit, Selection(prefixes))
 
     def head(self) -> Position:
+        asked_at_s = time.monotonic()
         last = self._connection.call(lambda client, deadline: client.last(timeout_s=deadline.left_s()))
-        return last.position if last else BEGINNING
+        seen = Seen(caught_up_with(last), asked_at_s)
+        self._heads.learn(seen)  # its followers need not ask themselves
+        return seen.head.position
 
     def fit(self, mark: Mark) -> Fit:
         return self._reading.fit(mark)
@@ -88,27 +98,34 @@ class EventStoreDbStore:
     def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
         return self._identity.claim(system_id, instead_of)
 
-    def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:
-        """As in the port. Meant for operators: it is slow, and fails above some 100,000 events."""
-        return self._reading.streams(after, prefix, limit, within_s=self._listing_s)
-
     def follow(
-        self, after: Position, *, stopped: Callable[[], bool], prefixes: Sequence[str] | None = None
+        self,
+        after: Position,
+        *,
+        stopped: Callable[[], bool],
+        prefixes: Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
     ) -> Iterator[Recorded | CaughtUp]:
         if stopped():
             return
         connection = self._connection
         connection.check_usable()
-        positions = self._reading.positions
         live = Subscription(
-            connection.own_client, after, prefixes, positions, stall_timeout_s=connection.settle_s
+            connection.own_client,
+            max(after, BEGINNING),
+            Selection(prefixes, types),
+            self._reading.positions,
+            self._heads,
+            stall_timeout_s=connection.settle_s,
         )
         try:
             while not stopped():
-                item = live.next()
+                items = live.take()
                 connection.check_usable()
-                if item is not None:
+                for item in items:
                     yield item
+                    if stopped():
+                        return
         finally:
             live.close()
 

@@ -1,6 +1,6 @@
 """The event ids of recently used streams, so that most appends need no read.
 
-Promise: the ids of a stream are complete from version 0 up to `reach`. Refusal: the memory is bounded, and the
+Promise: the ids of a stream are complete from version 0 on, without a gap. Refusal: the memory is bounded, and the
 least recently extended stream is forgotten as a whole.
 """
 
@@ -24,16 +24,13 @@ class KnownIds:
         self._reach: dict[str, int] = {}
         self._count = 0
 
-    def reach(self, stream: str) -> int:
-        """The first version whose id is not known."""
+    def look(self, stream: str, ids: Sequence[UUID], *, up_to: int) -> tuple[int, bool]:
+        """The first version whose id is not known, and whether one of `ids` is known at a version of at most `up_to`."""
         with self._lock:
-            return self._reach.get(stream, 0)
-
-    def any_of(self, stream: str, ids: Sequence[UUID], *, up_to: int) -> bool:
-        """Whether one of `ids` is known at a version of at most `up_to`."""
-        with self._lock:
-            known = self._streams.get(stream, {})
-            return any(known.get(id_, up_to + 1) <= up_to for id_ in ids)
+            known = self._streams.get(stream)
+            if known is None:
+                return 0, False
+            return self._reach[stream], any(known.get(id_, up_to + 1) <= up_to for id_ in ids)
 
     def learn_events(self, stream: str, first: int, events: Sequence[Recorded]) -> bool:
         """Add the ids of events that were read from version `first` on, up to the first gap."""

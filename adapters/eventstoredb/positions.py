@@ -9,8 +9,10 @@ from __future__ import annotations
 import bisect
 import threading
 
-from adapters.eventstoredb.client import NO_RECORD, Client
+from adapters.eventstoredb.client import Client
 from adapters.eventstoredb.deadline import Deadline
+from adapters.eventstoredb.driver import NO_RECORD
+from adapters.eventstoredb.messages import Selection
 from domain.kernel.events import BEGINNING, Position, Recorded
 
 _PAGE = 500
@@ -44,6 +46,8 @@ class Positions:
         The server has no search by number: this reads from the closest known position on. It remembers how far it
         came, so a retry goes on there when the deadline ends it.
         """
+        if after <= BEGINNING:
+            return BEGINNING
         try:
             record_at(client, after, deadline)
         except NoRecordAt:
@@ -53,7 +57,7 @@ class Positions:
     def _last_before(self, client: Client, after: Position, deadline: Deadline) -> Position:
         at = self._closest(client, after, deadline)
         while True:
-            page = list(client.all_events(at, None, size=_PAGE, timeout_s=deadline.left_s()))
+            page = list(client.all_events(at, Selection(), size=_PAGE, timeout_s=deadline.left_s()))
             before = [event.position for event in page if event.position <= after]
             at = before[-1] if before else at
             self._remember(at)

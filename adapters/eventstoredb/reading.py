@@ -6,18 +6,17 @@ damaged, and no event after the gap is returned.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from esdbclient.exceptions import DeadlineExceeded
-
-from adapters.eventstoredb.client import NO_RECORD, Client
+from adapters.eventstoredb.client import Client, StreamPage
 from adapters.eventstoredb.connection import Connection
 from adapters.eventstoredb.deadline import Deadline
-from adapters.eventstoredb.errors import PART
+from adapters.eventstoredb.driver import NO_RECORD, DeadlineExceeded, failures
+from adapters.eventstoredb.errors import PART, deleted
 from adapters.eventstoredb.known_ids import KnownIds
+from adapters.eventstoredb.messages import Selection
 from adapters.eventstoredb.positions import NoRecordAt, Positions, record_at
-from domain.kernel.errors import Damaged, PartUnavailable
+from domain.kernel.errors import Damaged
 from domain.kernel.events import BEGINNING, Position, Recorded
 from domain.kernel.history import Fit, Mark
 
@@ -40,14 +39,40 @@ class Reading:
             size = PAGE if left is None else min(left, PAGE)
             page = self._stream_page(stream, version, size=size)
             self._known_ids.learn_events(stream, version, page)
-            for event in page:
-                if event.version != version:
-                    raise Damaged(PART, f"{stream} has no version {version}: it was deleted or truncated")
-                version += 1
-                yield event
+            yield from _without_gap(stream, version, page)
+            version += len(page)
             if len(page) < size:
                 return
             left = left and left - size
+
+    def many(
+        self, streams: Sequence[str], first: Mapping[str, int]
+    ) -> Mapping[str, Sequence[Recorded] | Damaged]:
+        """Read streams at once, from version 0 or `first` on. A retry reads only those that are missing."""
+        found: dict[str, list[Recorded] | Damaged] = {}
+
+        def read(client: Client, deadline: Deadline) -> None:
+            missing = [stream for stream in dict.fromkeys(streams) if stream not in found]
+            pages = [StreamPage(stream, first.get(stream, 0), PAGE) for stream in missing]
+            for page, events in client.stream_pages(pages, deadline):
+                if isinstance(events, failures.StreamIsDeleted):
+                    found[page.stream] = deleted()
+                    continue
+                self._known_ids.learn_events(page.stream, first.get(page.stream, 0), events)
+                found[page.stream] = events
+
+        self._connection.call(read)
+        return {stream: self._rest(stream, first.get(stream, 0), found[stream]) for stream in streams}
+
+    def _rest(self, stream: str, start: int, page: list[Recorded] | Damaged) -> list[Recorded] | Damaged:
+        """A stream from `start` on, of which the first page was read, or its damage."""
+        try:
+            if isinstance(page, Damaged):
+                return page
+            events = list(_without_gap(stream, start, page))
+            return events if len(page) < PAGE else [*events, *self.forwards(stream, start + PAGE, None)]
+        except Damaged as damage:
+            return damage
 
     def backwards(self, stream: str, from_version: int, limit: int | None) -> Iterator[Recorded]:
         below: int | None = None
@@ -81,15 +106,15 @@ class Reading:
 
     # --- all streams -------------------------------------------------------------------------
 
-    def all_after(self, after: Position, limit: int, prefixes: Sequence[str] | None) -> Iterator[Recorded]:
+    def all_after(self, after: Position, limit: int, selection: Selection) -> Iterator[Recorded]:
         after = max(after, BEGINNING)
-        at_end = prefixes is not None and not prefixes
+        at_end = selection.is_empty
         while limit > 0 and not at_end:
             within_s = self._connection.settle_s
-            page, at_end = self._all_page(after, min(limit, PAGE), prefixes, within_s=within_s)
+            page, at_end = self._all_page(after, min(limit, PAGE), selection, within_s=within_s)
             for event in page:
                 after = event.position
-                if not event.type.startswith("$"):  # the record of a stream's permanent deletion
+                if selection.includes(event):
                     limit -= 1
                     yield event
 
@@ -107,58 +132,47 @@ class Reading:
 
         return self._connection.call(look)
 
-    def streams(self, after: str, prefix: str, limit: int, *, within_s: float) -> list[tuple[str, int]]:
-        """List streams by reading all events that have the prefix.
-
-        Raises PartUnavailable if there are more than can be read in `within_s`.
-        """
-        end_s = time.monotonic() + within_s
-        found: dict[str, int] = {}
-        position, at_end = BEGINNING, False
-        while not at_end:
-            left_s = end_s - time.monotonic()
-            if left_s <= 0:
-                reason = f"it holds more events than can be read in {within_s:g} s to list streams"
-                raise PartUnavailable(PART, reason, "Give a longer prefix, or the full name of a stream.")
-            prefixes = [prefix] if prefix else None
-            page_s = min(left_s, self._connection.settle_s)
-            page, at_end = self._all_page(position, PAGE, prefixes, within_s=page_s)
-            position = page[-1].position if page else position
-            found.update({e.stream: e.version for e in page if e.stream > after and e.type[:1] != "$"})
-            if len(found) > limit + PAGE:  # keep memory bounded: the dropped names come after `limit` others
-                found = {name: found[name] for name in sorted(found)[:limit]}
-        return [(name, found[name]) for name in sorted(found)[:limit]]
-
     def _all_page(
-        self, after: Position, size: int, prefixes: Sequence[str] | None, *, within_s: float
+        self, after: Position, size: int, selection: Selection, *, within_s: float
     ) -> tuple[list[Recorded], bool]:
         """At most `size` events after a position, and whether they are the last of the store."""
 
         def page(client: Client, deadline: Deadline) -> tuple[list[Recorded], bool]:
             try:
-                return _page_after(client, after, after, prefixes, size, deadline)
+                return page_after(client, after, after, selection, size, deadline)
             except NO_RECORD:
                 start = self.positions.start(client, after, deadline)
                 if start == after:  # the server failed, whatever the position
                     raise
-            return _page_after(client, start, after, prefixes, size, deadline)
+            return page_after(client, start, after, selection, size, deadline)
 
         return self._connection.call(page, within_s=within_s)
 
 
-def _page_after(
+def _without_gap(stream: str, version: int, page: Sequence[Recorded]) -> Iterator[Recorded]:
+    """The events of a page. Raises `Damaged` where one is missing from `version` on."""
+    for expected, event in enumerate(page, start=version):
+        if event.version != expected:
+            raise Damaged(PART, f"{stream} has no version {expected}: it was deleted or truncated")
+        yield event
+
+
+def page_after(
     client: Client,
     start: Position,
     after: Position,
-    prefixes: Sequence[str] | None,
+    selection: Selection,
     size: int,
     deadline: Deadline,
 ) -> tuple[list[Recorded], bool]:
-    """`start` is the beginning of a record: `after`, or that of the last event before it."""
+    """Events after a position that the server's filter lets pass, and whether they are the last of the store.
+
+    `start` is the beginning of a record: `after`, or that of the last event before it.
+    """
     new: list[Recorded] = []
     count = 0
     # One more, because this read includes the event at its position.
-    events = client.all_events(start, prefixes, size=size + 1, timeout_s=deadline.left_s())
+    events = client.all_events(start, selection, size=size + 1, timeout_s=deadline.left_s())
     try:
         for event in events:
             count += 1

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from adapters.eventstoredb.client import UrlOptions
+from adapters.eventstoredb.driver import Options
 from adapters.eventstoredb.url import checked
 
 _TIMEOUT_S = 2.0  # for all hosts together
@@ -40,11 +40,11 @@ def server_facts(url: str, *, now_us: Callable[[], int]) -> tuple[tuple[int, ...
     return None, 0
 
 
-def _info_of(target: str, options: UrlOptions, *, timeout_s: float) -> tuple[Any, datetime]:
+def _info_of(target: str, options: Options, *, timeout_s: float) -> tuple[Any, datetime]:
     """The page as JSON, and the time at which the server sent it."""
-    context = ssl.create_default_context(cafile=options.TlsCaFile)
+    context = ssl.create_default_context(cafile=options.tls_ca_file)
     # No proxy: the other calls to the server use none either.
     handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    scheme = "https" if options.Tls else "http"
+    scheme = "https" if options.tls else "http"
     with urllib.request.build_opener(*handlers).open(f"{scheme}://{target}/info", timeout=timeout_s) as page:
         return json.load(page), email.utils.parsedate_to_datetime(page.headers["Date"])

@@ -1,179 +1,183 @@
-"""One catch-up subscription, with a client and a thread of its own.
+"""A follower: the events of a subscription, and `CaughtUp` where they end.
 
-Promise: `CaughtUp` only after every wanted event up to its position was returned. Refusal: the end of a
-subscription is a failure, because esdbclient ends it without an error when it loses the connection.
+Promise: `CaughtUp` only after every wanted event up to its position was returned, and with the id of the event there.
+Refusal: the server is asked for nothing while events come, and seldom while none come, see `heads.py`.
+
+A server from 23.10 on says when a subscription has caught up. Of an older one, and of events that are not wanted, an
+empty buffer proves nothing: then the head is read, and whether a wanted event up to the head has not come yet.
 """
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable
 
-from esdbclient import RecordedEvent
-from esdbclient.exceptions import DeadlineExceeded
-
-from adapters.eventstoredb.client import Client, recorded
+from adapters.eventstoredb.client import Client
 from adapters.eventstoredb.deadline import Deadline
+from adapters.eventstoredb.driver import DeadlineExceeded
 from adapters.eventstoredb.errors import FAILURES, PART, fault_of
+from adapters.eventstoredb.feed import BUFFERED_EVENTS, Behind, Examined, Feed, Item, Live
+from adapters.eventstoredb.heads import Heads, Seen, caught_up_with
+from adapters.eventstoredb.messages import Selection
 from adapters.eventstoredb.positions import Positions
+from adapters.eventstoredb.reading import PAGE, page_after
 from domain.kernel.errors import EsError, PartUnavailable, StoreBehind
-from domain.kernel.events import BEGINNING, Position, Recorded
+from domain.kernel.events import Position, Recorded
 from domain.kernel.ports.event_store import CaughtUp
 
-BUFFERED_EVENTS = 1000
-"""The events that the thread reads ahead of the consumer."""
-_BUSY_WAIT_S = 0.002  # more events are probably coming: do not read the head after each of them
-_OWED_WAIT_S = 0.02
-_IDLE_WAIT_S = 0.1
-_PROBE_TIMEOUT_S = 0.2  # `follow` promises to check `stopped` this often, even if the server is silent
-_NO_POSITION = 1 << 63
-"""Positions from here on are none: 24.2 to 24.10.4 send a checkpoint at 2^64-1 if no event has matched yet."""
+_COLLECT_S = 0.005
+"""More events are probably coming: take them together."""
+_LONGEST_S = 0.04
+"""How long events may come without a `CaughtUp` in between, once the subscription is live."""
+_UNCERTAIN_S = 0.05
+_IDLE_S = 0.15
+_READ_TIMEOUT_S = 0.2  # `follow` promises to check `stopped` this often, even if the server is silent
 
 
 class Subscription:
-    """The thread only fills a bounded queue, so the consumer never blocks for long.
-
-    An empty queue does not prove that no event is on its way. So before a `CaughtUp` the head is read, and then
-    whether a wanted event up to the head has not come yet.
-    """
-
     def __init__(
         self,
         connect: Callable[[], Client],
         after: Position,
-        prefixes: Sequence[str] | None,
+        selection: Selection,
         positions: Positions,
+        heads: Heads,
         *,
         stall_timeout_s: float,
     ) -> None:
-        """`stall_timeout_s`: how long an owed event, or the confirmation, may take."""
-        self._connect = connect
-        self._prefixes = prefixes
-        self._positions = positions
+        """`stall_timeout_s`: how long an owed event, the confirmation, or an answer may take."""
+        self._selection = selection
+        self._heads = heads
         self._stall_timeout_s = stall_timeout_s
-        self._after = after
-        self._returned = after  # the position of the last event that `next` returned
-        self._examined = after  # the server has examined every event up to here, and maybe more
+        self._returned = after  # the position of the last event that `take` returned
+        self._examined = after
         self._caught_up: CaughtUp | None = None  # the last one
-        self._wait_s = 0.0
-        self._silent_since_s = time.monotonic()
-        self._queue: queue.Queue[RecordedEvent | Exception | None] = queue.Queue(BUFFERED_EVENTS)
-        self._closing = threading.Event()
-        self._client: Client | None = None
-        self._is_confirmed = False
-        self._thread = threading.Thread(target=self._feed, name="eventstoredb-subscription", daemon=True)
-        self._thread.start()
+        self._caught_up_at_s = self._looked_at_s = float("-inf")
+        self._fresh: CaughtUp | None = None  # the last event, if no `CaughtUp` has covered it
+        self._fresh_since_s = 0.0
+        self._is_live = self._is_flowing = False
+        self._owed: Position | None = None
+        self._waiting_since_s: float | None = time.monotonic()
+        self._feed = Feed(connect, after, selection, positions, within_s=stall_timeout_s)
+        heads.listen(self._feed.wake)
 
-    def next(self) -> Recorded | CaughtUp | None:
-        """The next item; None if there is none yet. Returns within 0.2 s or so."""
+    def take(self) -> list[Recorded | CaughtUp]:
+        """The next items, perhaps none. Returns within 0.2 s or so."""
         try:
-            item = self._queue.get(timeout=self._wait_s) if self._wait_s else self._queue.get_nowait()
-        except queue.Empty:
-            return self._check_head()
-        if item is None:
-            raise PartUnavailable(PART, "the subscription ended")
-        if isinstance(item, Exception):
-            self._fail(item)
-        self._wait_s = _BUSY_WAIT_S
-        self._silent_since_s = time.monotonic()
-        position = item.commit_position or 0
-        if position < _NO_POSITION:
-            self._examined = max(self._examined, position)
-        if item.is_checkpoint or position <= self._returned:
-            return None
-        self._returned = position
-        return None if item.is_system_event else recorded(item)
+            items = self._next_items()
+            self._is_flowing = bool(items)
+            taken: list[Recorded | CaughtUp] = []
+            for item in items:
+                self._accept(item, taken)
+            if self._is_live and self._fresh is not None:
+                now_s = time.monotonic()
+                if not items or now_s - self._fresh_since_s > _LONGEST_S:
+                    taken.append(self._catch_up(self._fresh, now_s))
+            elif not items or (self._is_live and not taken):
+                taken.extend(self._look())
+            return taken
+        except EsError:
+            raise
+        except FAILURES as error:
+            raise fault_of(error, is_cluster=True).error from error
 
     def close(self) -> None:
-        self._closing.set()
-        if self._client is not None:
-            self._client.close()
-        self._thread.join(timeout=_IDLE_WAIT_S * 2)
+        self._heads.forget(self._feed.wake)
+        self._feed.close()
 
-    # --- the consumer's thread ---------------------------------------------------------------
+    def _next_items(self) -> list[Item]:
+        if self._is_flowing:
+            return self._feed.take(_COLLECT_S, enough=BUFFERED_EVENTS // 2)
+        if not self._is_live:
+            return self._feed.take(_UNCERTAIN_S)
+        # Not both in one call: a wait, and a question to a server that may not answer.
+        is_due = self._owed is None and self._heads.is_due(time.monotonic())
+        return self._feed.take(0 if is_due else _IDLE_S)
 
-    def _check_head(self) -> CaughtUp | None:
-        client, is_confirmed = self._client, self._is_confirmed
-        try:
-            if client is None or not is_confirmed:
-                self._wait_s = _OWED_WAIT_S
-                raise DeadlineExceeded("no confirmation")
-            caught_up = self._caught_up_with(client)
-        except DeadlineExceeded as error:
-            # A silent server may be busy. After the timeout it counts as unavailable.
-            if self._is_stalled():
-                self._fail(error)
-            return self._caught_up
-        except FAILURES as error:
-            self._fail(error)
-        if caught_up is None:
-            self._wait_s = _OWED_WAIT_S
-            if self._is_stalled():
-                raise PartUnavailable(PART, "the subscription has stalled")
-            return None
-        self._wait_s = _IDLE_WAIT_S
-        self._silent_since_s = time.monotonic()
-        self._caught_up = caught_up
-        return caught_up
+    def _accept(self, item: Item, taken: list[Recorded | CaughtUp]) -> None:
+        self._waiting_since_s = None
+        match item:
+            case Recorded(position=position) if position > self._returned:
+                if self._fresh is None:
+                    self._fresh_since_s = time.monotonic()
+                self._fresh = CaughtUp(position, item.event_id)
+                self._returned = self._examined = position
+                taken.append(item)
+            case Examined(position=position):
+                self._examined = max(self._examined, position)
+            case Live(start=start):
+                self._is_live = True
+                self._heads.learn(start)
+                last = self._fresh or start.head
+                newer = last if last.position > start.head.position else start.head
+                taken.append(self._catch_up(newer, start.at_s))
+            case Behind():
+                self._is_live = False
+        if self._owed is not None and self._examined >= self._owed:
+            self._owed = None
 
-    def _caught_up_with(self, client: Client) -> CaughtUp | None:
-        """The head if every wanted event up to it was returned, else None."""
-        # The head before the owed events: events that are committed in between are not owed yet.
-        last = client.last(timeout_s=_PROBE_TIMEOUT_S)
-        head = CaughtUp(last.position, last.event_id) if last else CaughtUp(BEGINNING, None)
-        if head.position < self._returned:
-            raise StoreBehind(head.position, self._returned)
-        before = BEGINNING if self._caught_up is None else self._caught_up.position
-        if head.position > max(self._returned, before):
-            start = max(self._examined, before)
-            wanted = client.all_events(start, self._prefixes, size=2, timeout_s=_PROBE_TIMEOUT_S)
-            if any(self._returned < event.position <= head.position for event in wanted):
-                return None
-        return head
+    def _catch_up(self, head: CaughtUp, at_s: float) -> CaughtUp:
+        """The `CaughtUp` with a head that was read at `at_s`, or with the last event. It never goes back."""
+        self._fresh, self._owed = None, None
+        if self._caught_up is None or head.position > self._caught_up.position:
+            self._caught_up, self._caught_up_at_s = head, at_s
+        return self._caught_up
 
-    def _is_stalled(self) -> bool:
-        return time.monotonic() - self._silent_since_s > self._stall_timeout_s
+    # --- while no event comes ----------------------------------------------------------------
 
-    def _fail(self, error: Exception) -> NoReturn:
-        raise error if isinstance(error, EsError) else fault_of(error, is_cluster=True).error from error
+    def _look(self) -> list[CaughtUp]:
+        """The last `CaughtUp`, or one at a newer head if there are only events that are not wanted up to it."""
+        client, now_s = self._feed.client, time.monotonic()
+        problem: Exception | None = None
+        if client is None:
+            problem = DeadlineExceeded("no confirmation")
+        elif self._owed is not None:
+            problem = PartUnavailable(PART, "the subscription has stalled")
+        else:
+            try:
+                self._compare(client, self._seen(client, now_s))
+            except DeadlineExceeded as error:
+                problem = error
+        if problem is None:
+            self._waiting_since_s = None
+        elif self._waiting_since_s is None:
+            self._waiting_since_s = now_s
+        elif now_s - self._waiting_since_s > self._stall_timeout_s:
+            raise problem  # before, a silent server may be busy
+        return [self._caught_up] if self._caught_up else []
 
-    # --- the subscription's thread -----------------------------------------------------------
+    def _seen(self, client: Client, now_s: float) -> Seen:
+        if self._heads.claim(now_s) or not self._is_live:
+            self._heads.learn(Seen(caught_up_with(client.last(timeout_s=_READ_TIMEOUT_S)), now_s))
+        return self._heads.seen
 
-    def _feed(self) -> None:
-        end: Exception | None = None
-        try:
-            self._client = client = self._connect()
-            if self._closing.is_set():
-                return
-            start = self._start(client)
-            events = client.subscribe(start, self._prefixes)
-            self._examined = start
-            self._is_confirmed = True
-            for event in events:
-                if not self._put(event):
-                    return
-        except Exception as error:
-            end = error
-        self._put(end)
+    def _compare(self, client: Client, seen: Seen) -> None:
+        if seen.at_s <= self._looked_at_s:
+            return
+        head = seen.head
+        if self._caught_up is None or head.position > self._caught_up.position:
+            # The head before the owed events: events that are committed in between are not owed yet.
+            self._owed = self._owed_event(client, head.position)
+            if self._owed is None:
+                self._is_live = True
+                self._catch_up(head, seen.at_s)
+        elif (
+            head.position < self._caught_up.position
+            and seen.at_s > self._caught_up_at_s
+            # The last event may have been scavenged: the store ends with the server's own records then.
+            and client.end(timeout_s=_READ_TIMEOUT_S) < self._caught_up.position
+        ):
+            raise StoreBehind(head.position, self._caught_up.position)
+        self._looked_at_s = seen.at_s
 
-    def _start(self, client: Client) -> Position:
-        """Where the subscription begins: the server accepts the position of a record only."""
-        within_s = self._stall_timeout_s
-        deadline = Deadline.after(within_s, call_timeout_s=within_s)
-        last = client.last(timeout_s=deadline.left_s())
-        head = last.position if last else BEGINNING
-        if head < self._after:
-            raise StoreBehind(head, self._after)
-        return self._positions.start(client, self._after, deadline)
-
-    def _put(self, item: RecordedEvent | Exception | None) -> bool:
-        """Wait until there is room in the queue. False if the subscription was closed first."""
-        while not self._closing.is_set():
-            with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=_IDLE_WAIT_S)
-                return True
-        return False
+    def _owed_event(self, client: Client, head: Position) -> Position | None:
+        """The first wanted event up to the head that has not come yet."""
+        deadline = Deadline.after(_READ_TIMEOUT_S, call_timeout_s=_READ_TIMEOUT_S)
+        at, at_end = max(self._examined, self._caught_up.position if self._caught_up else 0), False
+        while at < head and not at_end:
+            page, at_end = page_after(client, at, at, self._selection, PAGE, deadline)
+            for event in page:
+                if event.position <= head and self._selection.includes(event):
+                    return event.position
+            at = page[-1].position if page else at
+        return None

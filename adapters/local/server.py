@@ -53,6 +53,7 @@ class Delivery:
     """A request, with the connection and the frame id for its reply."""
 
     __slots__ = ("frame_id", "held_bytes", "peer", "request")
+    is_suspect = False  # the requests of a worker that ended are not delivered again
 
     def __init__(self, peer: _Peer, message: Body, size: int) -> None:
         """Raises ValueError if the frame id is too large to be repeated in a reply."""
@@ -68,7 +69,7 @@ class Delivery:
 
 
 class LocalServer:
-    """A `Server` over Unix sockets, used by one thread that also does the work.
+    """A `Server` over Unix sockets.
 
     Requests that arrive during the work wait in the sockets and become the next batch (group commit).
     """
@@ -79,6 +80,10 @@ class LocalServer:
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._has_no_descriptor = False
+        self._woken, self._waker = socket.socketpair()
+        for end in (self._woken, self._waker):
+            end.setblocking(False)
+        self._poll.register(self._woken, select.POLLIN)
         self._peers: dict[int, _Peer] = {}
         self._ready: dict[_Peer, None] = {}  # those with requests to hand over, in order of their turns
         self._unread: dict[int, _Peer] = {}  # those with replies that they have not read
@@ -129,6 +134,11 @@ class LocalServer:
         peer.held_bytes += more_bytes
         self._held_bytes += more_bytes
 
+    def wake(self) -> None:
+        """Let a `receive` that waits, or else the next one, return at once. Any thread may call it."""
+        with contextlib.suppress(OSError):  # it is woken already, or closed
+            self._waker.send(b"\0")
+
     def answer(self, replies: Sequence[tuple[Delivery, Reply]]) -> None:
         """Send replies. Replies to disconnected callers are dropped."""
         touched: dict[int, _Peer] = {}
@@ -173,10 +183,14 @@ class LocalServer:
                 peer.socket.settimeout(max(deadline - time.monotonic(), 0.001))
                 peer.socket.sendall(peer.outgoing)
             self._drop(fd)
+        self._woken.close()
+        self._waker.close()
 
     def _pump(self, wait_s: float) -> None:
         for fd, events in self._poll.poll(wait_s * 1000):
-            if self._listener is not None and fd == self._listener.fileno():
+            if fd == self._woken.fileno():
+                self._woken.recv(CHUNK_BYTES)
+            elif self._listener is not None and fd == self._listener.fileno():
                 self._accept()
             elif fd in self._peers:
                 peer = self._peers[fd]

@@ -6,11 +6,11 @@ Promise: it passes the same contract tests as the other stores. Refusal: its eve
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 from adapters.clock import now_us
-from domain.kernel.errors import DuplicateEventId, StoreBehind, VersionConflict
+from domain.kernel.errors import Damaged, DuplicateEventId, StoreBehind, VersionConflict
 from domain.kernel.events import NO_STREAM, Position, Recorded
 from domain.kernel.history import Fit, Mark
 from domain.kernel.ports.event_store import Append, Appended, AppendResult, CaughtUp
@@ -54,7 +54,7 @@ class MemoryStore:
                 version,
                 len(self._log) + 1,
                 self._now_us(),
-                event.event_id,
+                event.event_id.bytes,
                 event.type,
                 event.data,
                 event.metadata,
@@ -73,6 +73,12 @@ class MemoryStore:
             events.reverse()
         yield from events[:limit]
 
+    def read_streams(
+        self, streams: Sequence[str], *, first: Mapping[str, int] | None = None
+    ) -> Mapping[str, Sequence[Recorded] | Damaged]:
+        first = first or {}
+        return {stream: [*self.read_stream(stream, first.get(stream, 0))] for stream in streams}
+
     def read_all(
         self, after: Position, limit: int, *, prefixes: Sequence[str] | None = None
     ) -> Iterator[Recorded]:
@@ -83,7 +89,12 @@ class MemoryStore:
             yield event
 
     def follow(
-        self, after: Position, *, stopped: Callable[[], bool], prefixes: Sequence[str] | None = None
+        self,
+        after: Position,
+        *,
+        stopped: Callable[[], bool],
+        prefixes: Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
     ) -> Iterator[Recorded | CaughtUp]:
         while not stopped():
             head = self.head()
@@ -92,6 +103,8 @@ class MemoryStore:
             for event in self.read_all(after, head - after, prefixes=prefixes):
                 if event.position > head:
                     break
+                if types is not None and not event.type.startswith(tuple(types)):
+                    continue
                 yield event
                 if stopped():
                     return
@@ -110,11 +123,6 @@ class MemoryStore:
             if not 0 < mark.position <= len(self._log):
                 return Fit.OTHER
             return Fit.SAME if self._log[mark.position - 1].event_id == mark.event_id else Fit.OTHER
-
-    def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:
-        with self._changed:
-            names = sorted(name for name in self._streams if name > after and name.startswith(prefix))
-            return [(name, len(self._streams[name]) - 1) for name in names[:limit]]
 
     def system_id(self) -> UUID | None:
         return self._system_id

@@ -4,7 +4,7 @@ from domain.kernel.errors import PartUnavailable
 
 try:
     import psycopg  # noqa: F401  # checked here, before any module of this folder imports it
-except ImportError as error:
+except ImportError as error:  # also if psycopg is installed without libpq
     raise PartUnavailable(
-        "PostgreSQL", "its driver psycopg is not installed", "Install it: `pip install 'es[postgres]'`."
+        "PostgreSQL", "its driver psycopg cannot be loaded", "Install it: `pip install 'es[postgres]'`."
     ) from error

@@ -46,6 +46,7 @@ _PREFIX_OPTION = "schema="  # `?schema=NAME` separates several systems in one da
 _PREFIX = re.compile(r"(?!pg_)[A-Za-z0-9_-]{1,50}")
 
 Parameters = dict[str, Any]
+Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):

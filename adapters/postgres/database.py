@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,6 +26,7 @@ from adapters.postgres.connection import (
     read_only,
     server_name,
 )
+from adapters.postgres.migrations import Migration, migrate
 from domain.kernel.errors import Damaged, EsError, PartUnavailable
 
 Name = str | tuple[str, ...]
@@ -52,6 +53,7 @@ _DURABLE = (
     WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"""
 )
 _DERIVED = _SETTINGS + "'off', true)"
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # Prefixes of SQLSTATEs, see "PostgreSQL Error Codes" in its manual. A state that is named nowhere is a bug.
 _CONNECTION_LOST = ("08", "25P03", "25P04", "57")
 _ENDED_BY_A_SETTING = {
@@ -83,11 +85,13 @@ def migration_files(name: str) -> list[Path]:
 class Database:
     """One schema of one database, with one connection for each thread.
 
-    `migrations` are the files that lead from nothing to the current schema; their number is its version. In
-    them, and in the argument of `sql`, `{schema}` stands for the quoted name of the schema.
+    `migrations` lead from nothing to the current schema; their number is its version. In files of them, and in the
+    argument of `sql`, `{schema}` stands for the quoted name of the schema.
     """
 
-    def __init__(self, url: str, *, part: str, migrations: Sequence[Path], derived: bool = False) -> None:
+    def __init__(
+        self, url: str, *, part: str, migrations: Sequence[Migration], derived: bool = False
+    ) -> None:
         """`derived` data can be computed again, so a crash of the server may lose its last commits."""
         self.part = part
         self._parameters, prefix = parse_url(url)
@@ -104,6 +108,15 @@ class Database:
         )
         self._run(lambda connection: self._migrate(connection, migrations), timeout_s=WORK_TIMEOUT_S)
 
+    def _migrate(self, connection: Connection, migrations: Sequence[Migration]) -> None:
+        settings = _DURABLE, _limits(WORK_TIMEOUT_S)
+        version = migrate(connection, migrations, schema=self.schema, sql=self.sql, settings=settings)
+        if version > len(migrations):
+            raise self._unavailable(
+                f"schema {self.schema} has version {version}, but this program supports {len(migrations)}",
+                "A newer version of es wrote it: upgrade every worker.",
+            )
+
     def sql(self, template: str, **names: Name | list[Name]) -> str:
         """A statement with its identifiers quoted; those of a list are separated by commas."""
         quoted = {
@@ -118,27 +131,60 @@ class Database:
         """Run statements that change nothing, without a transaction: each sees the latest commit."""
         return self._run(work)
 
-    def write(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
-        """Run one transaction as a pipeline: a result that is not fetched costs no round trip.
+    def write(self, work: Callable[[Connection], T], *, durable: bool = False, pipelined: bool = True) -> T:
+        """Run one transaction as a pipeline: all of it is sent together, and the program waits once, for the commit.
 
-        `work` may run several times, also after a commit whose reply was lost. With `durable` the commit
-        survives a crash even if the data is derived.
+        A result that `work` fetches is one wait more. `work` may run several times, also after a commit whose reply was
+        lost. With `durable` the commit survives a crash even if the data is derived. A COPY cannot be `pipelined`.
         """
-
-        settings = _DERIVED if self._derived and not durable else _DURABLE
         # Derived data is written by projectors, in batches of any size and without a waiting caller.
         timeout_s = WORK_TIMEOUT_S if self._derived else ANSWER_TIMEOUT_S
+        settings = _DERIVED if self._derived and not durable else _DURABLE
+        return self._run(
+            lambda connection: _transaction(connection, work, settings, timeout_s, pipelined=pipelined),
+            timeout_s=timeout_s,
+        )
 
-        def transaction(connection: Connection) -> T:
-            with connection.pipeline(), connection.transaction():
-                connection.execute(settings, _limits(timeout_s))
-                return work(connection)
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One transaction that reads: all of its statements see the same state. Nothing is retried."""
+        with self.errors():
+            connection = self._connection()
+            connection.answer_timeout_s = WORK_TIMEOUT_S
+            try:
+                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                connection.execute(_DERIVED, _limits(WORK_TIMEOUT_S))
+                yield connection
+            finally:
+                with contextlib.suppress(psycopg.Error):  # the transaction ends with a lost connection
+                    connection.rollback()
 
-        return self._run(transaction, timeout_s=timeout_s)
+    def read_then_write(
+        self, read: Callable[[Connection], tuple[T, Callable[[Connection], object] | None]]
+    ) -> T:
+        """Read as by `read`, then run the transaction that was decided, if any: a wait for each.
+
+        If the rows have changed in between, the transaction divides by zero: then both run again.
+        """
+
+        def attempt(connection: Connection) -> T:
+            result, work = read(connection)
+            if work is not None:
+                _transaction(connection, work, _DURABLE, ANSWER_TIMEOUT_S)
+            return result
+
+        return self._run(attempt)
 
     def _run(self, work: Callable[[Connection], T], *, timeout_s: float = ANSWER_TIMEOUT_S) -> T:
-        try:
+        with self.errors():
             result: T = self._retrying(self._try, work, timeout_s)
+        return result
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Translate the errors of the driver."""
+        try:
+            yield
         except (psycopg.Error, ConcurrentChange) as error:
             if isinstance(error, errors.ReadOnlySqlTransaction):
                 self._connection().close()  # the next call looks for the writable server again
@@ -147,7 +193,6 @@ class Database:
                 # Keep the type and the caller's frames only: the message may quote a value.
                 raise type(error)() from None
             raise translated from error
-        return result
 
     def _try(self, work: Callable[[Connection], T], timeout_s: float) -> T:
         connection = self._connection()
@@ -156,7 +201,7 @@ class Database:
             return work(connection)
         except psycopg.Error as error:
             if not connection.timed_out:
-                raise
+                raise _cause(error) from None
             # Do not retry: the caller has no time left.
             raise PartUnavailable(self.part, f"{self._server()}: no answer within {timeout_s:g} s") from error
 
@@ -173,24 +218,37 @@ class Database:
         return isinstance(error, psycopg.Error) and connection is not None and connection.closed
 
     def rewrite(self, table: str, *, lock_wait_ms: int) -> bool:
-        """Copy the live rows of a table into new files and remove the old ones; False if it stayed locked."""
+        """Copy the live rows of a table with a primary key into new files and remove the old ones.
+
+        False if it stayed locked, or if a transaction could still see a dead row, which was copied as well. Rows of the
+        table may be inserted and changed meanwhile, and none deleted.
+        """
         name = self.sql("{table}", table=(self.schema, table))
-        filenode = "SELECT pg_relation_filenode(%s::regclass)"
+        look = f"""SELECT t.relfilenode, i.reltuples, (SELECT count(*) FROM {name}) FROM pg_class t
+            JOIN pg_index ON indrelid = t.oid AND indisprimary JOIN pg_class i ON i.oid = indexrelid
+            WHERE t.oid = '{name}'::regclass"""
 
         def vacuum(connection: Connection) -> bool:
-            before = one(connection, filenode, name)
-            # For the session: VACUUM runs in no transaction.
-            _limit_session(connection, lock_wait_ms, statement_ms=1000 * WORK_TIMEOUT_S)
+            with connection.pipeline():
+                # For the session: VACUUM runs in no transaction.
+                _limit_session(connection, lock_wait_ms, statement_ms=1000 * WORK_TIMEOUT_S)
+                found = connection.execute(look)
+            before, _, rows = found.fetchone() or (0, 0, 0)
             try:
                 connection.execute(f"VACUUM FULL {name}")
             except errors.LockNotAvailable:
                 return False
             finally:
-                with contextlib.suppress(psycopg.Error):  # the settings end with a lost connection
+                with (
+                    contextlib.suppress(psycopg.Error),
+                    connection.pipeline(),
+                ):  # they end with a lost connection
                     connection.execute("RESET statement_timeout")
                     _limit_session(connection, LOCK_TIMEOUT_MS)
-            # Without the permission, VACUUM succeeds with a warning.
-            return bool(one(connection, filenode, name) != before)
+                    found = connection.execute(look)
+            # Without the permission, VACUUM succeeds with a warning. The dead rows that it copied are counted in the index.
+            after, written, _ = found.fetchone() or (before, 0, 0)
+            return bool(after != before and written <= rows)
 
         return self._run(vacuum, timeout_s=WORK_TIMEOUT_S)
 
@@ -287,43 +345,34 @@ class Database:
     def _unavailable(self, reason: str, *hint: str) -> PartUnavailable:
         return PartUnavailable(self.part, f"{self._server()}: {reason}", *hint)
 
-    # --- schema --------------------------------------------------------------------------------
 
-    def _migrate(self, connection: Connection, migrations: Sequence[Path]) -> None:
-        if self._version(connection) == len(migrations):
-            return
-        with connection.transaction():
-            connection.execute(_DURABLE, _limits(WORK_TIMEOUT_S))
-            # Several workers may start at once: one migrates, and the others wait and find it done.
-            connection.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended('es schema ' || %s, 0))", (self.schema,)
-            )
-            version = self._version(connection)
-            if version == len(migrations):
-                return
-            if version > len(migrations):
-                supported = f"but this program supports {len(migrations)}"
-                raise self._unavailable(
-                    f"schema {self.schema} has version {version}, {supported}",
-                    "A newer version of es wrote it: upgrade every worker.",
-                )
-            if version == 0:
-                connection.execute(self.sql("CREATE SCHEMA IF NOT EXISTS {schema}"))
-                connection.execute(self.sql("CREATE TABLE {schema}.schema_version(version integer NOT NULL)"))
-                connection.execute(self.sql("INSERT INTO {schema}.schema_version VALUES(0)"))
-            for migration in migrations[version:]:
-                connection.execute(self.sql(migration.read_text("utf-8")))
-            connection.execute(
-                self.sql("UPDATE {schema}.schema_version SET version = %s"), (len(migrations),)
-            )
+def _transaction(
+    connection: Connection,
+    work: Callable[[Connection], T],
+    settings: str,
+    timeout_s: float,
+    *,
+    pipelined: bool = True,
+) -> T:
+    try:
+        with connection.pipeline() if pipelined else contextlib.nullcontext():
+            connection.execute(_BEGIN)
+            connection.execute(settings, _limits(timeout_s))
+            result = work(connection)
+            # The server skips it after a statement that failed.
+            connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(psycopg.Error):  # the transaction ends with a lost connection
+            connection.rollback()
+        raise
+    return result
 
-    def _version(self, connection: Connection) -> int:
-        """The number of migrations that were applied; 0 if the schema does not exist."""
-        # Do not use to_regclass(): its cache may be older than the lock and miss the table of another worker.
-        exists = "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'schema_version'"
-        if connection.execute(exists, (self.schema,)).fetchone() is None:
-            return 0
-        return int(one(connection, self.sql("SELECT version FROM {schema}.schema_version")))
+
+def _cause(error: psycopg.Error) -> psycopg.Error | ConcurrentChange:
+    """The error of the statement that failed: those after it in the pipeline report that they were skipped."""
+    while isinstance(error, errors.PipelineAborted) and isinstance(error.__context__, psycopg.Error):
+        error = error.__context__
+    return ConcurrentChange() if isinstance(error, errors.DivisionByZero) else error
 
 
 def _limit_session(connection: Connection, lock_wait_ms: int, *, statement_ms: float | None = None) -> None:

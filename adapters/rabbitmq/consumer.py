@@ -23,13 +23,17 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+import pika.exceptions  # type: ignore[import-untyped]
+
 from adapters.rabbitmq.link import Link, Log
 from adapters.rabbitmq.messages import (
+    QUEUE_LIMIT_BYTES,
     ROLL_CALL,
     TIMEOUT_HEADER,
     Properties,
     can_be_answered,
-    declare_queues,
+    declare_dead_queue,
+    declare_queue,
     declare_roll_call,
     declare_system,
     queue_of,
@@ -190,7 +194,20 @@ class Consumer:
         # First of all: on a refusal the broker closes the channel, and no request of another system is taken.
         if (system_id := self._system_id()) is not None:
             declare_system(channel, system_id)
-        declare_queues(channel, self._role)
+        declare_dead_queue(channel, self._role)
+        # On a channel of its own, because a refusal closes it: the queue of an earlier version has no limit.
+        channel.connection.channel(on_open_callback=partial(self._declare_queue, channel))
+
+    def _declare_queue(self, channel: Any, trial: Any) -> None:
+        trial.add_on_close_callback(partial(self._set_up, channel))
+        declare_queue(trial, self._role, limit_bytes=QUEUE_LIMIT_BYTES, callback=lambda _: trial.close())
+
+    def _set_up(self, channel: Any, _trial: Any, reason: BaseException) -> None:
+        if not channel.is_open:
+            return
+        if isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            limit_bytes = None if "x-max-length-bytes" in reason.reply_text else QUEUE_LIMIT_BYTES
+            declare_queue(channel, self._role, limit_bytes=limit_bytes)  # refused too if more differs
         channel.basic_qos(prefetch_count=PREFETCH_COUNT)
         # The roll call before the role's queue: every worker that is counted as a consumer answers it.
         declare_roll_call(channel)

@@ -25,6 +25,10 @@ _PRECONDITION_FAILED = 406
 logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
 
 
+class ActiveElsewhere(PartUnavailable):
+    """Another connection holds the exclusive queue: this one stands by, which is no outage."""
+
+
 class QueueMismatch(EsError):
     """A queue or exchange exists with other arguments than this version declares. Retrying does not help."""
 
@@ -50,6 +54,7 @@ _OTHER_BROKER = (
 _REASONS = {
     "ProbableAuthenticationError": "the user name or password was refused",
     "ProbableAccessDeniedError": "the virtual host is missing, or access to it was refused",
+    "NackError": "the queue is full",
     "AMQPHeartbeatTimeout": "heartbeats are missing",
     "StreamLostError": "the connection was lost",
     "ConnectionBlockedTimeout": "it accepts no messages; check it for a memory or disk alarm",
@@ -71,7 +76,7 @@ def translated(error: BaseException, parameters: Any, *, declaring: bool) -> EsE
         marker = _OTHER_ID.search(text)
         return ForeignPart(PART, marker[2], marker[1], _OTHER_BROKER) if marker else QueueMismatch(text)
     if code == _RESOURCE_LOCKED:
-        return PartUnavailable(PART, "another worker holds an exclusive queue")
+        return ActiveElsewhere(PART, "another worker is the active one", "It takes over when that one ends.")
     if isinstance(cause, ssl.SSLError):
         return _tls_refusal(cause, place)
     if isinstance(cause, pika.exceptions.IncompatibleProtocolError):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import pika  # type: ignore[import-untyped]
 from pika.adapters.select_connection import IOLoop  # type: ignore[import-untyped]
 
-from adapters.rabbitmq.errors import PART, QueueMismatch, translated
+from adapters.rabbitmq.errors import PART, ActiveElsewhere, QueueMismatch, translated
 from adapters.rabbitmq.url import parameters_of
 from domain.kernel.errors import EsError, OtherSystem, PartUnavailable
 
@@ -198,9 +198,11 @@ class Link:
         delay_s = min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2 ** min(self._attempt, 10))
         delay_s *= random.uniform(0.5, 1.0)  # noqa: S311  # jitter, so that workers do not reconnect all at once
         self._attempt += 1
-        self._log.warning(
-            "broker-lost", reason=str(error), attempt=self._attempt, retry_in_ms=round(delay_s * 1000)
-        )
+        if not isinstance(error, ActiveElsewhere):
+            wait_ms = round(delay_s * 1000)
+            self._log.warning("broker-lost", reason=str(error), attempt=self._attempt, retry_in_ms=wait_ms)
+        elif self._attempt == 1:  # once, because a standby may wait for weeks
+            self._log.info("standing-by", reason=str(error))
         self._tenant.lost(error)
         self._loop.call_later(delay_s, self._connect)
 

@@ -27,6 +27,8 @@ TIMEOUT_HEADER = "es-patience-ms"
 
 DELIVERY_LIMIT = 20
 """Redeliveries before a message becomes a dead letter. RabbitMQ 3.10 has no limit unless one is declared."""
+QUEUE_LIMIT_BYTES = 256 << 20
+"""Requests that wait in the queue of a role, in bytes. Beyond it the broker refuses more, and callers are told."""
 _NO_LIMIT = 1_000_000
 """For dead letters: from RabbitMQ 4.0 on, looking at a message counts as a delivery."""
 
@@ -42,14 +44,17 @@ def dead_queue_of(role: str) -> str:
     return f"es.{role}.dead"
 
 
-def declare_queues(channel: Any, role: str) -> None:
-    """Declare a role's queue and its dead-letter queue. A blocking channel waits for the result."""
-    # The dead-letter queue first: the role's queue may need it as soon as it exists.
+def declare_dead_queue(channel: Any, role: str) -> None:
+    """Declare a role's dead-letter queue: before the role's queue, which may need it as soon as it exists."""
     channel.queue_declare(
         dead_queue_of(role),
         durable=True,
         arguments={"x-queue-type": "quorum", "x-delivery-limit": _NO_LIMIT},
     )
+
+
+def declare_queue(channel: Any, role: str, *, limit_bytes: int | None, **callback: Any) -> None:
+    """Declare a role's queue. Those of earlier versions have no limit."""
     channel.queue_declare(
         queue_of(role),
         durable=True,
@@ -61,7 +66,9 @@ def declare_queues(channel: Any, role: str) -> None:
             # Both: otherwise a message may leave this queue before the dead-letter queue has stored it.
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
+            **({} if limit_bytes is None else {"x-max-length-bytes": limit_bytes}),
         },
+        **callback,
     )
 
 

@@ -94,6 +94,12 @@ class RabbitPipeline(Pipeline):
                 f"it is not running, and RabbitMQ has no queue {queue_of(self._outbox.role)} yet",
                 "Start the workers with `es up`; a retry is safe.",
             )
+        if envelope.was_refused:
+            return PartUnavailable(
+                worker,
+                f"its queue {queue_of(self._outbox.role)} is full",
+                "Retry later; a retry is safe. `es status` shows whether its workers keep up; add some with `es up --scale`.",
+            )
         if envelope.is_stored:
             part, what = worker, "RabbitMQ has the request, but no reply arrived"
         else:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from adapters.rabbitmq.errors import PART
+from adapters.rabbitmq.errors import PART, ActiveElsewhere
 from adapters.rabbitmq.link import Link, Log
 from adapters.rabbitmq.messages import PERSISTENT, Properties, declare_system
 from domain.kernel.errors import EsError, PartUnavailable
@@ -23,6 +23,7 @@ EXCHANGE = "es.events"
 _ACTIVE_QUEUE = "es.relay.active"
 """Exclusive: the broker lets one connection own it, and deletes it when that connection ends."""
 _CONFIRM_TIMEOUT_S = 10.0
+_STANDBY_WAIT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,28 @@ class RabbitPublisher:
         self._system_id = system_id
         self._broadcast = _Broadcast(url, log, system_id)
 
+    def wait_until_active(self, stopped: Callable[[], bool]) -> None:
+        """Return when no other publisher is active, or when `stopped()`: to stand by is no failure.
+
+        Raises `PartUnavailable` or `QueueMismatch` if the broker cannot be used.
+        """
+        self._reopen()
+        self._broadcast.wait_until_active(stopped)
+
     def publish(self, batch: Sequence[Outgoing]) -> None:
         """Publish messages in order and wait until the broker has confirmed all of them.
 
         Raises `PartUnavailable` or `QueueMismatch` if that is uncertain. Publish the same batch again then:
         subscribers may receive duplicates.
         """
-        if self._broadcast.link.failure is not None:  # an operator may have fixed the failure: reconnect
+        self._reopen()
+        self._broadcast.send(batch)
+
+    def _reopen(self) -> None:
+        """Reconnect after a failure that does not end by itself: an operator may have corrected it."""
+        if self._broadcast.link.failure is not None:
             self._broadcast.link.close()
             self._broadcast = _Broadcast(self._url, self._log, self._system_id)
-        self._broadcast.send(batch)
 
     def close(self) -> None:
         self._broadcast.link.close()
@@ -69,6 +82,8 @@ class _Broadcast:
         self._unsent: Sequence[Outgoing] = ()
         self._unconfirmed: set[int] | None = None  # publish numbers on this channel; None: none was sent
         self._error: EsError | None = None
+        self._is_active = False
+        self._lost_by: EsError | None = None  # why the last connection ended
         # Of the I/O thread alone:
         self._channel: Any = None  # None until it is set up
         self._published = 0
@@ -76,6 +91,14 @@ class _Broadcast:
         self.link.start()
 
     # --- for the publisher's thread ------------------------------------------------------------
+
+    def wait_until_active(self, stopped: Callable[[], bool]) -> None:
+        with self._changed:
+            while not self._is_active and not stopped():
+                error = self.link.failure or self._lost_by
+                if error is not None and not isinstance(error, ActiveElsewhere):
+                    raise error
+                self._changed.wait(_STANDBY_WAIT_S)
 
     def send(self, batch: Sequence[Outgoing]) -> None:
         """Publish a batch and wait for its confirmation. Raises if it is uncertain."""
@@ -106,6 +129,9 @@ class _Broadcast:
 
     def _set_up(self, channel: Any) -> None:
         self._channel, self._published = channel, 0
+        with self._changed:
+            self._is_active, self._lost_by = True, None
+            self._changed.notify()
         self.link.settled()
         self.pump()
 
@@ -113,7 +139,8 @@ class _Broadcast:
         self._channel = None
         with self._changed:
             # Also for an attempt that failed: the follower that publishes has a back-off of its own.
-            self._error = error
+            self._error = self._lost_by = error
+            self._is_active = False
             self._changed.notify()
 
     def pump(self) -> None:

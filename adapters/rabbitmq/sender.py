@@ -71,7 +71,17 @@ class Outbox:
 class Envelope:
     """The requests that travel in one message, and its progress. The I/O thread writes it."""
 
-    __slots__ = ("body", "give_up_at", "id", "is_stored", "items", "outbox", "was_returned", "was_sent")
+    __slots__ = (
+        "body",
+        "give_up_at",
+        "id",
+        "is_stored",
+        "items",
+        "outbox",
+        "was_refused",
+        "was_returned",
+        "was_sent",
+    )
 
     def __init__(self, outbox: Outbox, items: list[Item]) -> None:
         self.id = str(uuid.uuid4())
@@ -80,6 +90,7 @@ class Envelope:
         self.body = b'{"requests":[' + b",".join(item.raw for item in items) + b"]}"
         self.was_sent = False  # from then on it may take effect, even if an error follows
         self.was_returned = False  # by the last attempt, because the queue does not exist
+        self.was_refused = False  # by the last attempt, because the queue is full
         self.is_stored = False
         self.give_up_at = math.inf  # monotonic seconds; finite while the queue does not exist
         for item in items:
@@ -166,7 +177,8 @@ class Sender:
         self._unanswered[envelope.id] = envelope
         if self._channel is None:
             return  # it is sent when the next channel is set up
-        envelope.was_sent, envelope.was_returned, envelope.is_stored = True, False, False
+        envelope.was_sent = True
+        envelope.was_returned = envelope.was_refused = envelope.is_stored = False
         self._published += 1
         self._unconfirmed[self._published] = envelope
         self._channel.basic_publish(
@@ -200,7 +212,8 @@ class Sender:
         for envelope in filter(None, (self._unconfirmed.pop(each, None) for each in tags)):
             if envelope.was_returned:
                 continue  # a returned message is confirmed too, though no queue has it
-            envelope.is_stored, envelope.give_up_at = not is_refused, math.inf
+            envelope.is_stored, envelope.was_refused = not is_refused, is_refused
+            envelope.give_up_at = math.inf
             if is_refused:
                 self._publish_later(envelope)
 

@@ -40,6 +40,10 @@ class Delivery:
         self.request = request
         self.was_begun = False
 
+    @property
+    def is_suspect(self) -> bool:
+        return self.message.is_suspect
+
 
 def parse_requests(raw: bytes) -> list[Request]:
     """The requests of a message. Raises ValueError if it is malformed."""
@@ -53,7 +57,7 @@ def parse_requests(raw: bytes) -> list[Request]:
 
 
 class RabbitServer:
-    """A `Server` over RabbitMQ. All methods and fields belong to one thread, the worker thread."""
+    """A `Server` over RabbitMQ. All methods but `wake` and all fields belong to one thread, the worker thread."""
 
     def __init__(
         self,
@@ -153,6 +157,10 @@ class RabbitServer:
         message.raw = b""
         message.unanswered = len(requests)
         self._ready.extend(Delivery(message, index, request) for index, request in enumerate(requests))
+
+    def wake(self) -> None:
+        """Let a `receive` that waits, or else the next one, return at once. Any thread may call it."""
+        self._handover.incoming.put(None)
 
     def answer(self, replies: Sequence[tuple[Delivery, Reply]]) -> None:
         """Send replies. A message is acknowledged with the reply to its last request.

@@ -33,7 +33,12 @@ def parameters_of(url: str) -> list[Any]:
     # After a / ? or # in a password the rest would be read as path and options, and errors show those.
     if "@" in url.replace(parts.netloc, "", 1):
         raise InvalidSetting("broker", "has an @ after the host; percent-encode special characters")
-    query = dict(parse_qsl(parts.query))
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    if not all(value for _, value in given):
+        raise InvalidSetting(
+            "broker", "has a parameter without a value"
+        )  # it may be a secret: it is not named
+    query = dict(given)
     files = {name: query.pop(name, None) for name in ("cafile", "certfile", "keyfile")}
     for name in query:
         if not hasattr(pika.URLParameters, f"_set_url_{name}") or name == "ssl_options":

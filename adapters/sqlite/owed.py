@@ -10,9 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from adapters.sqlite.buckets import Buckets
 from adapters.sqlite.database import Connection, Database
+from domain.kernel.events import BEGINNING, Position
 from domain.kernel.history import History
 from domain.kernel.ports.vault import Decided, Divergence, Owed, OwedState, OwedTag, Quarantined
+from domain.kernel.vault_errors import vault_behind
 
 _OWED = """
     SELECT subject, event_id, position, state, listed_at_us, attempts, last_error, letters FROM owed_erasures """
@@ -23,6 +26,9 @@ class OwedErasures:
 
     _database: Database
 
+    def _buckets(self, connection: Connection) -> Buckets:
+        raise NotImplementedError
+
     # --- owed erasures -------------------------------------------------------------------------
 
     def owe(
@@ -32,6 +38,7 @@ class OwedErasures:
         now_us: int,
         process: str | None = None,
         reached: History | None = None,
+        since: Position = BEGINNING,
         quarantined: Sequence[Quarantined] = (),
     ) -> None:
         with self._database.writing() as connection:
@@ -48,7 +55,7 @@ class OwedErasures:
                 [(q.position, q.stream, q.type, q.error) for q in quarantined],
             )
             if process is not None and reached is not None:
-                _save_checkpoint(connection, process, reached)
+                _save_checkpoint(connection, process, reached, since)
 
     def owed(self, *, after: int = 0, limit: int, state: OwedState | None = None) -> list[Owed]:
         condition = "" if state is None else "AND state = :state"
@@ -77,13 +84,14 @@ class OwedErasures:
 
     def owed_tags(self, subjects: Sequence[int]) -> Mapping[int, Sequence[OwedTag]]:
         found: dict[int, list[OwedTag]] = {}
-        with self._database.reading() as connection:
+        with self._database.snapshot() as connection:
+            buckets = self._buckets(connection)
             for subject in subjects:
                 rows: list[Any] = connection.execute(
-                    "SELECT tag, words FROM owed_tags WHERE subject = ? ORDER BY tag", (subject,)
+                    "SELECT tag, words, block FROM owed_tags WHERE subject = ?", (subject,)
                 ).fetchall()
                 if rows:
-                    found[subject] = [OwedTag(tag, words) for tag, words in rows]
+                    found[subject] = [OwedTag(buckets.of(b).open_tags(tag), words) for tag, words, b in rows]
         return found
 
     def erasure_failed(self, subjects: Sequence[int], error: str) -> None:
@@ -122,9 +130,9 @@ class OwedErasures:
             ).fetchone()
         return History() if row is None else History.from_bytes(*row)
 
-    def save_checkpoint(self, process: str, reached: History) -> None:
+    def save_checkpoint(self, process: str, reached: History, *, since: Position = BEGINNING) -> None:
         with self._database.writing() as connection:
-            _save_checkpoint(connection, process, reached)
+            _save_checkpoint(connection, process, reached, since)
 
     def rewind_checkpoint(self, process: str, reached: History, *, now_us: int) -> None:
         with self._database.writing() as connection:
@@ -164,7 +172,10 @@ def uuid_or_none(raw: bytes | None) -> UUID | None:
     return None if raw is None else UUID(bytes=raw)
 
 
-def _save_checkpoint(connection: Connection, process: str, reached: History) -> None:
+def _save_checkpoint(connection: Connection, process: str, reached: History, since: Position) -> None:
+    before: Any = connection.execute("SELECT position FROM checkpoints WHERE process = ?", (process,)).get
+    if (before or BEGINNING) < since:
+        raise vault_behind(process, before or BEGINNING, since)
     connection.execute(
         """INSERT INTO checkpoints VALUES(?, ?, ?) ON CONFLICT(process) DO UPDATE
            SET position = excluded.position, marks = excluded.marks WHERE excluded.position >= position""",

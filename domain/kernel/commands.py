@@ -7,33 +7,54 @@
         wire: ClassVar[str] = "rename-user"
         request: ClassVar[str] = "users.rename"
 
-The worker fills in a field without an `Input`.
+The worker fills in a field without an `Input`. An input whose field has a default may be left out.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, replace
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 from uuid import UUID
 
 from domain.kernel.errors import InvalidInput
 from domain.kernel.personal import Personal
 
+NEW = 0
+"""Stands for the id of a new instance, which the worker draws."""
 ACTOR_LIMIT = 100
 _ACTOR = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/+-]{{0,{ACTOR_LIMIT - 1}}}")
 
 
+def written(value: Any) -> str | bool:
+    """A parsed value as a caller gives it: text, which every input accepts, as `es` gives it; or a boolean.
+
+    Raises TypeError for a personal value: it would be stored or logged on its way.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str | int | UUID):
+        return str(value)
+    raise TypeError(f"a value of the class {type(value).__name__} cannot be sent in a command")
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A field that the caller gives. `parse` takes its JSON value and raises InvalidInput."""
+    """A field that the caller gives. `parse` takes its JSON value, or its text from `es`, and raises InvalidInput.
+
+    An InvalidInput that names no field gets the name of this one, so one parser serves fields of several names.
+    """
 
     parse: Callable[[object], Any]
-    help: str
-    metavar: str
+    help: str = ""
+    """One sentence. Without it the name of the field stands there."""
+    metavar: str = ""
+    """What stands for a value in the help of `es`. Without it the name of the field does."""
     example: str = ""
     """A value for the example in the help of `es`. Without it the metavar stands there."""
+    write: Callable[[Any], Any] = written
+    """The inverse of `parse`: the JSON value of a parsed value. Raises TypeError for a personal value."""
 
 
 class Command:
@@ -61,6 +82,7 @@ C = TypeVar("C", bound=Command)
 
 
 _inputs: dict[type[Command], Mapping[str, Input]] = {}
+_personal: dict[type[Command], frozenset[str]] = {}
 
 
 def inputs_of(command: type[Command]) -> Mapping[str, Input]:
@@ -69,7 +91,7 @@ def inputs_of(command: type[Command]) -> Mapping[str, Input]:
     if found is None:  # once for each class: reading annotations is too slow for every request
         hints = get_type_hints(command, include_extras=True)
         found = _inputs[command] = {
-            name: note
+            name: _described(name, note)
             for name, hint in hints.items()
             for note in get_args(hint)[1:]
             if isinstance(note, Input)
@@ -77,10 +99,38 @@ def inputs_of(command: type[Command]) -> Mapping[str, Input]:
     return found
 
 
+def _described(name: str, field: Input) -> Input:
+    """The input with a help and a metavar."""
+    if field.help and field.metavar:
+        return field
+    words = name.replace("_", " ")
+    if name.endswith("_id"):
+        words = f"{words.removesuffix(' id')}'s id"
+    return replace(field, help=field.help or f"The {words}.", metavar=field.metavar or name.upper())
+
+
+def optional_inputs(command: type[Command]) -> frozenset[str]:
+    """The inputs that a caller may leave out, because their fields have defaults."""
+    return defaulted(command) & inputs_of(command).keys()
+
+
+def defaulted(command: type[Command]) -> frozenset[str]:
+    """The fields with defaults."""
+    known: Mapping[str, Any] = getattr(command, "__dataclass_fields__", {})
+    return frozenset(
+        name
+        for name, field in known.items()
+        if field.default is not MISSING or field.default_factory is not MISSING
+    )
+
+
 def personal_inputs(command: type[Command]) -> frozenset[str]:
     """The inputs that are personal data. `es` can read them from standard input: the process list shows arguments."""
-    hints = get_type_hints(command)
-    return frozenset(name for name in inputs_of(command) if hints[name] is Personal)
+    found = _personal.get(command)
+    if found is None:
+        hints = get_type_hints(command)
+        found = _personal[command] = frozenset(n for n in inputs_of(command) if hints[n] is Personal)
+    return found
 
 
 def parse_command(command: type[C], given: object, **filled: object) -> C:
@@ -92,10 +142,35 @@ def parse_command(command: type[C], given: object, **filled: object) -> C:
     if not isinstance(given, dict):
         raise InvalidInput("input", "must be a JSON object")
     if given.keys() != inputs.keys():
-        for name in sorted(inputs.keys() - given.keys()):
+        for name in sorted(inputs.keys() - given.keys() - optional_inputs(command)):
             raise InvalidInput(name, "is missing")
-        raise InvalidInput("input", f"has an unknown field; the fields are {', '.join(sorted(inputs))}")
-    return command(**{name: field.parse(given[name]) for name, field in inputs.items()}, **filled)
+        if given.keys() - inputs.keys():
+            raise InvalidInput("input", f"has an unknown field; the fields are {', '.join(sorted(inputs))}")
+    parsed = {name: _parsed(name, field, given[name]) for name, field in inputs.items() if name in given}
+    return command(**parsed, **filled)
+
+
+def _parsed(name: str, field: Input, value: object) -> Any:
+    try:
+        return field.parse(value)
+    except InvalidInput as error:
+        if error.field:
+            raise
+        raise InvalidInput(name, error.reason, error.hint) from error
+
+
+def to_input(command: Command) -> dict[str, Any]:
+    """The JSON object of a command: the inverse of `parse_command`.
+
+    Raises TypeError for a personal value, and for a field that a worker has filled in: neither can be sent. `NEW` in a
+    command that creates is left out: its worker draws the id.
+    """
+    inputs = inputs_of(type(command))
+    for name, field in getattr(command, "__dataclass_fields__", {}).items():
+        is_drawn = command.creates and getattr(command, name) == NEW
+        if name not in inputs and not is_drawn and getattr(command, name) != field.default:
+            raise TypeError(f"{type(command).__name__}.{name} is no input, so it cannot be sent")
+    return {name: field.write(getattr(command, name)) for name, field in inputs.items()}
 
 
 def parse_command_id(value: object, *, field: str = "command_id") -> UUID:

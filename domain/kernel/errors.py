@@ -162,7 +162,30 @@ class CommandIdReused(Refusal):
     hint = "Omit `--command-id` to get a new one, or give another one."
 
     def __str__(self) -> str:
-        return f"command id {self.command_id} was already used for another command"
+        return f"command id {self.command_id} was already used for another command, or for other input"
+
+
+class CommandCancelled(Refusal):
+    """Rule: a command that was cancelled before it took effect never takes effect."""
+
+    code = "command-cancelled"
+    hint = "Send it with a new command id if it is still wanted."
+
+    def __str__(self) -> str:
+        return "the command was cancelled before it took effect"
+
+
+class ClaimLost(EsError):
+    """The claim of a command on a unique value was released before its event was stored: reserve and decide again.
+
+    The worker does so itself. A caller gets this error only after several attempts.
+    """
+
+    code = "claim-lost"
+    hint = "Retry with the same `--command-id`."
+
+    def __str__(self) -> str:
+        return "the reservation of a unique value expired before it was used"
 
 
 class VersionConflict(EsError):
@@ -218,17 +241,11 @@ class PartUnavailable(EsError):
             self.hint = self.hint.replace("its URL", _SETTING_OF[self.part])
 
     def __str__(self) -> str:
-        verb = "are" if self.part == "read models" else "is"
-        return f"{self.part} {verb} unavailable: {self.reason}"
+        return f"{self.part} {_verb(self.part)} unavailable: {self.reason}"
 
 
-def residue_left() -> PartUnavailable:
-    """A key is destroyed, but a reader of the vault keeps its old bytes in a file."""
-    return PartUnavailable(
-        "vault",
-        "a reader prevents the removal of the bytes of a destroyed key",
-        "`erasures` retries. End long-running readers of the vault.",
-    )
+def _verb(part: str) -> str:
+    return "are" if part == "read models" else "is"
 
 
 class Damaged(EsError):
@@ -241,7 +258,7 @@ class Damaged(EsError):
     kind = Kind.DAMAGED
 
     def __str__(self) -> str:
-        return f"{self.part} is damaged: {self.reason}"
+        return f"{self.part} {_verb(self.part)} damaged: {self.reason}"
 
 
 class OtherSystem(EsError):
@@ -362,11 +379,6 @@ class KeyDamaged(EsError):
         return f"the data key of user {self.subject} is damaged"
 
 
-def vault_emptied() -> KeyUnavailable:
-    """The vault is empty, although the event store contains users whose keys and claims it must hold."""
-    return KeyUnavailable("the vault is empty, but the event store contains users")
-
-
 class SealedByNewer(EsError):
     """A sealed value has a form that this version of the program does not know. It may be sound: nothing is blanked."""
 
@@ -378,6 +390,29 @@ class SealedByNewer(EsError):
 
     def __str__(self) -> str:
         return f"the {self.field} of user {self.subject} is sealed in the form of a newer version"
+
+
+class PersonErased(Refusal):
+    """Rule: nothing more is stored about a person whose erasure is decided."""
+
+    subject: int
+    code = "person-erased"
+    hint = "Nothing can be stored about this person any more."
+
+    def __str__(self) -> str:
+        return f"person {self.subject} is erased"
+
+
+class PersonNotFound(EsError):
+    """The vault has no key of the person whose data an event holds: there is no such user."""
+
+    subject: int
+    code = "person-not-found"
+    kind = Kind.NOT_FOUND
+    hint = "Check the id, or list the users with `es users list`."
+
+    def __str__(self) -> str:
+        return f"there is no person {self.subject}"
 
 
 class Tampered(EsError):

@@ -21,6 +21,8 @@ class Role:
     """Roles that it sends requests to while it drains. They start before it and stop after it."""
     needs_broker: bool = False
     """Whether it works over a broker only. Without one it is not started."""
+    needs_process: bool = False
+    """Whether it works for process managers only. Without one in any feature it is not started."""
     follows: bool = False
     """Whether it follows the store. It then answers `<role>.progress`, which `es status` shows."""
 

@@ -15,6 +15,7 @@ from uuid import UUID
 from domain.kernel.events import BEGINNING, Position
 
 _MARK = Struct(">q16s")
+_CHANGES = Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,16 @@ class History:
         return cls(position, tuple(mark for mark in marks if mark.position <= position))
 
 
+def other_bytes(raw: bytes) -> bytes:
+    """Bytes that differ from `raw` and hold the same marks: they end with a count, which `from_bytes` leaves out.
+
+    A read model compares the stored bytes, so this stops a projector that has read the others.
+    """
+    whole = len(raw) - len(raw) % _MARK.size
+    (count,) = _CHANGES.unpack(raw[whole : whole + _CHANGES.size].rjust(_CHANGES.size, b"\0"))
+    return raw[:whole] + _CHANGES.pack((count + 1) % (1 << 32))
+
+
 @dataclass(frozen=True, slots=True)
 class Verified:
     """The part of a history that a store has. `diverged` says that the store has another history after it."""
@@ -85,7 +96,9 @@ def verified(history: History, fit: Callable[[Mark], Fit], head: Position) -> Ve
     """
     fits = [(mark, fit(mark)) for mark in history.marks]
     others = [mark.position for mark, found in fits if found is Fit.OTHER]
-    if not others and head >= history.position:
+    # A mark at the position tells by itself whether the store ends before. The head may: the last event was scavenged.
+    has_mark = history.marks[-1:] and history.marks[-1].position == history.position
+    if not others and (has_mark or head >= history.position):
         return Verified(history, diverged=False)
     limit = min([*others, head + 1])
     same = [mark.position for mark, found in fits if found is Fit.SAME and mark.position < limit]

@@ -237,6 +237,7 @@ USER: Aggregate[User, UserCommand] = Aggregate(
     decide=decide,
     events=EVENTS,
     commands=COMMANDS,
+    is_person=True,
     upcasters={"user-erased.v1": _user_erased_v1, "erasure-completed.v1": _erasure_completed_v1},
 )
 

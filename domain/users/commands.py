@@ -16,8 +16,8 @@ from domain.kernel.commands import Command, Input
 from domain.kernel.errors import InvalidInput
 from domain.kernel.ids import parse_id
 from domain.kernel.personal import Personal
+from domain.kernel.texts import one_line, shows_nothing
 from domain.users.mail_domains import unicode_domain
-from domain.users.texts import one_line, shows_nothing
 
 NAME_MAX_CHARACTERS = 200
 EMAIL_MAX_CHARACTERS = 254  # RFC 5321 §4.5.3.1.3, less the angle brackets
@@ -51,9 +51,10 @@ def parse_email(value: object) -> Personal:
     """
     # NFC again after lower(), which can undo it: NFC writes a lower-case "J\u030c" as one letter.
     text = unicodedata.normalize("NFC", one_line("email", value, EMAIL_MAX_CHARACTERS).lower())
-    local, _, domain = text.rpartition("@")
-    if not text.isascii() or "xn--" in domain:
-        text = f"{local}@{unicode_domain(domain)}"
+    if not text.isascii() or "xn--" in text:
+        local, _, domain = text.rpartition("@")
+        if not text.isascii() or "xn--" in domain:
+            text = f"{local}@{unicode_domain(domain)}"
     if not _EMAIL.fullmatch(text) or ".." in text or text.startswith(".") or ".@" in text:
         raise InvalidInput("email", "is not an e-mail address like ada@example.com")
     if not text.isprintable() or shows_nothing(text):  # otherwise two addresses could look the same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from domain.users.account import USER
 from domain.users.projection import USERS
+from domain.users.registrations import REGISTRATIONS
 
 AGGREGATES = (USER,)
-PROJECTIONS = (USERS,)
+PROJECTIONS = (USERS, REGISTRATIONS)

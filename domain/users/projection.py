@@ -18,12 +18,14 @@ from domain.users.account import (
     UserRenamed,
 )
 
+_ACTIVE = Status.ACTIVE.value
+
 
 class Users(Projection):
     """A row for each account, as `es users get` and `es users list` show it."""
 
     name: ClassVar[str] = "users"
-    prefixes: ClassVar[Sequence[str]] = (USER.prefix,)
+    prefixes: ClassVar[Sequence[str] | None] = (USER.prefix,)
     key: ClassVar[str] = "user_id"
     columns: ClassVar[Mapping[str, str]] = {
         "email": "TEXT",
@@ -36,12 +38,19 @@ class Users(Projection):
 
     def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
         user_id = USER.id_of(recorded.stream)
-        always: dict[str, Value] = {"version": recorded.version, "updated_at_us": recorded.recorded_at_us}
+        at_us = recorded.recorded_at_us
+        if isinstance(event, UserRegistered):  # first: most events of a store are these
+            row_put: Row = {
+                "email": _sealed_text(event.email),
+                "name": _sealed_text(event.name),
+                "status": _ACTIVE,
+                "version": recorded.version,
+                "registered_at_us": at_us,
+                "updated_at_us": at_us,
+            }
+            return [Put(user_id, row_put)]
+        always: dict[str, Value] = {"version": recorded.version, "updated_at_us": at_us}
         match event:
-            case UserRegistered(email=email, name=name):
-                personal: Row = {"email": _sealed_text(email), "name": _sealed_text(name)}
-                fixed: Row = {"status": Status.ACTIVE.value, "registered_at_us": recorded.recorded_at_us}
-                return [Put(user_id, {**personal, **fixed, **always})]
             case UserRenamed(name=name):
                 return [Change(user_id, {"name": _sealed_text(name), **always})]
             case UserEmailChanged(email=email):
@@ -60,5 +69,7 @@ USERS = Users()
 def _sealed_text(value: PersonalText) -> str:
     if not isinstance(value, Sealed):
         raise TypeError("a projection takes sealed values only")  # otherwise it would store readable data
-    value.text.encode()  # raises ValueError for a lone surrogate, which no database stores
-    return value.text
+    text = value.text
+    if not text.isascii():
+        text.encode()  # raises ValueError for a lone surrogate, which no database stores
+    return text

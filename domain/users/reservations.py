@@ -1,6 +1,6 @@
-"""Decide who reserves an e-mail address: the first step of reserve → append → confirm.
+"""Decide who reserves an e-mail address or another unique value: the first step of reserve → append → confirm.
 
-Promise: of several requests for one address at most one is `Reserved`, also within a batch. Refusal: nothing is
+Promise: of several requests for one value at most one is `Reserved`, also within a batch. Refusal: nothing is
 read or written here. In one transaction a vault reads the rows that a batch needs, calls this code, and writes
 the decisions.
 """
@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from domain.kernel.errors import Damaged
-from domain.kernel.ports.vault import AlreadyHeld, ClaimAnswer, ClaimRequest, HeldByOther, Reserved
+from domain.kernel.ports.vault import (
+    AlreadyHeld,
+    ClaimAnswer,
+    ClaimId,
+    ClaimRequest,
+    HeldByOther,
+    HolderErased,
+    Reserved,
+)
 
 RESERVATION_LIFE_US = 60_000_000
 """The lifetime of a reservation: much longer than a batch takes, yet a short wait for the next user of the address."""
@@ -19,12 +27,20 @@ RESERVATION_LIFE_US = 60_000_000
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The stored claim on an address."""
+    """The stored claim on a value. `stream` and `rule` are those of its request."""
 
     subject: int
     command_id: UUID
     reservation_id: UUID
     confirmed: bool
+    stream: str = ""
+    rule: str = ""
+
+    def is_of(self, subject: int, request: ClaimRequest) -> bool:
+        """Whether it is that of the same holder: of the same stream, or of the same user."""
+        if request.stream or self.stream:
+            return self.stream == request.stream
+        return self.subject == subject
 
 
 @dataclass(slots=True)
@@ -39,8 +55,8 @@ class Reservations:
     held: dict[bytes, Held]
     registered: dict[UUID, int]
     closed: set[int] = field(default_factory=set)
-    extended: set[UUID] = field(default_factory=set)
-    """Reservations whose lifetime begins again."""
+    extended: set[ClaimId] = field(default_factory=set)
+    """Claims whose lifetime begins again."""
     claimed: dict[bytes, Held] = field(default_factory=dict)
     """New reservations by tag."""
     minted: dict[UUID, int] = field(default_factory=dict)
@@ -50,22 +66,23 @@ class Reservations:
         known = self.registered.get(request.command_id) if request.registers else None
         subject = request.subject if known is None else known
         if subject in self.closed and (known is not None or not request.registers):
-            return AlreadyHeld(subject)
+            return HolderErased(subject) if request.stream else AlreadyHeld(subject)
         held = self.held.get(tag)
-        if held and (held.subject, held.command_id, held.confirmed) == (subject, request.command_id, False):
+        is_own = held is not None and held.is_of(subject, request)
+        if held and is_own and held.command_id == request.command_id and not held.confirmed:
             # A retry of the command whose first try did not finish: it takes the reservation over.
             if tag not in self.claimed:
-                self.extended.add(held.reservation_id)
-            return Reserved(subject, held.reservation_id, repeated=True)
+                self.extended.add(ClaimId(held.subject, held.reservation_id))
+            return Reserved(held.subject, held.reservation_id, repeated=True)
         if known is not None:
             return AlreadyHeld(known)
         if held:
-            return (
-                AlreadyHeld(subject) if held.subject == subject else HeldByOther(held.subject, held.confirmed)
-            )
+            # An unfinished command of the same stream holds the value for itself alone.
+            is_held = is_own and (held.confirmed or not request.stream)
+            return AlreadyHeld(subject) if is_held else HeldByOther(held.subject, held.confirmed, held.stream)
         if subject in self.closed:
             raise key_minted_twice()
-        claim = Held(subject, request.command_id, request.reservation_id, confirmed=False)
+        claim = Held(subject, request.command_id, request.reservation_id, False, request.stream, request.rule)
         self.held[tag] = self.claimed[tag] = claim
         if request.registers:
             self.registered[request.command_id] = self.minted[request.command_id] = subject

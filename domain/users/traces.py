@@ -11,23 +11,28 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+from domain.kernel.aggregate import Aggregate
 from domain.kernel.errors import InvalidInput
 from domain.kernel.ids import parse_id
+from domain.kernel.personal import subject_fields
 from domain.kernel.ports.vault import OwedTag
 from domain.users.commands import NAME_MAX_CHARACTERS, parse_email
 from domain.users.mail_domains import spellings
 
 Tags = Callable[[Sequence[str]], list[bytes]]
 """The keyed tags of texts: `Vault.tags`."""
-Holder = Callable[[str], int | None]
-"""The user who has an address now: `Vault.holder`."""
+Holders = Callable[[Sequence[str]], Mapping[str, int]]
+"""The users who have addresses now: `Vault.holders`."""
+PersonFields = Mapping[str, Collection[str]]
+"""By kind of request: the fields with the ids of users, besides `user_id`."""
 
 # Bounded: a text of a megabyte without an address must not take quadratic time.
 _ADDRESS = re.compile(r"([^\s@\"(),:;<>\[\\\]]{1,64})@([^\s@\"(),:;<>\[\\\]]{1,254})")
@@ -80,14 +85,27 @@ class Letter:
                 yield " ".join(found[start : start + words])
 
 
-def letter_of(item: Mapping[str, Any]) -> Letter:
+def person_fields(aggregates: Iterable[Aggregate[Any, Any]]) -> PersonFields:
+    """The fields of commands that an `Of` refers to."""
+    return {
+        command.request: {*subject_fields(command).values()}
+        for aggregate in aggregates
+        for command in aggregate.commands
+        if command.request and subject_fields(command)
+    }
+
+
+def letter_of(item: Mapping[str, Any], fields: PersonFields = MappingProxyType({})) -> Letter:
     """The letter of a request, or of a message without requests: `{"unreadable": text}`."""
     text = item.get("unreadable")
-    return _text_letter(text) if isinstance(text, str) and len(item) == 1 else _request_letter(item)
+    if isinstance(text, str) and len(item) == 1:
+        return _text_letter(text)
+    kind = item.get("kind")
+    return _request_letter(item, {"user_id", *(fields.get(kind, ()) if isinstance(kind, str) else ())})
 
 
-def _request_letter(request: Mapping[str, Any]) -> Letter:
-    """All texts of a request, at any depth."""
+def _request_letter(request: Mapping[str, Any], names: Collection[str]) -> Letter:
+    """All texts of a request, at any depth. `names` are those of the fields with ids of users."""
     found: list[str] = []
     users: set[int] = set()
     waiting: list[Any] = [request]
@@ -96,10 +114,11 @@ def _request_letter(request: Mapping[str, Any]) -> Letter:
         match waiting.pop():
             case dict() as items:
                 waiting += [*items, *items.values()]
-                if isinstance(id_ := items.get("user_id"), int | str):
-                    names_its_person = True
-                    found.append(str(id_))
-                    users.update(_parsed_id(id_))
+                for name in names:
+                    if isinstance(id_ := items.get(name), int | str):
+                        names_its_person = True
+                        found.append(str(id_))
+                        users.update(_parsed_id(id_))
             case list() as values:
                 waiting += values
             case str() as text:
@@ -170,7 +189,7 @@ class People:
             known[each.tag].add(subject)
 
 
-def is_about(people: People, letter: Letter, *, tags: Tags, holder: Holder) -> set[int]:
+def is_about(people: People, letter: Letter, *, tags: Tags, holders: Holders) -> set[int]:
     """Those of these people whose data a letter holds; empty if it is about none of them.
 
     Not theirs is a request that names another user, and an address that another user has now.
@@ -180,7 +199,7 @@ def is_about(people: People, letter: Letter, *, tags: Tags, holder: Holder) -> s
         return found
     for address in letter.addresses() if people.addresses else ():
         theirs = {one for tag in tags(_spellings(address)) for one in people.addresses.get(tag, ())}
-        if theirs and (owner := _owner(address, holder)) is not None:
+        if theirs and (owner := _owner(address, holders)) is not None:
             theirs &= {owner}
         found |= theirs
     if not found and not letter.names_its_person:
@@ -189,9 +208,9 @@ def is_about(people: People, letter: Letter, *, tags: Tags, holder: Holder) -> s
     return found
 
 
-def _owner(address: str, holder: Holder) -> int | None:
-    holders = map(holder, _spellings(address))
-    return next((owner for owner in holders if owner is not None), None)
+def _owner(address: str, holders: Holders) -> int | None:
+    found = holders(_spellings(address))
+    return next((found[each] for each in _spellings(address) if each in found), None)
 
 
 def _name_tags(letter: Letter, words: int, tags: Tags) -> Iterator[bytes]:

@@ -82,9 +82,9 @@ def test_commands_on_unknown_things_are_not_found(shared: System) -> None:
         "streams read user-123",
         "projections rebuild nonsense",
     ):
-        shared.es(*command.split()).failed(3)
+        assert shared.es(*command.split()).failed(3).out == "", command
     # The failed change must not keep its claim.
-    shared.create("nobody@example.com", "Heir")
+    assert shared.get(shared.create("nobody@example.com", "Heir"))["email"] == "nobody@example.com"
 
 
 # --- arguments -------------------------------------------------------------------------------

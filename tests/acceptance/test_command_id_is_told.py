@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.people import ndjson
-from tests.support.processes import open_sockets
+from tests.support.processes import open_sockets, start_python
 from tests.support.runs import ES, Ran, finish
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S, eventually
@@ -106,3 +106,27 @@ def test_a_failing_query_does_not_speak_of_a_command_id(shared: System) -> None:
     assert "outcome is unknown" in ran.err
     assert "command id" not in ran.err
     assert "command-id" not in ran.err
+
+
+_HIDDEN = """
+import os, signal, sys, typer
+from cli import main, session
+session.sending("0b5c")
+try:
+    with main._printed_failures():
+        try:
+            os.kill(os.getpid(), int(sys.argv[1]))
+        except BaseException:
+            raise ImportError("as CPython does for a module that another one needs")
+except (SystemExit, typer.Exit) as end:
+    print(getattr(end, "exit_code", None) or end.code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_an_import_hides_ends_the_command_all_the_same(number: signal.Signals) -> None:
+    out, err = start_python(_HIDDEN, str(int(number))).communicate(timeout=DEADLINE_S)
+
+    assert out == f"{128 + number}\n", err
+    assert f"ended by {number.name}" in err
+    assert "0b5c" in err

@@ -11,13 +11,13 @@ from tests.support.people import people
 from tests.support.system import System
 from tests.support.terminal import on_terminal, plain
 
-MORE = re.compile(r"es: there are more than these (\d+); the others: es (.*)")
+MORE = re.compile(r"es: there are more than these (\d+)(?: \((\d+) in all\))?; the others: es (.*)")
 
 
 def following(shown: str) -> list[str] | None:
     """The arguments of the command that shows the rest."""
     found = MORE.search(shown)
-    return shlex.split(found[2]) if found else None
+    return shlex.split(found[3]) if found else None
 
 
 @pytest.mark.parametrize("listing", ["users list", "streams list --prefix user-"])
@@ -26,6 +26,9 @@ def test_a_list_cut_by_the_default_limit_names_the_command_for_the_rest(shared: 
     shared.caught_up()
     everything = shared.es(*listing.split(), "--limit", "1000").ok()
     assert everything.err == "", "a script that chose its limit counts its rows"
+    remark = MORE.search(shared.es(*listing.split()).ok().err)
+    assert remark is not None
+    assert remark[2] == (str(len(everything.lines)) if listing == "users list" else None)
 
     lines: list[str] = []
     command: list[str] | None = listing.split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -14,14 +15,15 @@ from tests.support.system import System, new_root
 from tests.support.waiting import eventually
 
 Moved = tuple[EarlierHome, System]
-"""A home of the first schema version, and the system of this version that runs in it."""
+"""A home of an earlier schema version, and the system of this version that runs in it."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite 1", "sqlite 2", "postgresql 1"])
 def moved(request: pytest.FixtureRequest) -> Iterator[Moved]:
     root = new_root()
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    earlier = earlier_home(root / "home", postgres_url=url)
+    technology, version = request.param.split()
+    url = request.getfixturevalue("postgres_url") if technology == "postgresql" else None
+    earlier = earlier_home(root / "home", version=int(version), postgres_url=url)
     with closing(System(root, parts=earlier.parts)) as system:
         yield earlier, system.up()
 
@@ -39,6 +41,24 @@ def test_everybody_and_every_event_of_an_earlier_version_is_shown(moved: Moved) 
         assert kinds[: len(lines)] == [line[2].partition(".")[0] for line in lines]
         # An erasure may be completed once more: the earlier version did not say so in the vault.
         assert set(kinds[len(lines) :]) <= {"erasure-completed"}
+
+
+def test_people_of_an_earlier_version_are_counted(moved: Moved) -> None:
+    """The projection is new to the home: it is filled from the beginning while the others serve."""
+    _, system = moved
+    users = system.users()
+    by_status = Counter(user["status"] for user in users)
+    by_day = Counter(user["registered_at"][:10] for user in users)
+
+    counted = system.es("users", "count", "--fresh", "--json").ok().object
+
+    assert counted == {"users": len(users), "active": 0, "deleted": 0, "erased": 0, **by_status}
+    for status in by_status:
+        assert system.es("users", "count", "--status", status).ok().out == f"{by_status[status]}\n"
+    days = system.es("users", "count", "--by-day", "--json").ok().objects
+    assert {day.pop("day"): sum(day.values()) for day in days} == by_day, (
+        "ids tell the day of the registration"
+    )
 
 
 def test_addresses_of_an_earlier_version_are_held_or_free_as_before(moved: Moved) -> None:
@@ -87,6 +107,20 @@ def test_who_was_erased_by_an_earlier_version_stays_erased(moved: Moved) -> None
             isinstance(key, DestroyedKey) and key.reason is not Reason.ABANDONED for key in keys.values()
         )
         assert vault.owed(limit=9) == []
+
+
+def test_streams_of_an_earlier_version_are_listed(moved: Moved) -> None:
+    earlier, system = moved
+    histories = {f"user-{user_id}": len(lines) for user_id, lines in earlier.shown["histories"].items()}
+
+    listed = eventually(
+        lambda: system.es("streams", "list", "--prefix", "user-", "--json").objects, "streams are listed"
+    )
+
+    assert {row["stream"] for row in listed} == histories.keys()
+    for row in listed:
+        assert row["version"] + 1 >= histories[row["stream"]]
+        assert row["version"] + 1 == len(system.history(row["stream"].removeprefix("user-")))
 
 
 def test_ids_are_greater_than_those_of_an_earlier_version(moved: Moved) -> None:

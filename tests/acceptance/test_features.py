@@ -67,6 +67,33 @@ def test_its_commands_queries_and_projections_work(shared: System) -> None:
     shared.es("shelves", "labels-get", "maps", "--fresh").failed(3)
 
 
+def test_its_history_and_earlier_states_come_from_the_events(shared: System) -> None:
+    shelf = opened(shared, "past")
+    shared.es("shelves", "put-book", shelf, "North").ok()
+    closed = shared.es("shelves", "close", shelf, "--json").ok().object
+
+    events = shared.es("shelves", "history", shelf, "--json").ok().objects
+    assert [event["type"] for event in events] == ["shelf-opened.v1", "book-put.v1", "shelf-closed.v2"]
+    assert events[2]["command_id"] == closed["command_id"]
+    assert events[2]["actor"].startswith("uid:")
+    assert "title=North" in shared.es("shelves", "history", shelf).ok().lines[1]
+    assert "book-put.v1" in on_terminal(shared, "shelves", "history", shelf).ok().out
+
+    def state(*words: str) -> dict[str, Any]:
+        found = shared.es("shelves", "get", shelf, *words, "--json").ok().object
+        return {name: found[name] for name in ("shelf_id", "books", "is_open", "version")}
+
+    assert state("--version", "0") == {"shelf_id": shelf, "books": 0, "is_open": True, "version": 0}
+    assert state("--at", events[1]["time"])["books"] == 1
+    assert state("--at", "2999-01-01")["is_open"] is False
+    after = shared.es("shelves", "get", shelf, "--after", str(closed["position"]), "--json").ok().object
+    assert after == {"shelf_id": shelf, "label": "past", "books": 1, "state": "closed"}
+
+    shared.es("shelves", "get", shelf, "--version", "9").failed(3)
+    shared.es("shelves", "history", "7").failed(3)
+    assert "of must be one of shelf" in shared.es("shelves", "history", shelf, "--of", "crate").failed(2).err
+
+
 def test_a_rule_of_it_refuses_with_its_own_code_and_hint(shared: System) -> None:
     shelf = opened(shared, "full")
     for number in range(3):
@@ -96,7 +123,7 @@ def test_a_repeated_command_of_it_has_one_effect(shared: System) -> None:
     ("words", "said"),
     [
         (("open", "--shelf-id", "7", "--label", "two words"), "label must be a word"),
-        (("open", "--label", "x"), "--shelf-id ID is missing"),
+        (("open", "--label", "x"), "--shelf-id SHELF_ID is missing"),
         (("put-book", "seven", "Title"), "shelf_id is not an id"),
     ],
     ids=["label", "missing", "id"],
@@ -137,7 +164,7 @@ def test_streams_events_status_and_help_know_it(shared: System) -> None:
     assert [(event["type"], event["data"]) for event in events] == [("shelf-opened.v1", {"label": "known"})]
     assert "shelves" in {worker["role"] for worker in shared.status()["workers"]}
     projections = shared.es("projections", "list").ok().lines
-    assert {"users", "shelves", "labels"} == set(projections)
+    assert {"users", "registrations", "streams", "shelves", "labels"} == set(projections)
     assert "Keep books on shelves." in shared.es("--help").ok().out
     assert "put-book" in shared.es("shelves", "--help").ok().out
     assert shared.es("doctor", "--quiet").ok().out == ""
@@ -158,6 +185,98 @@ def test_its_projections_are_rebuilt_to_the_same_rows(shared: System) -> None:
 
 def _rows(shared: System, words: str) -> list[dict[str, Any]]:
     return shared.es("shelves", words, "--fresh", "--json").ok().objects
+
+
+RACKS = """
+from typing import Annotated
+import es
+
+@es.command("racks.make", creates=True)
+class MakeRack(es.Command):
+    shelf_x_id: es.Id
+
+RACK = es.Aggregate(
+    name="shelf-x", initial=0, evolve=lambda state, _: state, decide=lambda *_: [], commands=(MakeRack,)
+)
+AGGREGATES = (RACK,)
+FEATURE = es.Feature(name="racks", help="Racks.", model=__name__, roles=(es.Role("racks"),))
+"""
+BROKEN = {
+    "missing_package": (None, "cannot be imported: ModuleNotFoundError: No module named 'missing_package'"),
+    "raising_package": ("raise LookupError('no licence')", "cannot be imported: LookupError: no licence"),
+    "racks_package": (RACKS, f"streams shelf-x-…, like those of the aggregate shelf of {FEATURE}: shelf-…"),
+    "copied_package": ("from tests.support.shelves import *", "two of the feature 'shelves'"),
+}
+
+
+@pytest.fixture
+def beside_broken(
+    profile: Profile, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """A running system with the feature and three modules that cannot be used."""
+    folder = tmp_path_factory.mktemp("packages")
+    for module, (source, _) in BROKEN.items():
+        if source is not None:
+            (folder / f"{module}.py").write_text(source)
+    with a_system(profile, request) as made:
+        made.environment |= {
+            "ES_FEATURES": ",".join(["missing_package", FEATURE, *list(BROKEN)[1:]]),
+            "PYTHONPATH": f"{ROOT}:{folder}",
+        }
+        made.es("up").failed(2)
+        yield made
+
+
+@pytest.mark.over("embedded", because="settings are read before any part is opened")
+def test_modules_that_cannot_be_used_harm_no_other_feature_and_are_named(beside_broken: System) -> None:
+    shared = beside_broken
+    opened(shared, "sound")
+    shared.create("ada@example.com", "Ada")
+    said = [text for _, text in BROKEN.values()]
+
+    status = shared.es("status")
+    assert status.code == 4
+    assert [text for text in said if text not in status.out] == []
+    assert [f"feature {module}" for module in BROKEN if f"feature {module}" not in status.out] == []
+    doctor = shared.es("doctor", "--quiet", "--json")
+    assert doctor.code == 4
+    assert {found["part"] for found in doctor.objects} == {f"feature {module}" for module in BROKEN}
+
+    for words in (
+        ("wallets", "list"),
+        ("up",),
+        ("up", "--scale", "wallets=2"),
+        ("workers", "run", "wallets"),
+        ("logs", "wallets"),
+        ("projections", "status", "wallets"),
+    ):
+        failed = shared.es(*words).failed(2)
+        assert [text for text in said if text not in failed.err] == [], words
+    for lost in (("racks", "history", "7"), ("racks", "make", "--shelf-x-id", "7")):
+        assert "name racks_package, whose aggregate shelf-x has" in shared.es(*lost).failed(2).err
+    assert "Keep books on shelves." in shared.es("--help").ok().out
+    logged = shared.es("logs", "supervisor").ok().out
+    assert [module for module in BROKEN if f"name {module}" not in logged] == []
+
+
+@pytest.mark.over("embedded", because="the events are stored by then")
+def test_events_of_a_feature_that_is_missing_are_shown_as_stored(shared: System) -> None:
+    shelf = opened(shared, "remains")
+    shown = shared.es("streams", "read", f"shelf-{shelf}", "--json").ok().objects
+
+    shared.es("down").ok()
+    kept = dict(shared.environment)
+    shared.environment |= {"ES_FEATURES": ""}
+    try:
+        shared.up()
+        without = shared.es(
+            "events", "tail", "--from", "0", "--no-follow", "--stream", f"shelf-{shelf}", "--json"
+        )
+        assert without.ok().objects == shown
+    finally:
+        shared.es("down").ok()
+        shared.environment |= kept
+        shared.up()
 
 
 @pytest.mark.over("embedded", because="settings are read before any part is opened")

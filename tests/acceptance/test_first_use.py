@@ -89,9 +89,10 @@ def test_an_address_is_free_at_once_after_a_change_and_after_a_deletion(shared: 
 
 
 def test_an_address_is_the_same_in_any_case_and_unicode_form(shared: System) -> None:
-    shared.create("zoë.case@example.com", "Zoë")
+    zoe = shared.create("zoë.case@example.com", "Zoë")
     for same in ("ZOË.Case@Example.COM", "zoe\u0308.case@example.com"):
         shared.register(same, "Other", "--json").refused("email-taken")
+        assert shared.find(same)["user_id"] == zoe
 
 
 def test_personal_values_can_come_from_standard_input(shared: System) -> None:

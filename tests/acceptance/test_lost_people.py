@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from esdbclient import EventStoreDBClient
 
+from adapters.eventstoredb.driver import EventStoreDBClient
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S
 

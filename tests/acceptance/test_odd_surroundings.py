@@ -17,10 +17,10 @@ from tests.support.runs import ES, Ran
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S
 
-pytestmark = [
-    pytest.mark.over("embedded", because="it is about the process of the command"),
-    pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and /proc"),
-]
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and /proc")
+only_embedded = pytest.mark.over(
+    "embedded", because="what `es` does before it connects is the same over any part"
+)
 
 
 def shell(system: System, script: str) -> Ran:
@@ -46,6 +46,10 @@ def odd(shared: System) -> System:
         "rich",
         "logging",
         "apsw",
+        "pika",
+        "psycopg",
+        "esdbclient",
+        "tenacity",
         "domain/__init__",
         "adapters/__init__",
         "workers/__init__",
@@ -120,8 +124,36 @@ CASES: dict[str, tuple[str, int, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+SENDING = (
+    "C",
+    "ascii",
+    "closed input",
+    "closed output",
+    "closed error",
+    "all closed",
+    "a bulk with a full error stream",
+    "full output",
+    "a working folder that is gone",
+    "no temporary folder",
+    "modules on PYTHONPATH",
+    "few descriptors",
+    "high descriptors",
+)
+"""Cases in which clients of servers take part: descriptors of their sockets, modules that they import, their text."""
+
+
+@only_embedded
+@pytest.mark.parametrize("case", [case for case in CASES if case not in SENDING])
+def test_odd_surroundings_are_handled_before_a_request_is_sent(odd: System, case: str) -> None:
+    check(odd, case)
+
+
+@pytest.mark.parametrize("case", SENDING)
 def test_odd_surroundings_are_handled(odd: System, case: str) -> None:
+    check(odd, case)
+
+
+def check(odd: System, case: str) -> None:
     script, code, out, err = CASES[case]
 
     ran = shell(odd, script)
@@ -132,6 +164,7 @@ def test_odd_surroundings_are_handled(odd: System, case: str) -> None:
     assert code or not err, "a success says nothing"
 
 
+@only_embedded
 def test_with_a_closed_error_stream_only_the_answer_is_printed(system: System) -> None:
     """The note that workers were started has no place to go: not into standard output, and not into a socket."""
     ran = shell(system, 'ID=$("$0" users create --email a@example.com --name A 2>&-); echo "$ID"')
@@ -139,6 +172,7 @@ def test_with_a_closed_error_stream_only_the_answer_is_printed(system: System) -
     assert system.get(ran.out.strip())["email"] == "a@example.com"
 
 
+@only_embedded
 def test_workers_start_beside_modules_on_pythonpath(odd: System, system: System) -> None:
     ran = shell(system, f'PYTHONPATH={odd.root}/shadow "$0" up && "$0" ids next')
 
@@ -151,6 +185,7 @@ def _commands(words: list[str], command: Any) -> Iterator[list[str]]:
         yield from _commands([*words, name], command.get_command(None, name))
 
 
+@only_embedded
 def test_the_help_of_every_command_may_stay_unread(odd: System) -> None:
     def unread(words: list[str]) -> tuple[list[str], int, bytes]:
         reading, writing = os.pipe()

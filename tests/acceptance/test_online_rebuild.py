@@ -126,3 +126,42 @@ def test_reads_continue_from_the_old_rows_while_a_rebuild_is_killed(running: Sys
     # The query waits for the restarted worker and reads complete rows, old or new.
     assert running.get(user_id)["name"] == "Ada Lovelace"
     assert len(running.users()) == ROWS + 1
+
+
+def test_a_generation_is_checked_then_switched_to_and_rolled_back_at_the_shell(running: System) -> None:
+    running.create()
+    running.caught_up()
+    checked = running.es("projections", "rebuild", "users", "--check", "--json").ok().object
+    assert (checked["result"], checked["generations"], checked["rows"]) == ("equal", [1, 2], [1, 1])
+    assert running.generation()["generation"] == 1
+    late = running.create("late@example.com")
+
+    assert running.es("projections", "switch", "users", "--json").ok().object["generation"] == 2
+    assert running.get(late)["status"] == "active"
+    assert running.es("projections", "rollback", "users", "--json").ok().object["generation"] == 1
+    assert running.get(late)["status"] == "active"
+    compared = running.es("projections", "diff", "users", "--json").ok().object
+    assert (compared["result"], compared["generations"], compared["rows"]) == ("equal", [1, 2], [2, 2])
+
+    history = running.es("projections", "history", "users", "--json").ok().objects
+    assert [each["why"] for each in history if each["state"] == "current"] == [
+        "first-use",
+        "switch",
+        "rollback",
+    ]
+    assert running.es("projections", "prune", "users", "--yes", "--json").ok().object["removed"] == [2]
+    assert running.es("projections", "rollback", "users").code == 3
+    assert running.es("projections", "cancel", "users").code == 3
+
+
+def test_a_check_whose_worker_is_killed_is_finished_by_the_next_one(running: System) -> None:
+    running.bulk("create", people(1000)).ok()
+    running.caught_up()
+    begun = running.es("projections", "rebuild", "users", "--check", "--no-wait", "--json").ok().object
+    running.signal("projections", signal.SIGKILL)
+    attached = running.es("projections", "rebuild", "users", "--check", "--json").ok().object
+
+    assert attached["result"] == "equal"
+    assert attached["rows"] == [1000, 1000]
+    assert attached["generations"][1] >= begun["generation"]
+    assert running.generation()["generation"] == 1

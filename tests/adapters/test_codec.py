@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, fields, replace
+from itertools import count, islice
 from typing import Any, ClassVar, get_type_hints
 from uuid import UUID
 
@@ -19,6 +21,7 @@ from domain.kernel.events import Event, EventData, Metadata, Recorded, event_id,
 from domain.kernel.personal import ERASED, Personal, PersonalText, Sealed, Unreadable, readable
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.vault import DestroyedKey
+from domain.kernel.uuid7 import Uuid7s
 from domain.users.account import UserDeleted, UserErased, UserRegistered, UserRenamed
 from tests.support.builders import a_key, a_sample, event_classes, metadata, recorded
 from tests.support.shelves import ShelfClosed
@@ -88,19 +91,59 @@ def test_metadata_is_decoded_as_it_was_encoded(
     assert CODEC.metadata(recorded(stored)) == written
 
 
+def test_metadata_is_stored_as_compact_json_also_with_odd_text() -> None:
+    one, two, three = (UUID(int=number) for number in (1, 2, 3))
+    odd = Metadata(one, 'a "quoted" \\ command', two, three, "ünicode\n")
+
+    raw = CODEC.encode(UserDeleted(), event_id=one, subject=None, metadata=odd, sealer=None).metadata
+
+    fields_ = {
+        "command_id": str(one),
+        "command": odd.command,
+        "correlation_id": str(two),
+        "causation_id": str(three),
+        "actor": odd.actor,
+    }
+    assert raw == json.dumps(fields_, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def test_an_event_without_personal_fields_needs_neither_subject_nor_sealer() -> None:
     stored = CODEC.encode(UserErased("b"), event_id=EVENT_ID, subject=None, metadata=metadata(), sealer=None)
 
     assert CODEC.decode(recorded(stored)) == UserErased("b")
 
 
-def test_the_id_of_an_event_is_the_same_on_every_retry() -> None:
-    command_id = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+@pytest.mark.parametrize(
+    ("command_id", "first"),
+    [
+        ("6ba7b810-9dad-11d1-80b4-00c04fd430c8", "6af613b6-569c-5c22-9c37-2ed93f31d3af"),
+        ("017f22e2-79b0-7800-bfff-ffffffffffff", "017f22e2-79b0-7800-a5a3-52f3ca8d95c6"),
+    ],
+)
+def test_the_id_of_an_event_is_the_same_on_every_retry(command_id: str, first: str) -> None:
+    ids = [event_id(UUID(command_id), index) for index in range(100)]
 
-    assert event_id(command_id, 0) == event_id(command_id, 0)
-    assert len({event_id(command_id, index) for index in range(100)}) == 100
+    assert ids == [event_id(UUID(command_id), index) for index in range(100)]
+    assert len({*ids}) == 100
     # The value itself is frozen: stores hold ids that were made with it.
-    assert event_id(command_id, 0) == UUID("6af613b6-569c-5c22-9c37-2ed93f31d3af")
+    assert ids[0] == UUID(first)
+
+
+def test_events_of_time_ordered_commands_are_in_their_order() -> None:
+    times = count(1_760_000_000_000_000, 5)
+    commands = list(islice(iter(Uuid7s(lambda: next(times), os.urandom), None), 1000))
+
+    ids = [event_id(command_id, 0) for command_id in commands]
+
+    assert ids == sorted(ids)
+    assert {id_.version for id_ in ids} == {7}
+
+
+def test_events_of_commands_that_share_their_time_have_different_ids() -> None:
+    time = 0x017F22E279B07800 << 64 | 0b10 << 62
+    commands = [UUID(int=time | number) for number in range(10_000)]
+
+    assert len({event_id(command_id, index) for command_id in commands for index in (0, 1)}) == 20_000
 
 
 # --- personal data ---------------------------------------------------------------------------
@@ -250,9 +293,9 @@ def test_data_that_is_too_deep_for_a_reply_is_damaged() -> None:
 
 def test_an_outline_needs_the_type_alone() -> None:
     for older in ("user-registered.v1", "user-registered.v7"):
-        outline = CODEC.outline(replace(recorded(encoded(UserErased("b"), data=b"?")), type=older))
+        outline = CODEC.outline(recorded(encoded(UserErased("b"), data=b"?"))._replace(type=older))
         assert outline == UserRegistered(Unreadable("damaged"), Unreadable("damaged"))
-    assert CODEC.outline(replace(recorded(encoded(UserErased("b"))), type="user-promoted.v9")) is None
+    assert CODEC.outline(recorded(encoded(UserErased("b")))._replace(type="user-promoted.v9")) is None
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,15 @@ from typing import Any
 from uuid import uuid4
 
 import apsw
+import psycopg
 import pytest
 
 from adapters import wiring
 from adapters.sqlite.database import Database, migration_files
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.history import History
+from domain.kernel.personal import Personal
+from domain.kernel.ports.read_model import Why
 from domain.kernel.ports.vault import (
     ClaimRequest,
     DestroyedKey,
@@ -28,10 +31,10 @@ from domain.kernel.ports.vault import (
     Reserved,
 )
 from domain.users.projection import USERS
-from tests.support.earlier_homes import FIXTURES, PARTS, EarlierHome, earlier_home
+from tests.support.earlier_homes import FIXTURES, FUNCTIONS, PARTS, EarlierHome, earlier_home
 from tests.support.postgres import execute
 from tests.support.processes import ROOT
-from tests.support.vaults import NOW_US, history
+from tests.support.vaults import NOW_US, history, holder
 from tests.support.waiting import DEADLINE_S
 
 SCHEMAS = {"events.db": "events", "vault.db": "vault", "read.db": "read_model"}
@@ -62,11 +65,11 @@ def test_keys_and_tombstones_of_an_earlier_version_stay_what_they_are(earlier: E
 def test_addresses_of_an_earlier_version_stay_held_and_freed_ones_free(earlier: EarlierHome) -> None:
     with closing(wiring.open_vault(earlier.settings)) as vault:
         active = [user for user in earlier.shown["users"] if user["status"] == "active"]
-        assert {user["email"]: vault.holder(user["email"]) for user in active} == {
+        assert {user["email"]: holder(vault, user["email"]) for user in active} == {
             user["email"]: int(user["user_id"]) for user in active
         }
         free = ["katherine@example.com", "dorothy@example.com", "dora@example.com", "dora.later@example.com"]
-        assert [vault.holder(email) for email in free] == [None] * 4
+        assert [holder(vault, email) for email in free] == [None] * 4
         (taken,) = vault.reserve([_request("ada@example.com", 1)], now_us=NOW_US)
         (given,) = vault.reserve([_request("dora@example.com", 2)], now_us=NOW_US)
 
@@ -96,6 +99,9 @@ def test_checkpoints_of_an_earlier_version_have_positions_without_marks(earlier:
     with closing(wiring.open_read_model(earlier.settings)) as read_model:
         (generation,) = read_model.generations(USERS)
         assert (generation.history, generation.events) == (History(18), 15)
+        assert (generation.why, generation.code) == (Why.UNKNOWN, "")
+        (phase,) = read_model.phases(USERS, limit=9)
+        assert (phase.generation, phase.state, phase.to_us, phase.events) == (1, generation.state, None, 0)
 
 
 def test_events_of_an_earlier_version_are_read_and_opened(earlier: EarlierHome) -> None:
@@ -121,6 +127,25 @@ def test_rows_of_an_earlier_version_are_shown_by_the_read_model(earlier: Earlier
     }
 
 
+def test_people_of_version_2_keep_their_keys_and_addresses(tmp_path: Path) -> None:
+    earlier = earlier_home(tmp_path / "home", version=2)
+    people = earlier.shown["users"]
+    with closing(wiring.open_vault(earlier.settings)) as vault:
+        keys = dict(vault.data_keys([int(user["user_id"]) for user in people]))
+        held = {user["email"]: holder(vault, user["email"]) for user in people if user["status"] == "active"}
+        with closing(wiring.open_store(earlier.settings.store)) as store:
+            opener = wiring.keyring_of(vault)([*keys])
+            codec = wiring.open_codec()
+            (first,) = store.read_stream(f"user-{earlier.user('Mary Jackson')['user_id']}")
+            event = codec.decode(first, subject=int(earlier.user("Mary Jackson")["user_id"]), opener=opener)
+
+    assert held == {user["email"]: int(user["user_id"]) for user in people if user["status"] == "active"}
+    destroyed = {subject for subject, key in keys.items() if isinstance(key, DestroyedKey)}
+    assert destroyed == {*earlier.ids("erased")}
+    assert all(isinstance(key, LivingKey) for subject, key in keys.items() if subject not in destroyed)
+    assert getattr(event, "name") == Personal("Mary Jackson")  # noqa: B009 - an event of any type
+
+
 # --- as a whole or not at all ----------------------------------------------------------------
 
 
@@ -136,21 +161,30 @@ def _content(path: Path) -> list[Any]:
 _KILLED = """
 import os, signal, sys
 from adapters.{kind}.database import Database, migration_files
+from tests.support.earlier_homes import FUNCTIONS
 class Deadly:
     def read_text(self, encoding):
         os.kill(os.getpid(), signal.SIGKILL)
 place, part, schema = sys.argv[1:]
-Database({place}, part=part, migrations=[*migration_files(schema), Deadly()])
+Database({place}, part=part, migrations=[*migration_files(schema), Deadly()]{functions})
 """
 
 
 def _killed_in_a_migration(kind: str, place: str, part: str, schema: str) -> None:
     """Open a part, and kill the program after it ran the last migration and before it commits."""
-    code = _KILLED.replace("{kind}", kind).replace(
-        "{place}", "__import__('pathlib').Path(place)" if kind == "sqlite" else "place"
+    is_sqlite = kind == "sqlite"
+    code = (
+        _KILLED.replace("{kind}", kind)
+        .replace("{place}", "__import__('pathlib').Path(place)" if is_sqlite else "place")
+        .replace("{functions}", ", functions=FUNCTIONS" if is_sqlite else "")
     )
     ended = subprocess.run([sys.executable, "-c", code, place, part, schema], cwd=ROOT, timeout=DEADLINE_S)
     assert ended.returncode == -signal.SIGKILL
+
+
+def _migrate(path: Path, name: str, *later: Path) -> None:
+    migrations = [*migration_files(SCHEMAS[name]), *later]
+    Database(path, part=name, migrations=migrations, functions=FUNCTIONS).close()
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -163,7 +197,7 @@ def test_a_program_that_is_killed_in_a_migration_leaves_the_file_as_it_was(tmp_p
     _killed_in_a_migration("sqlite", str(path), name, SCHEMAS[name])
 
     assert _content(path) == before
-    Database(path, part=name, migrations=migration_files(SCHEMAS[name])).close()
+    _migrate(path, name)
     assert _content(path)[0] == len(migration_files(SCHEMAS[name]))
 
 
@@ -175,7 +209,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, name: 
     before = _content(path)
 
     with pytest.raises(apsw.SQLError, match="missing"):
-        Database(path, part=name, migrations=[*migration_files(SCHEMAS[name]), broken])
+        _migrate(path, name, broken)
 
     assert _content(path) == before
 
@@ -213,14 +247,16 @@ def test_a_program_of_the_earlier_version_refuses_a_migrated_file_by_name(tmp_pa
     earlier = earlier_home(tmp_path / "home")
     opens = _supporting_version_1(name, earlier.home)
     opens().close()
-    Database(earlier.home / name, part=name, migrations=migration_files(SCHEMAS[name])).close()
+    _migrate(earlier.home / name, name)
 
-    with pytest.raises(PartUnavailable, match="has schema version 2, but this program supports 1"):
+    version = len(migration_files(SCHEMAS[name]))
+    with pytest.raises(PartUnavailable, match=f"has schema version {version}, but this program supports 1"):
         opens()
 
 
-def test_the_fixture_is_kept_as_it_was_written() -> None:
-    names = {path.name for path in (FIXTURES / "home_1").iterdir()}
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_fixture_is_kept_as_it_was_written(version: int) -> None:
+    names = {path.name for path in (FIXTURES / f"home_{version}").iterdir()}
 
     assert not [name for name in names if name.endswith(("-wal", "-shm", "-journal"))]
 
@@ -234,7 +270,7 @@ _DESTROY_OF_VERSION_1 = """INSERT INTO {prefix}_vault.data_keys(wrapped, subject
     ON CONFLICT (subject) DO UPDATE SET destroyed = true, wrapped = excluded.wrapped"""
 
 
-def test_a_worker_of_the_earlier_version_that_runs_on_writes_into_a_migrated_schema(
+def test_a_worker_of_the_earlier_version_that_runs_on_changes_no_key(
     tmp_path: Path, postgres_url: str
 ) -> None:
     earlier = earlier_home(tmp_path / "home", postgres_url=postgres_url)
@@ -244,8 +280,10 @@ def test_a_worker_of_the_earlier_version_that_runs_on_writes_into_a_migrated_sch
         vault.save_checkpoint("erasures", history(16, 20))
 
         execute(postgres_url, _SAVE_OF_VERSION_1.format(prefix=prefix, position=30))
-        execute(postgres_url, _DESTROY_OF_VERSION_1.format(prefix=prefix, subject=ada))
+        # It knows no block of the person, so it can neither destroy a key nor store one under the old key.
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            execute(postgres_url, _DESTROY_OF_VERSION_1.format(prefix=prefix, subject=ada))
 
         reached = vault.checkpoint("erasures")
         assert (reached.position, reached.marks) == (30, history(16, 20).marks)
-        assert vault.data_keys([ada]) == {ada: DestroyedKey(Reason.UNKNOWN, None, None)}
+        assert isinstance(vault.data_keys([ada])[ada], LivingKey)

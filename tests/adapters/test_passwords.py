@@ -14,7 +14,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapters.eventstoredb.url import checked
 from adapters.settings import Settings, load_settings, without_password
 from adapters.wiring import open_caller, open_dead_letters, open_read_model
 from domain.kernel.errors import EsError
@@ -29,10 +28,16 @@ from workers.doctor import examine
         ("amqp://es:secret@rabbit:5672/vhost", "amqp://es:***@rabbit:5672/vhost"),
         ("postgresql://es:secret@db/es?sslmode=require", "postgresql://es:***@db/es?sslmode=require"),
         ("esdb://admin:changeit@a:2113,b:2113?tls=true", "esdb://admin:***@a:2113,b:2113?tls=true"),
+        ("kurrentdb://admin:changeit@a:2113,b:2113", "kurrentdb://admin:***@a:2113,b:2113"),
+        ("kurrentdb+discover://admin:changeit@a:2113", "kurrentdb+discover://admin:***@a:2113"),
         ("amqp://:secret@rabbit", "amqp://:***@rabbit"),
         ("postgresql://h/d?user=u&password=secret", "postgresql://h/d?user=u&password=***"),
         ("postgresql://h/d?sslpassword=secret&user=u", "postgresql://h/d?sslpassword=***"),
         ("postgresql://h/d?passfile=/etc/pass&user=u", "postgresql://h/d?passfile=/etc/pass&user=u"),
+        ("postgresql://h/d?user=u&pasword=secret&port=1", "postgresql://h/d?user=u&pasword=***"),
+        ("esdb://a:2113?tls=true&foo=secret", "esdb://a:2113?tls=true&foo=***"),
+        ("esdb://a:2113?tlsVerifyCert=false", "esdb://a:2113?tlsVerifyCert=false"),
+        ("amqp://rabbit/vhost?heartbeat=20&secret", "amqp://rabbit/vhost?heartbeat=20&***"),
         ("amqp://es@rabbit", "amqp://es@rabbit"),
         ("amqp://rabbit:5672", "amqp://rabbit:5672"),
         ("sqlite:/home/me:x@work/es.db", "sqlite:/home/me:x@work/es.db"),
@@ -90,7 +95,7 @@ SPELLINGS = [
 ]
 SCHEMES = {
     "ES_BROKER": ("amqp", "amqps"),
-    "ES_STORE": ("esdb", "esdb+discover"),
+    "ES_STORE": ("esdb", "esdb+discover", "kurrentdb", "kurrentdb+discover"),
     "ES_DATABASE": ("postgresql", "postgres"),
 }
 
@@ -110,11 +115,16 @@ def _ask(settings: Settings) -> None:
         caller.ask("users", "users.list", {}, timeout_s=0.1)
 
 
+def _check_store(settings: Settings) -> object:
+    """Connecting takes long: the last test does it once."""
+    from adapters.eventstoredb.url import checked  # here: it needs an extra
+
+    return checked(settings.store)
+
+
 USES: dict[str, list[Callable[[Settings], object]]] = {
     "ES_BROKER": [_ask, lambda settings: open_dead_letters(settings, ["users"]).counts()],
-    "ES_STORE": [
-        lambda settings: checked(settings.store)
-    ],  # connecting takes long: the last test does it once
+    "ES_STORE": [_check_store],
     "ES_DATABASE": [open_read_model],
 }
 

@@ -91,6 +91,8 @@ def test_root_may_own_what_a_user_obeys(home: Path, monkeypatch: pytest.MonkeyPa
 
     _use(home)
 
+    assert {path.stat().st_uid for path in home.rglob("*")} == {0}, "the premise: root owns all of it"
+
 
 def test_a_log_file_that_is_a_link_is_refused(home: Path) -> None:
     victim = home.parent / "victim"

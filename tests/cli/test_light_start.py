@@ -23,6 +23,7 @@ from tests.support.waiting import DEADLINE_S
 from workers.runtime.loop import serve
 
 REQUEST = {
+    *("es", "es.connection"),
     *("cli", "cli.lazy_group", "cli.main", "cli.render", "cli.session"),
     *("adapters", "adapters.pipeline", "adapters.settings", "adapters.wiring"),
     *("adapters.local", "adapters.local.address", "adapters.local.caller", "adapters.local.frames"),
@@ -86,7 +87,9 @@ def modules_of(program: str, *arguments: str, home: Path | None = None) -> set[s
 
 
 def own(modules: set[str]) -> set[str]:
-    return {name for name in modules if name.partition(".")[0] in ("cli", "adapters", "domain", "workers")}
+    return {
+        name for name in modules if name.partition(".")[0] in ("cli", "adapters", "domain", "es", "workers")
+    }
 
 
 def libraries(modules: set[str]) -> set[str]:
@@ -100,7 +103,7 @@ def libraries(modules: set[str]) -> set[str]:
             ("ids", "next"),
             {"cli.ids", "cli.times", "domain.kernel.ids", "domain.lanes", "domain.lanes.limits"},
         ),
-        (("users", "get", "1024"), {"cli.users", "cli.times"}),
+        (("users", "get", "1024"), {"cli.users", "cli.readable", "cli.times"}),
     ],
     ids=["ids next", "users get"],
 )

@@ -49,7 +49,7 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ("users -n 3", [ROTATED, RECENT, "no JSON"]),
         ("users -n 0", []),
         ("users --since 2h", [ROTATED, RECENT, "no JSON"]),
-        ("users --since 10m --level info", [RECENT, "no JSON"]),
+        ("users --since 80m --level info", [RECENT, "no JSON"]),
         ("users --since AN_HOUR_AGO", [RECENT, "no JSON"]),
         ("users --level warning", [OLD, RECENT, "no JSON"]),
         ("users --level error", [OLD, "no JSON"]),
@@ -80,7 +80,7 @@ def test_a_terminal_gets_time_level_worker_and_message(logs: Run, monkeypatch: p
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("foo", "must be one of supervisor, ids, users, projections, erasures, relay"),
+        ("foo", "must be one of supervisor, ids, users, projections, erasures, processes, relay"),
         ("erasures", "Roles with a log: ids, users."),
         ("--level worst", "must be one of info, warning, error"),
         ("--since yesterday", "10m"),

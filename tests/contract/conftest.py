@@ -17,6 +17,7 @@ from adapters.crypto.kek import make_kek
 from adapters.settings import Settings, load_settings
 from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.vault import Vault
+from domain.kernel.ports.worklist import Worklist
 from tests.support.rabbitmq import rabbit_broker
 from tests.support.transports import (  # noqa: F401  # fixtures
     caller,
@@ -87,6 +88,18 @@ def open_read_model(read_model_settings: Settings) -> Iterator[Callable[[], Read
 @pytest.fixture
 def read_model(open_read_model: Callable[[], ReadModel]) -> ReadModel:
     return open_read_model()
+
+
+@pytest.fixture
+def open_worklist(read_model_settings: Settings) -> Iterator[Callable[[], Worklist]]:
+    """Opens the worklist under test, each time as another worker would."""
+    with ExitStack() as opened:
+        yield lambda: opened.enter_context(closing(wiring.open_worklist(read_model_settings)))
+
+
+@pytest.fixture
+def worklist(open_worklist: Callable[[], Worklist]) -> Worklist:
+    return open_worklist()
 
 
 # --- transports ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The event store contract, reading: one stream, all streams, names of streams, and followers.
+"""The event store contract, reading: one stream, all streams, head and close.
 
 Positions are opaque: a test may only know that they grow. A real server may hold other events, so every test has
 its own streams and compares positions after the head that it started from.
@@ -7,20 +7,16 @@ its own streams and compares positions after the head that it started from.
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 
-from domain.kernel.errors import PartUnavailable, StoreBehind, VersionConflict
+from domain.kernel.errors import Damaged, PartUnavailable, VersionConflict
 from domain.kernel.events import NO_STREAM, Recorded
-from domain.kernel.ports.event_store import Append, Appended, CaughtUp, EventStore
+from domain.kernel.ports.event_store import Append, Appended, EventStore
 from tests.support.builders import a_stream, an_event, append, some_events, stored
-from tests.support.waiting import DEADLINE_S, assert_within, before
 
 IDLE_CAUGHT_UPS_PER_S = 5
 
@@ -53,6 +49,42 @@ def test_backwards_a_stream_is_read_from_the_last_version_down(four: Callable[..
 def test_a_missing_stream_yields_nothing(store: EventStore) -> None:
     assert list(store.read_stream(a_stream())) == []
     assert list(store.read_stream(a_stream(), 3, backwards=True, limit=1)) == []
+
+
+def test_many_streams_are_read_at_once_each_whole_and_in_order(store: EventStore) -> None:
+    one, two, missing = a_stream(), a_stream(), a_stream()
+    append(store, one, NO_STREAM, some_events(2))
+    append(store, two, NO_STREAM, some_events(1))
+    append(store, one, 1, some_events(1))
+    found = store.read_streams([two, one, missing, one])
+    assert found == {name: [*store.read_stream(name)] for name in (two, one, missing)}
+    assert {name: len(events) for name, events in found.items() if not isinstance(events, Damaged)} == {
+        two: 1,
+        one: 3,
+        missing: 0,
+    }
+
+
+def test_of_many_streams_some_are_read_from_a_version_on(store: EventStore) -> None:
+    one, two, missing = a_stream(), a_stream(), a_stream()
+    append(store, one, NO_STREAM, some_events(4))
+    append(store, two, NO_STREAM, some_events(2))
+
+    found = store.read_streams([one, two, missing], first={one: 2, missing: 7})
+
+    assert found == {one: [*store.read_stream(one, 2)], two: [*store.read_stream(two)], missing: []}
+    assert store.read_streams([one], first={one: 4}) == {one: []}
+    assert store.read_streams([one], first={one: 9}) == {one: []}
+
+
+def test_a_stream_of_many_pages_is_read_from_a_version_on(store: EventStore) -> None:
+    stream = a_stream()
+    append(store, stream, NO_STREAM, some_events(1800))
+
+    found = store.read_streams([stream], first={stream: 600})[stream]
+
+    assert not isinstance(found, Damaged)
+    assert [event.version for event in found] == [*range(600, 1800)]
 
 
 def test_a_stream_does_not_contain_events_of_a_longer_name(store: EventStore) -> None:
@@ -155,7 +187,6 @@ def test_without_prefixes_every_stream_is_read(store: EventStore) -> None:
 def test_the_head_of_an_empty_store_is_zero(fresh_store: EventStore) -> None:
     assert fresh_store.head() == 0
     assert list(fresh_store.read_all(0, 10)) == []
-    assert fresh_store.streams() == []
 
 
 def test_the_head_is_the_position_of_the_last_committed_event(store: EventStore) -> None:
@@ -166,23 +197,6 @@ def test_the_head_is_the_position_of_the_last_committed_event(store: EventStore)
     assert isinstance(result, Appended)
     assert before_append < result.position <= store.head()
     assert list(store.read_all(store.head(), 10)) == []
-
-
-def test_streams_are_listed_by_name_with_their_last_version(store: EventStore) -> None:
-    root = a_stream("root")
-    for name, count in (("b", 2), ("c", 1), ("a", 3), ("B", 1), ("☃", 1)):
-        append(store, f"{root}-{name}", NO_STREAM, some_events(count))
-    append(store, f"{root}-c", 0, some_events(1))
-
-    def listed(*, after: str = "", limit: int = 100) -> list[tuple[str, int]]:
-        found = store.streams(after=after, prefix=root, limit=limit)
-        return [(name.removeprefix(f"{root}-"), version) for name, version in found]
-
-    assert listed() == [("B", 0), ("a", 2), ("b", 1), ("c", 1), ("☃", 0)]
-    assert listed(limit=2) == [("B", 0), ("a", 2)]
-    assert listed(after=f"{root}-a") == [("b", 1), ("c", 1), ("☃", 0)]
-    assert listed(after=f"{root}-a", limit=1) == [("b", 1)]
-    assert listed(after=f"{root}-☃") == []
 
 
 def test_a_second_close_does_nothing(store: EventStore) -> None:
@@ -239,118 +253,3 @@ def test_a_retry_on_another_connection_settles_an_unknown_outcome(
 
     assert retried == lost_result
     assert stored(open_again(), stream) == [event]
-
-
-# --- follow ----------------------------------------------------------------------------------
-
-
-def test_a_follower_yields_stored_events_and_then_caught_up(store: EventStore) -> None:
-    kind, head = a_stream("kind"), store.head()
-    events = some_events(3)
-    append(store, kind, NO_STREAM, events)
-
-    seen = list[Recorded]()
-    for item in store.follow(head, stopped=before(DEADLINE_S), prefixes=[kind]):
-        if isinstance(item, CaughtUp):
-            break
-        seen.append(item)
-
-    assert [event.event_id for event in seen] == [event.event_id for event in events]
-    assert item.position >= seen[-1].position
-
-
-def test_a_follower_yields_a_later_event_and_catches_up_again(store: EventStore) -> None:
-    kind = a_stream("kind")
-    following = store.follow(store.head(), stopped=before(DEADLINE_S), prefixes=[kind])
-    assert isinstance(next(following), CaughtUp)
-    late = an_event()
-
-    append(store, kind, NO_STREAM, [late])
-
-    arrived = next(item for item in following if isinstance(item, Recorded))
-    assert arrived.event_id == late.event_id
-    caught_up = next(following)
-    assert isinstance(caught_up, CaughtUp)
-    assert caught_up.position >= arrived.position
-
-
-def test_caught_up_moves_past_events_of_other_prefixes(store: EventStore) -> None:
-    head = store.head()
-    append(store, a_stream("other"), NO_STREAM, some_events(3))
-
-    first = next(store.follow(head, stopped=before(DEADLINE_S), prefixes=[a_stream("mine")]))
-
-    assert isinstance(first, CaughtUp)
-    assert first.position > head, "otherwise a follower of few streams reads the others after every restart"
-
-
-def test_caught_up_never_comes_before_a_committed_event(store: EventStore) -> None:
-    kind = a_stream("kind")
-    positions = list[int]()
-    following = store.follow(store.head(), stopped=before(DEADLINE_S), prefixes=[kind])
-    for version in range(20):
-        result = append(store, kind, version - 1, some_events(1))
-        assert isinstance(result, Appended)
-        item = next(following)
-        while isinstance(item, CaughtUp) and item.position < result.position:
-            item = next(following)  # it asked for the head before the append
-        assert isinstance(item, Recorded)
-        positions.append(item.position)
-
-    assert positions == [event.position for event in store.read_stream(kind)]
-
-
-def test_an_idle_follower_yields_caught_up_at_least_every_fifth_of_a_second(store: EventStore) -> None:
-    def observe() -> None:
-        items, done = list[Recorded | CaughtUp](), before(DEADLINE_S)
-        following = store.follow(
-            store.head(),
-            stopped=lambda: len(items) >= IDLE_CAUGHT_UPS_PER_S or done(),
-            prefixes=[a_stream("silent")],
-        )
-        items.extend(following)
-        assert {type(item) for item in items} == {CaughtUp}
-
-    assert_within(1.2, observe)
-
-
-def test_a_follower_reports_a_store_that_went_back(store: EventStore) -> None:
-    append(store, a_stream(), NO_STREAM, some_events(1))
-    end = store.head()
-
-    with pytest.raises(StoreBehind) as raised:
-        list(store.follow(end + 1000, stopped=before(DEADLINE_S)))
-
-    assert raised.value.seen == end + 1000
-
-
-def test_an_idle_follower_ends_soon_after_it_is_stopped(store: EventStore) -> None:
-    def stop_it() -> float:
-        stop = threading.Event()
-        following = store.follow(store.head(), stopped=stop.is_set, prefixes=[a_stream("silent")])
-        with ThreadPoolExecutor(1) as pool:
-            drained = pool.submit(lambda: sum(1 for _ in following))
-            stopped_at = time.monotonic()
-            stop.set()
-            drained.result(timeout=DEADLINE_S)
-        return time.monotonic() - stopped_at
-
-    assert_within(1.0, stop_it)
-
-
-def test_a_stopped_follower_ends_between_two_events(store: EventStore) -> None:
-    kind, head = a_stream("kind"), store.head()
-    append(store, kind, NO_STREAM, some_events(50))
-    seen = list[Recorded | CaughtUp]()
-
-    for item in store.follow(head, stopped=lambda: len(seen) >= 3, prefixes=[kind]):
-        seen.append(item)
-
-    assert [type(item) for item in seen] == [Recorded] * 3
-
-
-def test_a_follower_stopped_from_the_start_yields_nothing(store: EventStore) -> None:
-    head = store.head()
-    append(store, a_stream(), NO_STREAM, some_events(1))
-
-    assert list(store.follow(head, stopped=lambda: True)) == []

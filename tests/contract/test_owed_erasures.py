@@ -14,12 +14,14 @@ from domain.kernel.ports.vault import (
     Decided,
     DestroyedKey,
     Destruction,
+    HeldByOther,
     LivingKey,
     Owed,
     OwedState,
     OwedTag,
     Quarantined,
     Reason,
+    Reserved,
     Vault,
 )
 from tests.support.vaults import (
@@ -36,6 +38,7 @@ from tests.support.vaults import (
     owe,
     register,
     registered,
+    registration,
     reserve,
     secret_of,
 )
@@ -294,13 +297,61 @@ def test_owed_erasures_and_their_tags_survive_closing_and_reopening(open_vault: 
     assert (reopened.owed(limit=9), reopened.owed_tags([1, 2])) == before
 
 
+def test_another_worker_goes_on_while_residue_is_removed(open_vault: OpenVault, vault: Vault) -> None:
+    """It has used the keys of all these people before: none of them may be stale."""
+    people = range(1, 131)
+    email = "user{}@example.com".format
+    register(vault, *people)
+    another = open_vault()
+    before = another.data_keys(people)
+    another.holders([email(subject) for subject in people])
+    erased = [3, 70]
+
+    for subject in erased:
+        owe(vault, subject)
+        destroy(vault, subject)
+        vault.forget_tags({subject: 0})
+        vault.remove_residue([subject])
+
+    kept = [subject for subject in people if subject not in erased]
+    assert another.data_keys(kept) == {subject: before[subject] for subject in kept}
+    assert another.holders([email(subject) for subject in people]) == {email(s): s for s in kept}
+    again = [registration(email(subject), subject=1000 + subject) for subject in people]
+    answers = another.reserve(again, now_us=NOW_US)
+    assert [type(answer) for answer in answers] == [
+        Reserved if subject in erased else HeldByOther for subject in people
+    ]
+    assert vault.holders([email(subject) for subject in people]) == {
+        email(s): 1000 + s if s in erased else s for s in people
+    }
+    assert secret_of(vault, 1003) == secret_of(another, 1003)
+
+
+def test_people_of_one_block_are_erased_one_after_another(vault: Vault) -> None:
+    people = range(1, 66)
+    register(vault, *people)
+    secrets = vault.data_keys(people)
+    owe(vault, *people)
+
+    for subject in people:
+        destroy(vault, subject)
+        vault.remove_residue([subject])
+
+        tags = vault.owed_tags(range(1, subject + 1))
+        assert [list(tags[s]) for s in range(1, subject + 1)] == [
+            [OwedTag(tag, 0)] for tag in vault.tags([f"user{s}@example.com" for s in range(1, subject + 1)])
+        ]
+        left = range(subject + 1, 66)
+        assert vault.data_keys(left, even_owed=True) == {s: secrets[s] for s in left}
+
+
 def test_residue_is_removed_again_and_again(vault: Vault) -> None:
     register(vault, *range(1, 9))
     owe(vault, 1, 2)
     destroy(vault, 1, 2)
     vault.forget_tags({1: 0, 2: 0})
 
-    vault.remove_residue()
-    vault.remove_residue()
+    vault.remove_residue([1, 2])
+    vault.remove_residue([1, 2])
 
     assert len(secret_of(vault, 3)) == 32

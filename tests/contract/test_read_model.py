@@ -279,6 +279,7 @@ _EVERY_METHOD: list[Callable[[ReadModel], object]] = [
     rebuilding,
     lambda model: model.promote(THINGS, _GENERATION, now_us=NOW_US),
     lambda model: model.parked(THINGS, _GENERATION),
+    lambda model: model.change_parked(THINGS, _GENERATION, [put(1)], removed=[1]),
     lambda model: model.rows(THINGS),
 ]
 

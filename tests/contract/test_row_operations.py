@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.read_model import ReadModel
-from domain.kernel.projection import Add, Change, Delete, Key, Operation, Projection, Put, Row, applied
+from domain.kernel.projection import Add, Change, Delete, Key, Operation, Projection, Put, Row, Value, applied
 from tests.support.read_models import (
     BARE,
     NAMED,
@@ -189,6 +189,33 @@ def named(read_model: ReadModel) -> ReadModel:
 
 def test_rows_with_text_keys_come_in_order_of_code_point(named: ReadModel) -> None:
     assert named.rows(NAMED) == [row(key, size=ODD_TEXTS.index(key)) for key in sorted(ODD_TEXTS)]
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TEXTS, TEXTS)
+@example("\U0010ffff", "")
+@example("a\U0010ffff\U0010ffff", "a")
+@example("\ud7ff", "")
+def test_rows_are_found_by_the_prefix_of_their_key(odd_names: ReadModel, prefix: str, after: str) -> None:
+    with_prefix = [key for key in sorted(MANY_TEXTS) if key.startswith(prefix)]
+
+    def keys(**selection: Any) -> list[Value]:
+        return [found["thing_id"] for found in odd_names.rows(NAMED, prefix=prefix, **selection)]
+
+    assert keys() == with_prefix
+    assert keys(limit=2) == with_prefix[:2]
+    assert keys(after=after) == [key for key in with_prefix if key > after]
+    assert odd_names.count(NAMED, prefix=prefix, limit=1000) == len(with_prefix)
+    assert odd_names.count(NAMED, prefix=prefix, limit=1) == min(len(with_prefix), 1)
+
+
+MANY_TEXTS = {first + second for first in ODD_TEXTS for second in ("", *ODD_TEXTS)}
+
+
+@pytest.fixture
+def odd_names(read_model: ReadModel) -> ReadModel:
+    moved(read_model, prepared(read_model, NAMED), *(put(key) for key in MANY_TEXTS), projection=NAMED)
+    return read_model
 
 
 def test_rows_are_found_by_their_text_keys(named: ReadModel) -> None:

@@ -192,6 +192,7 @@ def test_a_request_of_a_disconnected_caller_is_dropped(
         return serving.service.batches[-1] == [{"n": "here"}]
 
     eventually(is_dropped, "the service no longer receives it")
+    assert {"n": "gone"} in serving.service.batches[0], "the premise: it was received before"
 
 
 # --- stopping and crashing -------------------------------------------------------------------
@@ -235,3 +236,22 @@ def test_a_crash_for_one_request_leaves_the_others_answered(transport: Transport
     assert numbers(replies) == [0, 1, 2, "AnsweredError", 4, 5]
     assert isinstance(replies[3], EsError)
     assert replies[3].code == "internal"
+
+
+# --- waking ----------------------------------------------------------------------------------
+
+
+def test_a_receive_that_waits_returns_at_once_when_it_is_woken(transport: Transport) -> None:
+    server = transport.server()
+    try:
+        server.receive(1, 0.0)
+        with background(server.receive, 1, DEADLINE_S) as received:
+            server.wake()
+
+            assert received.result(DEADLINE_S / 2) == []
+
+        server.wake()
+        with background(server.receive, 1, DEADLINE_S) as received:
+            assert received.result(DEADLINE_S / 2) == [], "or else the next one"
+    finally:
+        server.close()

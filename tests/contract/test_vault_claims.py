@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -15,6 +15,7 @@ from domain.kernel.ports.vault import (
     AlreadyHeld,
     Claim,
     ClaimAnswer,
+    ClaimId,
     ClaimRequest,
     ClaimState,
     DestroyedKey,
@@ -31,6 +32,8 @@ from tests.support.vaults import (
     abandon,
     change,
     destroy,
+    holder,
+    register,
     registered,
     registration,
     reserve,
@@ -45,7 +48,7 @@ SUBJECTS = range(1, 10)
 
 
 def claims(vault: Vault) -> list[list[Claim]]:
-    return [vault.claims_of(subject, now_us=NOW_US) for subject in SUBJECTS]
+    return [vault.claims_of([subject], now_us=NOW_US) for subject in SUBJECTS]
 
 
 # --- the answer to a request -----------------------------------------------------------------
@@ -116,9 +119,9 @@ def test_the_answer_depends_on_the_claims_and_on_earlier_commands(
     for earlier, method in history:
         reservation = reserved(vault, earlier)
         if "confirm" in method:
-            vault.confirm([reservation])
+            vault.settle_claims(confirmed=[reservation], now_us=NOW_US)
         if "release" in method:
-            vault.release([reservation])
+            vault.settle_claims(released=[reservation], now_us=NOW_US)
         if method == "abandon":
             abandon(vault, earlier.subject)
         if method == "destroy":
@@ -129,7 +132,7 @@ def test_the_answer_depends_on_the_claims_and_on_earlier_commands(
 
     keys = vault.data_keys(SUBJECTS)
     if answer == new(request_):
-        assert vault.holder(request_.email) == request_.subject
+        assert holder(vault, request_.text) == request_.subject
         assert len(secret_of(vault, request_.subject)) == 32
         assert keys == {request_.subject: keys[request_.subject], **keys_before}, "no other key is created"
     else:
@@ -201,7 +204,7 @@ def test_a_reservation_survives_closing_and_reopening(open_vault: OpenVault) -> 
         reserved(first, registration(subject=1))
         secret = secret_of(first, 1)
 
-    assert open_vault().holder(ADA) == 1
+    assert holder(open_vault(), ADA) == 1
     assert secret_of(open_vault(), 1) == secret
 
 
@@ -237,27 +240,27 @@ def test_an_expired_reservation_holds_its_address_until_it_is_released(vault: Va
     late = reserve(vault, registration(ADA, subject=2), now_us=LATER_US * 2)
 
     assert late == HeldByOther(1, confirmed=False)
-    vault.release([reservation])
+    vault.settle_claims(released=[reservation], now_us=NOW_US)
     assert isinstance(reserve(vault, registration(ADA, subject=2)), Reserved)
 
 
 # --- confirm, release, abandon ---------------------------------------------------------------
 
 
-LATE_CALLS: list[Callable[[Vault, UUID, UUID], None]] = [
-    lambda vault, old, kept: vault.confirm([uuid4(), kept, kept]),
-    lambda vault, old, kept: vault.confirm([]),
-    lambda vault, old, kept: vault.confirm([old]),
-    lambda vault, old, kept: vault.release([uuid4()]),
-    lambda vault, old, kept: vault.release([]),
-    lambda vault, old, kept: vault.release([old]),
+LATE_CALLS: list[Callable[[Vault, ClaimId, ClaimId], None]] = [
+    lambda vault, old, kept: vault.settle_claims(confirmed=[ClaimId(2, uuid4()), kept, kept], now_us=NOW_US),
+    lambda vault, old, kept: vault.settle_claims(confirmed=[], now_us=NOW_US),
+    lambda vault, old, kept: vault.settle_claims(confirmed=[old], now_us=NOW_US),
+    lambda vault, old, kept: vault.settle_claims(released=[ClaimId(2, uuid4())], now_us=NOW_US),
+    lambda vault, old, kept: vault.settle_claims(released=[], now_us=NOW_US),
+    lambda vault, old, kept: vault.settle_claims(released=[old], now_us=NOW_US),
     lambda vault, old, kept: abandon(vault, 1),
 ]
 
 
 @pytest.mark.parametrize("call", LATE_CALLS)
 def test_a_late_repeated_or_unknown_call_does_not_affect_the_next_holder(
-    vault: Vault, call: Callable[[Vault, UUID, UUID], None]
+    vault: Vault, call: Callable[[Vault, ClaimId, ClaimId], None]
 ) -> None:
     command = uuid4()
     old = reserved(vault, registration(ADA, subject=1, command=command))
@@ -268,7 +271,7 @@ def test_a_late_repeated_or_unknown_call_does_not_affect_the_next_holder(
     call(vault, old, kept)
 
     assert (vault.data_keys(SUBJECTS), claims(vault)) == before
-    assert vault.holder(ADA) == 2
+    assert holder(vault, ADA) == 2
     assert states(vault, 2) == [ClaimState.CONFIRMED]
     assert reserve(vault, registration(ADA, subject=3, command=command)) == AlreadyHeld(2)
 
@@ -278,8 +281,39 @@ def test_abandoning_a_registration_releases_the_address_and_destroys_the_key(vau
 
     abandon(vault, 1)
 
-    assert vault.holder(ADA) is None
+    assert holder(vault, ADA) is None
     assert isinstance(vault.data_keys([1])[1], DestroyedKey)
+
+
+def test_many_claims_are_settled_in_one_call(vault: Vault) -> None:
+    first, former = reserved(vault, registration("first@example.com", subject=1)), registered(vault, 2, ADA)
+    later = reserved(vault, change(GRACE, subject=2))
+    late = registration("late@example.com", subject=3)
+    reserved(vault, late)
+
+    vault.settle_claims(confirmed=[first, later], released=[former], abandoned=[3], now_us=NOW_US)
+
+    emails = ["first@example.com", ADA, GRACE, "late@example.com"]
+    assert vault.holders(emails) == {"first@example.com": 1, GRACE: 2}
+    assert [states(vault, subject) for subject in (1, 2)] == [[ClaimState.CONFIRMED]] * 2
+    assert isinstance(vault.data_keys([3])[3], DestroyedKey)
+    assert vault.registered_by([late.command_id]) == {}
+
+
+def test_claims_are_settled_at_the_same_time_in_any_order(vault: Vault) -> None:
+    subjects = range(1, 41)
+    answers = register(vault, *subjects)
+    ids = [answer.id for answer in answers if isinstance(answer, Reserved)]
+
+    def settle(turn: int) -> None:
+        mine = ids if turn % 2 else ids[::-1]
+        vault.settle_claims(confirmed=mine[:20], released=mine[20:30], abandoned=(), now_us=NOW_US)
+
+    at_once(settle, range(8))
+
+    left = vault.claims_of(subjects, now_us=NOW_US)
+    assert {claim.state for claim in left} == {ClaimState.CONFIRMED}
+    assert len(left) == 20
 
 
 # --- queries ---------------------------------------------------------------------------------
@@ -291,11 +325,11 @@ def test_all_claims_of_a_subject_are_listed(vault: Vault) -> None:
     wanted = reserved(vault, change(GRACE, subject=1, command=second))
     registered(vault, 2, "other@example.com")
 
-    claims = vault.claims_of(1, now_us=NOW_US)
+    claims = vault.claims_of([1, 7], now_us=NOW_US)
 
-    assert {(c.reservation_id, c.subject, c.command_id, c.state) for c in claims} == {
-        (kept, 1, first, ClaimState.CONFIRMED),
-        (wanted, 1, second, ClaimState.RESERVED),
+    assert {(c.id, c.command_id, c.state) for c in claims} == {
+        (kept, first, ClaimState.CONFIRMED),
+        (wanted, second, ClaimState.RESERVED),
     }
     assert len(claims) == 2
 
@@ -307,7 +341,7 @@ def test_a_reservation_expires_and_a_confirmed_claim_does_not(
     registered(vault, 1, ADA)
     wanted = reserved(vault, change(GRACE, subject=1))
 
-    by_id = {claim.reservation_id: claim.expired for claim in vault.claims_of(1, now_us=now_us)}
+    by_id = {claim.id: claim.expired for claim in vault.claims_of([1], now_us=now_us)}
 
     assert by_id.pop(wanted) is expired
     assert list(by_id.values()) == [False]
@@ -327,8 +361,8 @@ def test_expired_reservations_are_listed_oldest_first_up_to_the_limit(vault: Vau
 
 def test_confirmed_and_released_claims_never_expire(vault: Vault) -> None:
     registered(vault, 1, ADA)
-    vault.release([reserved(vault, registration(GRACE, subject=2))])
+    vault.settle_claims(released=[reserved(vault, registration(GRACE, subject=2))], now_us=NOW_US)
 
     assert vault.expired_claims(now_us=LATER_US * 2, limit=10) == []
     assert states(vault, 1) == [ClaimState.CONFIRMED]
-    assert vault.holder(GRACE) is None
+    assert holder(vault, GRACE) is None

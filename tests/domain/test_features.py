@@ -17,7 +17,7 @@ import pytest
 from domain.features import BUILT_IN, Registry, registry
 from domain.kernel.aggregate import Aggregate
 from domain.kernel.commands import Command
-from domain.kernel.errors import InvalidSetting
+from domain.kernel.errors import InvalidInput, InvalidSetting
 from domain.kernel.events import Event
 from domain.kernel.feature import Feature, Role
 from tests.support.processes import ROOT
@@ -41,12 +41,15 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
     registry.cache_clear()  # it holds features of these modules
 
 
-def refused(load: Callable[[], object]) -> str:
-    """The text of the refused setting."""
-    with pytest.raises(InvalidSetting) as raised:
-        load()
-    assert raised.value.field == "features"
-    return str(raised.value)
+def refused(*modules: str) -> str:
+    """The text of the refusal of the last of some modules, which alone is refused."""
+    known = registry(modules)
+    [broken] = known.broken
+    assert (broken.module, broken.error.field) == (modules[-1], "features")
+    assert broken.error.hint.endswith(".")
+    assert len(known.features) == len(BUILT_IN) + len(modules) - 1
+    assert str(broken.error).startswith(f"features name {modules[-1]}")
+    return str(broken.error)
 
 
 # --- names -----------------------------------------------------------------------------------
@@ -66,7 +69,7 @@ def test_a_second_feature_or_role_of_a_name_is_refused_by_name(
 ) -> None:
     module = outside(FEATURE=feature)
 
-    assert said in refused(lambda: registry((module,)))
+    assert said in refused(module)
 
 
 class UserRegistered(Event):
@@ -84,15 +87,14 @@ def aggregate(name: str, *events: type[Event]) -> Aggregate[None, None]:
 
 
 @pytest.mark.parametrize(
-    ("model", "load", "said"),
+    ("model", "said"),
     [
-        ({"AGGREGATES": (aggregate("user"),)}, lambda known: known.aggregates, "two of the aggregate 'user'"),
+        ({"AGGREGATES": (aggregate("user"),)}, "two of the aggregate 'user'"),
         (
             {"AGGREGATES": (aggregate("account", UserRegistered),)},
-            lambda known: known.events,
             "two of the event 'user-registered.v1'",
         ),
-        ({"EVENTS": (UserRegistered,)}, lambda known: known.events, "two of the event 'user-registered.v1'"),
+        ({"EVENTS": (UserRegistered,)}, "two of the event 'user-registered.v1'"),
         (
             {
                 "AGGREGATES": (
@@ -102,35 +104,32 @@ def aggregate(name: str, *events: type[Event]) -> Aggregate[None, None]:
                     ),
                 )
             },
-            lambda known: known.events,
             "two of the event 'user-registered.v1'",
         ),
         (
             {"AGGREGATES": (replace(aggregate("account"), commands=(OtherCommand,)),)},
-            lambda known: known.aggregates,
-            "two of the command 'users.create'",
+            "two of the request 'users.create'",
         ),
         (
             {"PROJECTIONS": (SimpleNamespace(name="users"),)},
-            lambda known: known.projections,
             "two of the projection 'users'",
         ),
     ],
     ids=["aggregate", "event of an aggregate", "event", "upcaster", "command", "projection"],
 )
 def test_a_second_part_of_a_name_is_refused_by_name(
-    outside: Outside, model: dict[str, object], load: Callable[[Registry], object], said: str
+    outside: Outside, model: dict[str, object], said: str
 ) -> None:
     module = outside(FEATURE=Feature(name="others", model=outside(**model)))
 
-    assert said in refused(lambda: load(registry((module,))))
+    assert said in refused(module)
 
 
 def test_projections_have_unique_names_and_read_streams() -> None:
     projections = registry().projections
 
     assert len({projection.name for projection in projections}) == len(projections)
-    assert all(projection.prefixes for projection in projections)
+    assert all(projection.prefixes is None or projection.prefixes for projection in projections)
     assert all(projection.name.isidentifier() for projection in projections), "it is part of a table's name"
 
 
@@ -139,7 +138,7 @@ def test_projections_have_unique_names_and_read_streams() -> None:
 
 @pytest.mark.parametrize("module", ["no_such_package.feature", "tests.support.builders", "", "not a name"])
 def test_an_outside_module_that_cannot_be_imported_is_named(module: str) -> None:
-    text = refused(lambda: registry((module,)))
+    text = refused(module)
 
     assert module in text
     assert "cannot be imported" in text
@@ -152,7 +151,7 @@ def test_an_outside_module_that_raises_is_named_with_its_error(
     (folder / "raising_feature.py").write_text("raise LookupError('no licence')")
     monkeypatch.syspath_prepend(folder)
 
-    text = refused(lambda: registry(("raising_feature",)))
+    text = refused("raising_feature")
 
     assert "raising_feature, which cannot be imported: LookupError: no licence" in text
 
@@ -160,7 +159,7 @@ def test_an_outside_module_that_raises_is_named_with_its_error(
 def test_a_feature_of_another_class_is_refused(outside: Outside) -> None:
     module = outside(FEATURE={"name": "others"})
 
-    text = refused(lambda: registry((module,)))
+    text = refused(module)
 
     assert module in text
     assert "FEATURE" in text
@@ -174,7 +173,13 @@ def test_an_outside_feature_is_registered_with_all_its_parts() -> None:
     assert known.role("shelves") == Role("shelves")
     assert set(SHELF.events) <= set(known.events)
     assert set(registry().events) == set(known.events) - set(SHELF.events)
-    assert {projection.name for projection in known.projections} == {"users", "shelves", "labels"}
+    assert {each.name for each in known.projections} == {
+        "users",
+        "registrations",
+        "streams",
+        "shelves",
+        "labels",
+    }
     assert known.aggregates_of(FEATURE) == (SHELF,)
     assert known.upcasters == {**registry().upcasters, **SHELF.upcasters}
 
@@ -182,6 +187,41 @@ def test_an_outside_feature_is_registered_with_all_its_parts() -> None:
 def test_an_unknown_name_has_no_feature_and_no_role() -> None:
     assert registry().feature("shelves") is None
     assert registry().role("shelves") is None
+
+
+@pytest.mark.parametrize("parts", [{"AGGREGATES": SHELF}, {"PROJECTIONS": 7}, {"AGGREGATES": (SHELF, None)}])
+def test_parts_of_another_form_are_refused_and_harm_no_other_feature(
+    outside: Outside, parts: dict[str, object]
+) -> None:
+    module = outside(FEATURE=Feature(name="others", model=outside(**parts)))
+
+    assert "cannot be read" in refused(module)
+    assert registry((module, SHELVES)).modules == (SHELVES,)
+
+
+def test_a_copy_of_a_feature_names_both_modules(outside: Outside) -> None:
+    copy = outside(FEATURE=FEATURE)
+
+    assert (
+        f"name {copy}, which has the second of two of the feature 'shelves': the first is in {SHELVES}"
+        in refused(SHELVES, copy)
+    )
+
+
+def test_a_module_that_is_named_twice_counts_once() -> None:
+    known = registry((SHELVES, SHELVES))
+
+    assert (known.modules, known.broken) == ((SHELVES,), ())
+
+
+def test_a_name_that_no_feature_has_may_be_one_of_a_broken_module() -> None:
+    otherwise = InvalidInput("ROLE", "is unknown")
+
+    assert registry((SHELVES,)).unknown(otherwise) is otherwise
+    found = registry(("no_such_package", SHELVES, "not a name")).unknown(otherwise)
+    assert isinstance(found, InvalidSetting)
+    assert "name no_such_package, which cannot be imported" in found.reason
+    assert "; name not a name, which cannot be imported" in found.reason
 
 
 # --- roles -----------------------------------------------------------------------------------
@@ -209,7 +249,8 @@ def test_a_role_stops_before_the_roles_that_it_needs() -> None:
 def test_roles_that_need_each_other_are_refused() -> None:
     roles = (Role("one", needs=("two",)), Role("two", needs=("one",)), Role("other"))
 
-    assert "need each other: one, two" in refused(lambda: Registry((Feature(name="x", roles=roles),)).roles)
+    with pytest.raises(InvalidSetting, match="need each other: one, two"):
+        _ = Registry((Feature(name="x", roles=roles),)).roles
 
 
 # --- imports ---------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import apsw
 
-from adapters.wiring import open_caller
+from adapters.wiring import open_caller, open_vault
 from domain.kernel.errors import EsError, Kind
 from domain.kernel.messages import Body
+from domain.kernel.ports.vault import LivingKey
 from tests.support.people import people
+from tests.support.postgres import copied_vault
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S, eventually
 
@@ -95,3 +97,21 @@ def test_users_are_those_of_the_store_after_it_was_restored(system: System) -> N
     eventually(lambda: system.es("users", "list", "--json").code == 0, "the projection was rebuilt")
     eventually(shown, "all users of the store are shown, and no other ones")
     assert [each for each in system.log("projections", "--json") if each["action"] == "other-history"]
+
+
+def test_an_erasure_is_repeated_after_a_restore_beside_the_workers(on_postgres: System) -> None:
+    system = on_postgres  # over SQLite workers notice that their file was replaced, and end
+    ada, bob = system.create("ada@example.com", "Ada"), system.create("bob@example.com", "Bob")
+
+    def living() -> set[str]:
+        with closing(open_vault(system.settings)) as vault:
+            keys = vault.data_keys([int(ada), int(bob)], even_owed=True)
+        return {str(subject) for subject, key in keys.items() if isinstance(key, LivingKey)}
+
+    with copied_vault(system.settings.vault) as restore:
+        system.erase(ada)
+        restore()
+    assert living() == {ada, bob}
+
+    eventually(lambda: living() == {bob}, "the key is destroyed again, without a restart")
+    eventually(lambda: not system.es("gdpr", "status", "--json").ok().objects, "nothing is owed")

@@ -25,7 +25,7 @@ from domain.lanes.limits import AHEAD
 from tests.simulation.asking import ask
 from tests.simulation.faults import Plan
 from tests.simulation.world import HOUR_US, SECOND_US, START_US, World
-from tests.support.builders import an_event
+from tests.support.builders import an_event, streams_of
 from workers.ids import service
 from workers.ids.identity import Identity
 from workers.ids.retrying_store import RetryingStore
@@ -159,7 +159,7 @@ def a_worker_is_started_with_other_lanes(world: World) -> Problems:
     world.ask(5)
     world.workers[0] = world.start_worker(LaneRange(100, 110))
     world.ask(5)
-    used = [name for name, _ in world.store.streams(prefix=LANE_PREFIX, limit=2000)]
+    used = [name for name, _ in streams_of(world.store, LANE_PREFIX)]
     return [f"{name} is not of this store" for name in used if name != "lane-7"]
 
 

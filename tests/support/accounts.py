@@ -12,6 +12,7 @@ from adapters import wiring
 from adapters.memory.event_store import MemoryStore
 from adapters.sqlite.event_store import SqliteStore
 from adapters.sqlite.vault import SqliteVault
+from domain.features import registry
 from domain.kernel.command_handler import CommandHandler
 from domain.kernel.events import EventData
 from domain.kernel.messages import Body, Reply, Request
@@ -29,7 +30,9 @@ from domain.kernel.ports.vault import (
 from domain.users.account import INITIAL, USER, Status, User, evolve
 from domain.users.commands import UserCommand
 from domain.users.reservations import RESERVATION_LIFE_US
-from tests.support.builders import append
+from tests.support.builders import append, streams_of
+from tests.support.vaults import holder
+from workers.runtime.claims import UniqueClaims
 from workers.users.claims import Claims
 from workers.users.service import UsersService
 
@@ -42,11 +45,15 @@ NEW_IDS = range(1000, 1100)
 class Accounts:
     """Store, vault, service and janitor over one folder. A method with `parts` uses these instead of its own."""
 
+    features: tuple[str, ...] = ()
+    """The modules of outside features."""
+
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         """The vault is a file in the folder; the event store is one as well if `durable`, otherwise in memory."""
         folder.mkdir(parents=True, exist_ok=True)
         self.now_us = NOW_US
-        self.codec = wiring.open_codec()
+        self.codec = wiring.open_codec(self.features)
+        self.aggregates = registry(self.features).aggregates
         self.store: EventStore = MemoryStore(now_us=lambda: self.now_us)
         if durable:
             self.store = SqliteStore(folder / "events.db", now_us=lambda: self.now_us)
@@ -74,6 +81,11 @@ class Accounts:
 
     def claims(self, **parts: Any) -> Claims:
         return Claims(**{**self._own_parts(), **parts})
+
+    def unique_claims(self, **parts: Any) -> UniqueClaims:
+        own = self._own_parts()
+        del own["new_id"]
+        return UniqueClaims(self.aggregates, **{**own, **parts})
 
     def _own_parts(self) -> dict[str, Any]:
         return {
@@ -116,7 +128,7 @@ class Accounts:
     def run_the_janitor(self) -> int:
         """Settle every reservation, after it has expired."""
         self.let_reservations_expire()
-        return self.claims().settle_expired()
+        return self.claims().settle_expired() + self.unique_claims().settle_expired()
 
     def reserve(self, email: str, subject: int, *, registers: bool = False) -> UUID:
         """A reservation whose command does not continue. Returns its id."""
@@ -153,7 +165,7 @@ class Accounts:
     def active(self) -> list[tuple[int, str]]:
         """Every active user with their e-mail address."""
         found = []
-        for name, _ in self.store.streams(prefix=USER.prefix, limit=10_000):
+        for name, _ in streams_of(self.store, USER.prefix):
             user = self.user(USER.id_of(name))
             if user.status is Status.ACTIVE:
                 assert isinstance(user.email, Personal), "the address of an active user can be opened"
@@ -163,14 +175,14 @@ class Accounts:
     def owner(self, email: str) -> int:
         """The only active user with an address. The vault must agree."""
         (owner,) = [user_id for user_id, address in self.active() if address == email]
-        assert self.vault.holder(email) == owner
+        assert holder(self.vault, email) == owner
         return owner
 
     def holders(self, *emails: str) -> list[int | None]:
-        return [self.vault.holder(email) for email in emails]
+        return [holder(self.vault, email) for email in emails]
 
     def states(self, user_id: int) -> list[ClaimState]:
-        return [claim.state for claim in self.vault.claims_of(user_id, now_us=self.now_us)]
+        return [claim.state for claim in self.vault.claims_of([user_id], now_us=self.now_us)]
 
     def expired(self) -> int:
         """The number of reservations that no janitor has settled."""

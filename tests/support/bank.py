@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
@@ -11,11 +11,14 @@ from adapters.codec import JsonCodec
 from adapters.crypto.sealing import Keyring
 from adapters.memory.event_store import MemoryStore
 from domain.kernel.aggregate import Aggregate
-from domain.kernel.command_handler import CommandHandler, Order, Outcome
+from domain.kernel.command_handler import CommandHandler
 from domain.kernel.errors import EsError, Refusal
 from domain.kernel.events import Event, Metadata
+from domain.kernel.kept_states import KeptStates
+from domain.kernel.orders import Order, Outcome
 from domain.kernel.personal import Personal, PersonalText
 from domain.kernel.ports.event_store import Append, AppendResult
+from domain.kernel.system import CommandRemembered
 from tests.support.builders import a_key
 from tests.support.parts import replaced
 
@@ -79,14 +82,26 @@ def decide(state: State, command: Any) -> Sequence[Event] | EsError:
     return [Paid(amount) for amount in command.amounts]
 
 
-ACCOUNT: Aggregate[State, Any] = Aggregate(name="account", initial=(0, None), evolve=evolve, decide=decide)
-CODEC = JsonCodec([Paid, Named])
+ACCOUNT: Aggregate[State, Any] = Aggregate(
+    name="account", initial=(0, None), evolve=evolve, decide=decide, events=(Paid, Named)
+)
+CODEC = JsonCodec([Paid, Named, CommandRemembered])
 
 
 def order(command: Any, account: int = 1, *, id_: UUID | None = None, is_new: bool = False) -> Order[Any]:
     id_ = id_ or uuid4()
     metadata = Metadata(id_, command.wire, id_, id_, "uid:1000")
     return Order(command, ACCOUNT.stream_of(account), account, metadata, is_new)
+
+
+def with_content(order: Order[Any], *, is_personal: bool = False, **changed: Any) -> Order[Any]:
+    """The order as a worker makes it of a request: with its input."""
+    return replace(
+        order,
+        content=(getattr(order.command, "owner", None) or Personal(repr(order.command))).value.encode(),
+        is_personal=is_personal,
+        **changed,
+    )
 
 
 def pay(*amounts: int, account: int = 1, id_: UUID | None = None, is_new: bool = False) -> Order[Any]:
@@ -100,15 +115,21 @@ def name(owner: str) -> Order[Any]:
 class Bank:
     """A handler, its parts, and a record of its calls."""
 
-    def __init__(self, memory: MemoryStore | None = None) -> None:
+    def __init__(
+        self, memory: MemoryStore | None = None, *, kept: KeptStates[State, Any] | None = None
+    ) -> None:
+        """`kept` are the states that its handlers share; without it each handler has its own."""
         self.memory = memory or MemoryStore()
+        self.kept = kept
         self.keys: dict[int, Any] = {number: a_key(number) for number in range(1, 100)}
         self.key_requests: list[Sequence[int]] = []
         self.batches: list[list[Append]] = []
-        self.loads: list[str] = []
+        self.loads: list[list[str]] = []
+        self.read_from: list[Mapping[str, int]] = []
+        """For each load, the first versions of the streams that were not read whole."""
         self.pauses_s: list[float] = []
         self._rivals: Iterator[Callable[[], object]] = iter(())
-        self.store: Any = replaced(self.memory, append=self._append, read_stream=self._read_stream)
+        self.store: Any = replaced(self.memory, append=self._append, read_streams=self._read_streams)
 
     def interrupt_with(self, *rivals: Callable[[], object]) -> None:
         """Call one of these before each of the next appends."""
@@ -124,9 +145,10 @@ class Bank:
         next(self._rivals, lambda: None)()
         return self.memory.append(batch)
 
-    def _read_stream(self, stream: str, *args: Any, **more: Any) -> Iterator[Any]:
-        self.loads.append(stream)
-        return self.memory.read_stream(stream, *args, **more)
+    def _read_streams(self, streams: Sequence[str], *, first: Mapping[str, int] | None = None) -> Any:
+        self.loads.append(list(streams))
+        self.read_from.append(dict(first or {}))
+        return self.memory.read_streams(streams, first=first)
 
     def keyring(self, subjects: Sequence[int]) -> Keyring:
         self.key_requests.append(list(subjects))
@@ -134,7 +156,12 @@ class Bank:
 
     def handler(self, aggregate: Aggregate[State, Any] = ACCOUNT) -> CommandHandler[State, Any]:
         return CommandHandler(
-            aggregate, store=self.store, codec=CODEC, keyring=self.keyring, pause=self.pauses_s.append
+            aggregate,
+            store=self.store,
+            codec=CODEC,
+            keyring=self.keyring,
+            pause=self.pauses_s.append,
+            kept=self.kept,
         )
 
     def handle(self, *orders: Order[Any]) -> list[Outcome]:

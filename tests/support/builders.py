@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import domain
 from adapters import wiring
+from adapters.settings import EVENTSTOREDB
 from domain.kernel.events import Event, EventData, Metadata, Recorded
 from domain.kernel.personal import Personal, PersonalText
 from domain.kernel.ports.event_store import Append, AppendResult, EventStore
@@ -23,12 +24,10 @@ PATIENCE_S = 60.0
 
 def open_store(url: str) -> EventStore:
     """The event store of a URL, as a worker opens it, with longer timeouts where a busy machine could exceed them."""
-    if url.startswith("esdb"):
+    if url.startswith(EVENTSTOREDB):
         from adapters.eventstoredb.event_store import EventStoreDbStore
 
-        return EventStoreDbStore(
-            url, call_timeout_s=PATIENCE_S / 2, settle_s=PATIENCE_S, listing_s=PATIENCE_S
-        )
+        return EventStoreDbStore(url, call_timeout_s=PATIENCE_S / 2, settle_s=PATIENCE_S)
     return wiring.open_store(url)
 
 
@@ -55,6 +54,12 @@ def append(
     return result
 
 
+def streams_of(store: EventStore, prefix: str = "") -> list[tuple[str, int]]:
+    """Every stream whose name starts with a prefix, by name, with its version: from all events of the store."""
+    events = store.read_all(0, 1_000_000, prefixes=[prefix] if prefix else None)
+    return sorted({event.stream: event.version for event in events}.items())
+
+
 def stored(store: EventStore, stream: str) -> list[EventData]:
     """The events of a stream, in the form in which they were appended."""
     return [EventData(e.event_id, e.type, e.data, e.metadata) for e in store.read_stream(stream)]
@@ -66,7 +71,9 @@ def metadata(command_id: UUID | None = None) -> Metadata:
 
 
 def recorded(event: EventData, *, stream: str = "user-1", version: int = 0) -> Recorded:
-    return Recorded(stream, version, version + 1, 0, event.event_id, event.type, event.data, event.metadata)
+    return Recorded(
+        stream, version, version + 1, 0, event.event_id.bytes, event.type, event.data, event.metadata
+    )
 
 
 def domain_modules() -> Iterator[ModuleType]:
@@ -81,6 +88,7 @@ def event_classes() -> list[type[Event]]:
         for module in domain_modules()
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Event) and hasattr(value, "type")
+        if not value.__name__.startswith("_")  # never stored
     }
     return sorted(classes, key=lambda event_class: event_class.type)
 

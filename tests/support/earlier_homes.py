@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from adapters.settings import Settings, load_settings
+from adapters.sqlite.enciphering import encipher
 from tests.support.postgres import execute
 from tests.support.processes import ROOT
 
 FIXTURES = ROOT / "tests" / "fixtures"
 PARTS = ("events.db", "vault.db", "read.db")
+FUNCTIONS = {
+    "encipher": partial(encipher, kek=bytes.fromhex("0123456789abcdef" * 4), secret="email-index-key")
+}
+"""What migrations of SQLite files call."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,9 @@ class EarlierHome:
         return [int(user["user_id"]) for user in self.shown["users"] if user["status"] == status]
 
 
-def earlier_home(home: Path, *, postgres_url: str | None = None) -> EarlierHome:
-    """Copy the home of schema version 1. `postgres_url` names schemas that do not exist yet; None means SQLite."""
-    source = FIXTURES / "home_1"
+def earlier_home(home: Path, *, version: int = 1, postgres_url: str | None = None) -> EarlierHome:
+    """Copy the home of a schema version. `postgres_url` names schemas that do not exist yet; None means SQLite."""
+    source = FIXTURES / f"home_{version}"
     prefix = "" if postgres_url is None else "postgresql-"
     (home / "secrets").mkdir(mode=0o700, parents=True)
     home.chmod(0o700)

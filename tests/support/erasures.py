@@ -14,6 +14,7 @@ from domain.kernel.events import Position
 from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import CaughtUp
 from domain.users.account import ErasureCompleted
+from domain.users.traces import person_fields
 from tests.support.accounts import Accounts
 from tests.support.parts import replaced
 from workers.erasures.claims import ClaimsProcess
@@ -60,17 +61,19 @@ class Erasures(Accounts):
             log=self.log,
         )
 
-    def process(self, *, store: Any = None, vault: Any = None, **more: Any) -> ErasureProcess:
+    def process(
+        self, *, store: Any = None, vault: Any = None, followed: Any = None, **more: Any
+    ) -> ErasureProcess:
+        """It ends when it has caught up, unless `followed` decides that."""
         store, vault = store or self.store, vault or self.vault
         return ErasureProcess(
-            store=until_caught_up(store),
+            store=followed or until_caught_up(store),
             vault=vault,
             listing=self.listing(store=store, vault=vault),
             people=self.people(store=store, vault=vault),
             now_us=lambda: self.now_us,
             log=self.log,
-            monotonic_s=_ten_seconds_pass(),
-            **more,
+            **{"monotonic_s": _ten_seconds_pass(), **more},
         )
 
     def people(self, *, store: Any = None, vault: Any = None) -> PeopleFinder:
@@ -90,17 +93,20 @@ class Erasures(Accounts):
             handler=self.handler(store=store, vault=vault),
             dead_letters=dead_letters,
             log=self.log,
+            fields=person_fields(self.aggregates),
             monotonic_s=_ten_seconds_pass(),
         )
 
-    def settling(self, **parts: Any) -> ClaimsProcess:
+    def settling(self, *, pause: Callable[[float], None] = lambda _: None, **parts: Any) -> ClaimsProcess:
         parts = {"store": self.store, "vault": self.vault, **parts}
         return ClaimsProcess(
             store=until_caught_up(parts["store"]),
             vault=parts["vault"],
             claims=self.claims(**parts),
+            unique=self.unique_claims(**parts),
             log=self.log,
             monotonic_s=_ten_seconds_pass(),
+            pause=pause,
         )
 
     def run(self, *, dead_letters: Any = None, **parts: Any) -> None:

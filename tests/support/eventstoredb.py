@@ -66,4 +66,4 @@ class Store(EventStoreDbStore):
 
 
 OpenStore = Callable[..., Store]
-"""`open_store(url="", *, call_timeout_s, settle_s, listing_s)` opens a store, at the test node without a URL."""
+"""`open_store(url="", *, call_timeout_s, settle_s)` opens a store, at the test node without a URL."""

@@ -12,6 +12,7 @@ Part = TypeVar("Part", SqliteStore, SqliteVault, SqliteReadModel)
 
 
 def limited(part: Part, pages: int = 40) -> Part:
-    """The part, with a limit of 4 KiB pages for this thread: beyond it SQLite reports a full disk."""
-    part._database.connection.pragma("max_page_count", pages)
+    """The part, with so many 4 KiB pages left for this thread: beyond them SQLite reports a full disk."""
+    connection = part._database.connection
+    connection.pragma("max_page_count", connection.pragma("page_count") + pages)
     return part

@@ -7,20 +7,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 import apsw
 
-from adapters.eventstoredb.event_store import EventStoreDbStore
 from adapters.memory.event_store import MemoryStore
 from adapters.sqlite.event_store import SqliteStore
 from domain.kernel.events import BEGINNING, NO_STREAM, EventData
 from domain.kernel.ports.event_store import Append, Appended, EventStore
 from tests.support.builders import a_stream, an_event
-from tests.support.node import Node
-from tests.support.node.log import Log
 from tests.support.waiting import DEADLINE_S
+
+if TYPE_CHECKING:
+    from tests.support.node import Node
 
 _BATCH = 50
 
@@ -90,6 +90,8 @@ class RestorableSqlite:
 
 class RestorableNode:
     def __init__(self, node: Node) -> None:
+        from adapters.eventstoredb.event_store import EventStoreDbStore  # here: it needs an extra
+
         self.node = node
         self.store: EventStore = EventStoreDbStore(node.url, call_timeout_s=DEADLINE_S, settle_s=DEADLINE_S)
 
@@ -98,6 +100,8 @@ class RestorableNode:
         return lambda: self.node.restore(copy)
 
     def swap(self) -> None:
+        from tests.support.node.log import Log
+
         self.node.restore(Log())
 
 
@@ -108,6 +112,8 @@ def restorable(kind: str, folder: Path) -> Iterator[Restorable]:
         yield RestorableMemory()
         return
     if kind == "node":
+        from tests.support.node import Node
+
         with closing(Node()) as node:
             found = RestorableNode(node)
             with closing(found.store):

@@ -30,8 +30,10 @@ from domain.users.account import (
 )
 from domain.users.errors import EmailTaken
 from tests.support.accounts import ADA, GRACE, NEW_IDS, change, create, delete, erase
+from tests.support.builders import streams_of
 from tests.support.erasures import Erasures, until_caught_up
 from tests.support.parts import Crash
+from tests.support.vaults import holder
 from tests.support.waiting import DEADLINE_S
 
 ADDRESSES = (ADA, GRACE)
@@ -98,7 +100,7 @@ class Actor:
             self._paused.release()
 
 
-class _Paused:
+class Paused:
     """A part whose caller pauses before every call."""
 
     def __init__(self, actor: Actor, part: Any, name: str) -> None:
@@ -199,7 +201,7 @@ class Interleavings:
                 assert kind != "users.create", f"the confirmed registration {command} is lost"
 
     def _nothing_follows_a_fence(self) -> None:
-        for name, _ in self.accounts.store.streams(prefix=USER.prefix):
+        for name, _ in streams_of(self.accounts.store, USER.prefix):
             types = [recorded.type for recorded in self.accounts.store.read_stream(name)]
             if RegistrationAbandoned.type in types:
                 assert set(types) == {RegistrationAbandoned.type}, types
@@ -232,7 +234,7 @@ class Interleavings:
             expected = [ClaimState.CONFIRMED] if subject in active else []
             assert self.accounts.states(subject) == expected, (subject, status)
         for user_id, email in active.items():
-            assert self.accounts.vault.holder(email) == user_id
+            assert holder(self.accounts.vault, email) == user_id
 
     def _every_other_address_can_be_registered(self) -> None:
         taken = {email for _, email in self.accounts.active()}
@@ -255,7 +257,7 @@ class Interleavings:
 
     def _parts(self, actor: Actor) -> dict[str, Any]:
         parts = {"store": until_caught_up(self.accounts.store), "vault": self.accounts.vault}
-        return {name: _Paused(actor, part, name) for name, part in parts.items()}
+        return {name: Paused(actor, part, name) for name, part in parts.items()}
 
     def _worker(self, asked: Request) -> Actor:
         def work(actor: Actor) -> tuple[Request, Reply]:

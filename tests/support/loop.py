@@ -11,8 +11,9 @@ from workers.runtime.loop import serve
 
 
 class NumberedDelivery:
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, is_suspect: bool = False) -> None:
         self.number = number
+        self.is_suspect = is_suspect
         self.request = Request("echo", {"n": number})
 
 
@@ -27,13 +28,19 @@ class ScriptedServer:
         self.limits: set[int] = set()
         self.gone: set[int] = set()
         """The requests whose caller has disconnected."""
+        self.suspects: set[int] = set()
+        """The requests that may have ended a worker."""
         self.full: set[int] = set()
         """The requests whose caller does not read its replies."""
 
     def receive(self, limit: int, wait_s: float) -> list[NumberedDelivery]:
         self.limits.add(limit)
         self.waits_s.append(wait_s)
-        return [NumberedDelivery(number) for number in (self.turns.pop(0) if self.turns else ())]
+        numbers = self.turns.pop(0) if self.turns else ()
+        return [NumberedDelivery(number, is_suspect=number in self.suspects) for number in numbers]
+
+    def wake(self) -> None:
+        """It never waits."""
 
     def answer(self, replies: Sequence[tuple[NumberedDelivery, Reply]]) -> None:
         for delivery, reply in replies:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import pytest
@@ -39,7 +39,7 @@ _USERS = (os.environ.get("PGUSER") or os.environ.get("USER") or "postgres", "pos
 @pytest.fixture(scope="session")
 def postgres_database() -> Iterator[str]:
     """The URL of a new database, dropped after the session."""
-    with _server() as server_url, a_database(server_url) as url:
+    with a_server() as server_url, a_database(server_url) as url:
         yield url
 
 
@@ -108,6 +108,28 @@ def locked(url: str, *statements: str, commit: bool = False) -> Iterator[None]:
         other.commit() if commit else other.rollback()
 
 
+@contextmanager
+def copied_vault(url: str) -> Iterator[Callable[[], object]]:
+    """A copy of a vault's tables. The call puts it back in one transaction, as a restore beside running workers does."""
+    schema = parse_qs(urlsplit(url).query)["schema"][0] + "_vault"
+    tables = [
+        name
+        for (name,) in execute(
+            url,
+            f"""SELECT c.relname FROM pg_class c WHERE c.relnamespace = '{schema}'::regnamespace
+                AND c.relkind IN ('r', 'p') AND NOT c.relispartition""",
+        )
+    ]
+    copies = [f"CREATE TABLE {schema}_copy.{name} AS TABLE {schema}.{name}" for name in tables]
+    execute(url, "; ".join([f"CREATE SCHEMA {schema}_copy", *copies]))
+    try:
+        emptied = "TRUNCATE " + ", ".join(f"{schema}.{name}" for name in tables)
+        filled = [f"INSERT INTO {schema}.{name} SELECT * FROM {schema}_copy.{name}" for name in tables]
+        yield lambda: execute(url, "; ".join([emptied, *filled]))
+    finally:
+        execute(url, f"DROP SCHEMA {schema}_copy CASCADE")
+
+
 def is_waiting(url: str) -> bool:
     """Whether a session of the database waits for a lock."""
     waiting = (
@@ -137,7 +159,7 @@ def unavailable(call: Callable[[], object], reason: str | None = None) -> PartUn
 
 
 @contextmanager
-def _server() -> Iterator[str]:
+def a_server() -> Iterator[str]:
     if find_spec("psycopg") is None:
         missing("postgres", "the extra: pip install '.[postgres]'")
     url = os.environ.get("ES_TEST_PG_URL") or _on_localhost()

@@ -14,7 +14,16 @@ from uuid import UUID
 
 from adapters.rabbitmq.connection import depth_of, open_channel
 from adapters.rabbitmq.link import Log, Silence
-from adapters.rabbitmq.messages import PERSISTENT, SYSTEM, Properties, dead_queue_of, declare_queues, queue_of
+from adapters.rabbitmq.messages import (
+    PERSISTENT,
+    QUEUE_LIMIT_BYTES,
+    SYSTEM,
+    Properties,
+    dead_queue_of,
+    declare_dead_queue,
+    declare_queue,
+    queue_of,
+)
 from adapters.rabbitmq.server import RabbitServer
 from domain.kernel.messages import Body
 from tests.support.waiting import DEADLINE_S, eventually
@@ -88,10 +97,11 @@ class Role:
         self.queue = queue_of(name)
         self.dead_queue = dead_queue_of(name)
 
-    def declare(self) -> None:
-        """Declare the queues, as a worker does that is stopped afterwards."""
+    def declare(self, *, limit_bytes: int | None = QUEUE_LIMIT_BYTES) -> None:
+        """Declare the queues, as a worker does that is stopped afterwards. Earlier versions declared no limit."""
         with open_channel(self.url) as channel:
-            declare_queues(channel, self.name)
+            declare_dead_queue(channel, self.name)
+            declare_queue(channel, self.name, limit_bytes=limit_bytes)
 
     def put(self, *bodies: bytes, **properties: Any) -> None:
         for body in bodies:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from domain.kernel.events import Event, Position, Recorded
 from domain.kernel.history import History
@@ -38,6 +38,14 @@ class BareThings(Things):
 
 
 THINGS, OTHERS, NAMED, BARE = Things(), OtherThings(), NamedThings(), BareThings()
+
+
+SELECTIONS: list[dict[str, Any]] = [
+    {"prefix": "b"},
+    {"prefix": "b", "after": "a"},
+    {"prefix": "b", "after": "b5"},
+]
+"""Selections of rows by prefix. Each must search the key, from the greater of its two lower bounds."""
 
 
 def put(key: Key, colour: str | None = "red", size: int | None = 1) -> Put:

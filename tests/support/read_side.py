@@ -13,8 +13,10 @@ from domain.features import registry
 from domain.kernel.events import NO_STREAM
 from domain.kernel.messages import Body, Later, Reply, Request
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
-from domain.kernel.projection import Value
+from domain.kernel.projection import Projection, Value
+from domain.streams.projection import STREAMS
 from domain.users.projection import USERS
+from domain.users.registrations import REGISTRATIONS
 from tests.support.accounts import ADA, ALAN, GRACE, Accounts, change, delete, erase, rename
 from tests.support.builders import a_stream, append, some_events
 from workers.projections.filling import Filling
@@ -34,11 +36,13 @@ class ReadSide(Accounts):
         self.now_s = 0.0
         self.rebuilds = self.rebuilds_of(self.rebuild)
         self._projector = self.projector()
+        self._streams = self._projector_of_streams()
+        self._counts = self._projector_of_counts()
 
-    def _filling(self, **parts: Any) -> Filling:
+    def _filling(self, projection: Projection = USERS, **parts: Any) -> Filling:
         own: dict[str, Any] = {"store": self.store, "read_model": self.read_model}
         return Filling(
-            USERS,
+            projection,
             **{**own, **parts},
             codec=self.codec,
             now_us=lambda: self.now_us,
@@ -55,6 +59,26 @@ class ReadSide(Accounts):
         self._projector = self.projector()
         head = self.store.head()
         projector = self._projector
+        projector.run(lambda: projector.reached is not None and projector.reached >= head)
+
+    def _projector_of_streams(self) -> Projector:
+        self.read_model.prepare(STREAMS, now_us=self.now_us)
+        return Projector(self._filling(STREAMS), self.rebuilds.ensure)
+
+    def project_streams(self) -> None:
+        """Run a projector of streams until its rows include every stored event."""
+        self._streams = projector = self._projector_of_streams()
+        head = self.store.head()
+        projector.run(lambda: projector.reached is not None and projector.reached >= head)
+
+    def _projector_of_counts(self) -> Projector:
+        self.read_model.prepare(REGISTRATIONS, now_us=self.now_us)
+        return Projector(self._filling(REGISTRATIONS), self.rebuilds.ensure)
+
+    def project_counts(self) -> None:
+        """Run a projector of registrations until its rows include every stored event."""
+        self._counts = projector = self._projector_of_counts()
+        head = self.store.head()
         projector.run(lambda: projector.reached is not None and projector.reached >= head)
 
     def become(self, projector: Projector) -> Projector:
@@ -108,14 +132,19 @@ class ReadSide(Accounts):
             "erased_keyring": wiring.erased_keyring(),
             "read_model": self.read_model,
             "projections": registry().projections,
-            "reached": lambda _: self._projector.reached,
-            "last_error": lambda _: self._projector.last_error.body,
-            "ensure_rebuild": self.rebuilds.ensure,
+            "reached": lambda projection: self._projector_for(projection).reached,
+            "last_error": lambda projection: self._projector_for(projection).last_error.body,
+            "ensure_rebuild": self.rebuilds.resume,
             "rebuild_error": lambda projection: self.rebuilds.last_error(projection),
             "now_us": lambda: self.now_us,
             "monotonic_s": lambda: self.now_s,
+            "log": self.log,
         }
         return QueriesService(queries_of(registry(), Sources(**{**own, **parts})))
+
+    def _projector_for(self, projection: Projection) -> Projector:
+        others = {STREAMS.name: self._streams, REGISTRATIONS.name: self._counts}
+        return others.get(projection.name, self._projector)
 
     def reply_to(self, request: Request, **parts: Any) -> Reply:
         (reply,) = self.queries(**parts).handle([request])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from adapters.crypto.sealing import Keyring
@@ -17,11 +16,10 @@ from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.publisher import EXCHANGE
 from adapters.wiring import open_codec
 from domain.kernel.errors import PartUnavailable
-from domain.kernel.events import NO_STREAM, Event, EventData, Position
+from domain.kernel.events import BEGINNING, NO_STREAM, Event, EventData, Position
 from domain.kernel.history import History
 from domain.users.account import UserRegistered
 from tests.support.builders import a_key, a_sample, append, metadata
-from tests.support.node.proxy import HOST, Proxy
 from tests.support.servers import RabbitMQ
 from tests.support.waiting import DEADLINE_S, eventually
 from workers.relay.process import Publisher, RelayProcess
@@ -44,7 +42,8 @@ class Checkpoints:
     def checkpoint(self, process: str) -> History:
         return self.reached
 
-    def save_checkpoint(self, process: str, reached: History) -> None:
+    def save_checkpoint(self, process: str, reached: History, *, since: Position = BEGINNING) -> None:
+        assert self.position >= since
         self.moves.append(("save", reached.position))
         if reached.position >= self.position:
             self.reached = reached
@@ -178,11 +177,3 @@ def full_queue(rabbitmq: RabbitMQ, pattern: str) -> Iterator[None]:
         yield
     finally:
         rabbitmq.delete_queues(name)
-
-
-def proxied(url: str) -> tuple[Proxy, str]:
-    """A proxy in front of the broker, and the broker's URL through it."""
-    parts = urlsplit(url)
-    proxy = Proxy(parts.port or 5672, parts.hostname or HOST)
-    credentials = parts.netloc.rpartition("@")[0]
-    return proxy, parts._replace(netloc=f"{credentials}@{HOST}:{proxy.port}").geturl()

@@ -7,7 +7,8 @@
    `ES_TEST_REQUIRE=rabbitmq,postgres` names the server.
 
 tests/support/postgres.py finds PostgreSQL in the same way. EventStoreDB has no program to start: its adapter runs
-against the test node in tests/support/node, and against a real server if there is one.
+against the test node in tests/support/node, and against a real server if there is one (`eventstoredb-server`). Both need
+the extra `eventstoredb`: without it, what imports its libraries is skipped in the same way.
 
 Each test session has a virtual host and a database of its own. tests/support/guard.py removes them and ends private
 servers, even if the session is killed. tests/conftest.py imports the fixtures once: a second import would make
@@ -30,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -55,7 +57,15 @@ def missing(name: str, how: str) -> NoReturn:
     reason = f"{SKIP_PREFIX}{name}: {how}"
     if name in os.environ.get("ES_TEST_REQUIRE", "").replace(" ", "").split(","):
         pytest.fail(f"{reason} (ES_TEST_REQUIRE names it)", pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
+class NeedsExtra(MetaPathFinder):
+    """Skips what imports the libraries of the extra `eventstoredb`. It is asked last: only if they are missing."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name in ("esdbclient", "grpc"):
+            missing("eventstoredb", "install the extra (pip install --editable '.[eventstoredb]')")
 
 
 def fold_skips(reporter: Any) -> None:
@@ -380,4 +390,6 @@ def find_eventstoredb() -> str:
         return url
     if listens(2113):
         return f"esdb://{_HOST}:2113?tls=false"
-    return missing("eventstoredb", "set ES_TEST_ESDB_URL=esdb://…, or run one on port 2113 without TLS")
+    return missing(
+        "eventstoredb-server", "set ES_TEST_ESDB_URL=esdb://…, or run one on port 2113 without TLS"
+    )

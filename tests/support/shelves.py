@@ -11,33 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
-from domain.kernel.aggregate import Aggregate
-from domain.kernel.commands import Command, Input
-from domain.kernel.errors import EsError, InvalidInput, Kind, Refusal
-from domain.kernel.events import Event, Recorded
-from domain.kernel.feature import Feature, Role
-from domain.kernel.ids import parse_id
-from domain.kernel.projection import Add, Change, Delete, Key, Operation, Projection, Put, Row
+import es
 
 # --- events ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ShelfOpened(Event):
+@es.event("shelf-opened.v1")
+class ShelfOpened(es.Event):
     label: str
-    type: ClassVar[str] = "shelf-opened.v1"
 
 
-@dataclass(frozen=True, slots=True)
-class BookPut(Event):
+@es.event("book-put.v1")
+class BookPut(es.Event):
     title: str
-    type: ClassVar[str] = "book-put.v1"
 
 
-@dataclass(frozen=True, slots=True)
-class ShelfClosed(Event):
+@es.event("shelf-closed.v2")
+class ShelfClosed(es.Event):
     label: str
-    type: ClassVar[str] = "shelf-closed.v2"
 
 
 def shelf_closed_v1(data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -55,7 +46,7 @@ class Shelf:
     is_open: bool = False
 
 
-def evolve(shelf: Shelf, event: Event) -> Shelf:
+def evolve(shelf: Shelf, event: es.Event) -> Shelf:
     match event:
         case ShelfOpened(label=label):
             return Shelf(label, is_open=True)
@@ -69,80 +60,47 @@ def evolve(shelf: Shelf, event: Event) -> Shelf:
 # --- commands --------------------------------------------------------------------------------
 
 
-def parse_shelf_id(value: object) -> int:
-    return parse_id(value, field="shelf_id")
-
-
 def parse_label(value: object) -> str:
     if not isinstance(value, str) or not value.isalpha():
-        raise InvalidInput("label", "must be a word")
+        raise es.InvalidInput("label", "must be a word")
     return value
 
 
-def parse_title(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise InvalidInput("title", "must be text")
-    return value
-
-
-ShelfId = Annotated[int, Input(parse_shelf_id, "The shelf's id.", "ID", "1024")]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenShelf(Command):
+@es.command("shelves.open", creates=True)
+class OpenShelf(es.Command):
     """Open a shelf."""
 
-    shelf_id: ShelfId
-    label: Annotated[str, Input(parse_label, "What is on it, in one word.", "LABEL")]
-    wire: ClassVar[str] = "open-shelf"
-    request: ClassVar[str] = "shelves.open"
-    creates: ClassVar[bool] = True
+    shelf_id: es.Id
+    label: Annotated[str, es.Input(parse_label, "What is on it, in one word.")]
 
 
-@dataclass(frozen=True, slots=True)
-class PutBook(Command):
+@es.command("shelves.put-book", done="put the book on shelf {shelf_id}")
+class PutBook(es.Command):
     """Put a book on a shelf."""
 
-    shelf_id: ShelfId
-    title: Annotated[str, Input(parse_title, "The book's title.", "TITLE")]
-    wire: ClassVar[str] = "put-book"
-    request: ClassVar[str] = "shelves.put-book"
-    done: ClassVar[str] = "put the book on shelf {shelf_id}"
+    shelf_id: es.Id
+    title: Annotated[str, es.text(200, "The book's title.")]
 
 
-@dataclass(frozen=True, slots=True)
-class CloseShelf(Command):
+@es.command("shelves.close", question="Close this shelf for good?")
+class CloseShelf(es.Command):
     """Close a shelf."""
 
-    shelf_id: ShelfId
-    wire: ClassVar[str] = "close-shelf"
-    request: ClassVar[str] = "shelves.close"
-    question: ClassVar[str] = "Close this shelf for good?"
+    shelf_id: es.Id
 
 
 # --- decisions -------------------------------------------------------------------------------
 
 FULL = 3
+ShelfIsFull = es.refusal(
+    "shelf-full", "the shelf holds {limit} books already", "Put the book on another shelf."
+)
+ShelfNotOpen = es.not_found(
+    "shelf-not-open", "there is no such open shelf", "Open it with `es shelves open`."
+)
 
 
-class ShelfIsFull(Refusal):
-    code = "shelf-full"
-    hint = "Put the book on another shelf."
-
-    def __str__(self) -> str:
-        return f"the shelf holds {FULL} books already"
-
-
-class ShelfNotOpen(EsError):
-    code = "shelf-not-open"
-    kind = Kind.NOT_FOUND
-    hint = "Open it with `es shelves open`."
-
-    def __str__(self) -> str:
-        return "there is no such open shelf"
-
-
-def decide(shelf: Shelf, command: OpenShelf | PutBook | CloseShelf) -> Sequence[Event] | EsError:
+def decide(shelf: Shelf, command: OpenShelf | PutBook | CloseShelf) -> Sequence[es.Event] | es.EsError:
     match command:
         case OpenShelf(label=label):
             return [] if shelf.is_open else [ShelfOpened(label)]
@@ -150,12 +108,12 @@ def decide(shelf: Shelf, command: OpenShelf | PutBook | CloseShelf) -> Sequence[
         return ShelfNotOpen()
     match command:
         case PutBook(title=title):
-            return ShelfIsFull() if shelf.books == FULL else [BookPut(title)]
+            return ShelfIsFull(limit=FULL) if shelf.books == FULL else [BookPut(title)]
         case CloseShelf():
             return [ShelfClosed(shelf.label)]
 
 
-SHELF: Aggregate[Shelf, OpenShelf | PutBook | CloseShelf] = Aggregate(
+SHELF = es.Aggregate(
     name="shelf",
     initial=Shelf(),
     evolve=evolve,
@@ -168,7 +126,7 @@ SHELF: Aggregate[Shelf, OpenShelf | PutBook | CloseShelf] = Aggregate(
 # --- projections -----------------------------------------------------------------------------
 
 
-class Shelves(Projection):
+class Shelves(es.Projection):
     """One row per shelf, with the number of its books."""
 
     name = "shelves"
@@ -176,19 +134,19 @@ class Shelves(Projection):
     key = "shelf_id"
     columns: ClassVar = {"label": "TEXT", "books": "INTEGER", "state": "TEXT"}
 
-    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
+    def apply(self, recorded: es.Recorded, event: es.Event, row: es.Row | None) -> Sequence[es.Operation]:
         shelf_id = SHELF.id_of(recorded.stream)
         match event:
             case ShelfOpened(label=label):
-                return [Put(shelf_id, {"label": label, "books": 0, "state": "open"})]
+                return [es.Put(shelf_id, {"label": label, "books": 0, "state": "open"})]
             case BookPut():
-                return [Add(shelf_id, {"books": 1})]
+                return [es.Add(shelf_id, {"books": 1})]
             case ShelfClosed():
-                return [Change(shelf_id, {"state": "closed"})]
+                return [es.Change(shelf_id, {"state": "closed"})]
         return []
 
 
-class Labels(Projection):
+class Labels(es.Projection):
     """One row per label with the number of open shelves; a label without one has no row."""
 
     name = "labels"
@@ -198,19 +156,21 @@ class Labels(Projection):
     columns: ClassVar = {"shelves": "INTEGER"}
     sees_rows = True
 
-    def key_of(self, recorded: Recorded, event: Event) -> Key | None:
+    def key_of(self, recorded: es.Recorded, event: es.Event) -> es.Key | None:
         return event.label if isinstance(event, ShelfOpened | ShelfClosed) else None
 
-    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
+    def apply(self, recorded: es.Recorded, event: es.Event, row: es.Row | None) -> Sequence[es.Operation]:
         match event:
             case ShelfOpened(label=label):
-                return [Put(label, {"shelves": 1}) if row is None else Add(label, {"shelves": 1})]
+                return [es.Put(label, {"shelves": 1}) if row is None else es.Add(label, {"shelves": 1})]
             case ShelfClosed(label=label):
                 is_last = row is not None and row["shelves"] == 1
-                return [Delete(label) if is_last else Add(label, {"shelves": -1})]
+                return [es.Delete(label) if is_last else es.Add(label, {"shelves": -1})]
         return []
 
 
 AGGREGATES = (SHELF,)
 PROJECTIONS = (Shelves(), Labels())
-FEATURE = Feature(name="shelves", help="Keep books on shelves.", model=__name__, roles=(Role("shelves"),))
+FEATURE = es.Feature(
+    name="shelves", help="Keep books on shelves.", model=__name__, roles=(es.Role("shelves"),)
+)

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 from domain.kernel.history import History, Mark
 from domain.kernel.ports.vault import (
     ClaimAnswer,
+    ClaimId,
     ClaimRequest,
     ClaimState,
     Decided,
@@ -36,16 +37,23 @@ def change(email: str, *, subject: int = 1, command: UUID | None = None) -> Clai
     return ClaimRequest(email, subject, command or uuid4(), uuid4(), registers=False)
 
 
+def wanted(
+    text: str, *, stream: str = "wallet-5", subject: int = 1, command: UUID | None = None
+) -> ClaimRequest:
+    """A request for a value of another aggregate. `subject` is the person, or the negative id of the instance."""
+    return ClaimRequest(text, subject, command or uuid4(), uuid4(), False, stream, "label")
+
+
 def reserve(vault: Vault, request: ClaimRequest, *, now_us: int = NOW_US) -> ClaimAnswer:
     (answer,) = vault.reserve([request], now_us=now_us)
     return answer
 
 
-def reserved(vault: Vault, request: ClaimRequest) -> UUID:
-    """Reserve an address; returns the reservation id."""
+def reserved(vault: Vault, request: ClaimRequest) -> ClaimId:
+    """Reserve an address; returns the claim."""
     answer = reserve(vault, request)
     assert isinstance(answer, Reserved)
-    return answer.reservation_id
+    return answer.id
 
 
 def register(vault: Vault, *subjects: int) -> list[ClaimAnswer]:
@@ -54,10 +62,10 @@ def register(vault: Vault, *subjects: int) -> list[ClaimAnswer]:
     return vault.reserve(requests, now_us=NOW_US)
 
 
-def registered(vault: Vault, subject: int, email: str, *, command: UUID | None = None) -> UUID:
-    """Register a user with a key and a confirmed claim; returns the reservation id."""
+def registered(vault: Vault, subject: int, email: str, *, command: UUID | None = None) -> ClaimId:
+    """Register a user with a key and a confirmed claim; returns the claim."""
     reservation = reserved(vault, registration(email, subject=subject, command=command))
-    vault.confirm([reservation])
+    vault.settle_claims(confirmed=[reservation], now_us=NOW_US)
     return reservation
 
 
@@ -85,8 +93,13 @@ def secret_of(vault: Vault, subject: int) -> bytes:
     return key.secret
 
 
+def holder(vault: Vault, email: str) -> int | None:
+    """The subject that has an address, reserved or confirmed."""
+    return vault.holders([email]).get(email)
+
+
 def states(vault: Vault, subject: int) -> list[ClaimState]:
-    return [claim.state for claim in vault.claims_of(subject, now_us=NOW_US)]
+    return [claim.state for claim in vault.claims_of([subject], now_us=NOW_US)]
 
 
 def shuffled(count: int, *, batch: int = 50) -> list[list[int]]:
@@ -113,22 +126,43 @@ def history(*positions: int) -> History:
 
 def moved(vault: Vault, *subjects: int) -> None:
     """Change the addresses of registered users, so that the tags of `user<subject>@example.com` are freed."""
-    former = [claim.reservation_id for s in subjects for claim in vault.claims_of(s, now_us=NOW_US)]
+    former = [claim.id for claim in vault.claims_of(subjects, now_us=NOW_US)]
     changes = [change(f"moved{subject}@example.com", subject=subject) for subject in subjects]
     answers = vault.reserve(changes, now_us=NOW_US)
-    vault.confirm([answer.reservation_id for answer in answers if isinstance(answer, Reserved)])
-    vault.release(former)
+    vault.settle_claims(
+        confirmed=[answer.id for answer in answers if isinstance(answer, Reserved)], now_us=NOW_US
+    )
+    vault.settle_claims(released=former, now_us=NOW_US)
+
+
+def label_of(subject: int) -> str:
+    return f'wallet\0label\0["label of {subject}"]'
+
+
+def labelled(vault: Vault, *subjects: int) -> list[ClaimId]:
+    """Confirm a claim of these people on the label of a wallet."""
+    requests = [wanted(label_of(s), subject=s, stream=f"wallet-{s}") for s in subjects]
+    answers = vault.reserve(requests, now_us=NOW_US)
+    claims = [answer.id for answer in answers if isinstance(answer, Reserved)]
+    assert len(claims) == len(subjects)
+    vault.settle_claims(confirmed=claims, now_us=NOW_US)
+    return claims
 
 
 def freed_tags(vault: Vault) -> list[bytes]:
     """Free tags in every way that there is among registered users 1 to 600; returns them, with keyed tags of names.
 
-    Some change their address, some are deleted, one reservation expires, and some are erased. All that is left to do is
+    Some change their address, some are deleted, one reservation expires, and some are erased, with labels of wallets. All that is left to do is
     to remove the residue.
     """
     changed, deleted, erased = range(1, 200, 3), range(2, 200, 3), [*range(3, 200, 3), 599, 600]
     moved(vault, *changed)
-    vault.release([claim.reservation_id for s in deleted for claim in vault.claims_of(s, now_us=NOW_US)])
+    released = labelled(vault, *changed)  # a label is freed before or with the erasure
+    vault.settle_claims(released=released, now_us=NOW_US)
+    labelled(vault, *erased)
+    vault.settle_claims(
+        released=[claim.id for claim in vault.claims_of(deleted, now_us=NOW_US)], now_us=NOW_US
+    )
     abandoned = registration("late@example.com", subject=700)
     reserve(vault, abandoned)
     abandon(vault, 700)
@@ -141,4 +175,5 @@ def freed_tags(vault: Vault) -> list[bytes]:
     )
     vault.forget_tags(dict.fromkeys(erased, 0))
     gone = [f"user{subject}@example.com" for subject in (*changed, *deleted, *erased)]
-    return vault.tags([*gone, "late@example.com", *names])
+    labels = [label_of(subject) for subject in (*changed, *erased)]
+    return vault.tags([*gone, "late@example.com", *labels, *names])

@@ -60,9 +60,13 @@ def test_every_part_of_an_embedded_system_is_ok_and_shows_its_version(
 
     assert list(found) == ["es", "home", "broker", "event store", "vault", "read models"]
     assert problems(found) == {}
-    for part, file in {"event store": "events.db", "vault": "vault.db", "read models": "read.db"}.items():
+    for part, file, schema in (
+        ("event store", "events.db", 2),
+        ("vault", "vault.db", 4),
+        ("read models", "read.db", 4),
+    ):
         assert found[part]["version"].startswith("SQLite 3.")
-        assert found[part]["schema_version"] == 2
+        assert found[part]["schema_version"] == schema
         assert str(tmp_path / "home" / file) in found[part]["detail"]
 
 
@@ -74,10 +78,10 @@ def test_postgresql_is_shown_with_version_schema_and_clock(
     kek.write_text(os.urandom(32).hex())
     found = examine(ES_DATABASE=postgres_url, ES_VAULT=postgres_url, ES_KEK_FILE=str(kek))
 
-    for part in ("vault", "read models"):
+    for part, schema in (("vault", 5), ("read models", 4)):
         assert found[part]["state"] == "ok", found[part]
         assert found[part]["version"].startswith("PostgreSQL ")
-        assert found[part]["schema_version"] == 2
+        assert found[part]["schema_version"] == schema
         assert abs(found[part]["clock_offset_s"]) < 30, "it is this machine's own clock"
 
 
@@ -104,6 +108,28 @@ def test_an_unavailable_server_is_named_and_the_other_parts_are_examined(
     assert str(port) in found[part]["detail"]
     assert found[part]["next"]
     assert "s3cret" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(("part", "name"), [("event store", "events.db"), ("vault", "vault.db")])
+def test_a_missing_file_is_named_and_no_empty_one_takes_its_place(
+    examine: Examine, tmp_path: Path, part: str, name: str
+) -> None:
+    examine()
+    file = tmp_path / "home" / name
+    file.unlink()
+
+    found = examine()
+
+    assert problems(found) == {part: ("failed", "unavailable")}
+    assert f"{file} is missing" in found[part]["detail"]
+    assert not file.exists()
+
+
+def test_missing_read_models_are_computed_again(examine: Examine, tmp_path: Path) -> None:
+    examine()
+    (tmp_path / "home" / "read.db").unlink()
+
+    assert problems(examine()) == {}
 
 
 def test_a_read_only_postgresql_is_found(examine: Examine, postgres_url: str) -> None:

@@ -1,6 +1,6 @@
-"""Settle e-mail claims: after a change of the address or a deletion, and those of expired reservations.
+"""Settle claims: after a value was changed or its instance closed, and those of expired reservations.
 
-Promise: every change and deletion is followed, and a damaged stream delays no other user. Refusal: it has no part in
+Promise: every change and deletion is followed, and a damaged stream delays no other. Refusal: it has no part in
 erasures, which destroy claims together with the key.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from adapters.log import Log
@@ -17,13 +18,13 @@ from domain.kernel.history import History
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Vault
 from domain.users.account import USER, UserDeleted, UserEmailChanged
+from workers.runtime.claims import UniqueClaims
 from workers.runtime.followers import CheckpointedFollowing
-from workers.users.claims import Claims
+from workers.users.claims import SETTLED, Claims
 
-SETTLED = "erasures-completed"
-"""The name of its checkpoint. Earlier versions settled claims under this name, so it goes on where they ended."""
 JANITOR_INTERVAL_S = 5.0
-_BATCH_LIMIT = 256
+_COLLECT_S = 0.2
+_BATCH_LIMIT = 1024
 _FOLLOWED = (UserDeleted.type, UserEmailChanged.type)
 
 
@@ -34,10 +35,15 @@ class ClaimsProcess:
         store: EventStore,
         vault: Vault,
         claims: Claims,
+        unique: UniqueClaims,
         log: Log,
         monotonic_s: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
+        """`claims` settles those on addresses, `unique` those of other aggregates."""
         self._claims = claims
+        self._unique = unique
+        self._pause = pause
         self._log = log
         self._monotonic_s = monotonic_s
         self._swept_at_s = float("-inf")
@@ -47,7 +53,8 @@ class ClaimsProcess:
             checkpoints=vault,
             log=log,
             monotonic_s=monotonic_s,
-            prefixes=[USER.prefix],
+            prefixes=[USER.prefix, *unique.prefixes],
+            types=[*_FOLLOWED, *unique.followed],
             batch_limit=_BATCH_LIMIT,
         )
 
@@ -57,32 +64,40 @@ class ClaimsProcess:
         self._following.run(self._react, stopped, after_each=self._after_each)
 
     def _react(self, events: Sequence[Recorded], _: History) -> None:
+        # Here, not per event: what is stored meanwhile is settled in one go. An address that is wanted sooner is settled
+        # by the command that wants it.
+        self._pause(_COLLECT_S)
+        subjects: list[int] = []
+        closed: set[int] = set()
+        streams: list[str] = []
         for recorded in events:
-            if recorded.type in _FOLLOWED:
-                self._unless_damaged(partial(self._settle, recorded.stream), position=recorded.position)
-
-    def _settle(self, stream: str) -> None:
-        try:
-            subject = USER.id_of(stream)
-        except InvalidInput:
-            return  # of another program; `workers/users/owed.py` reports it
-        self._claims.settle(subject)
+            if recorded.stream.startswith(self._unique.prefixes):
+                # The first event of a stream took the value, and nothing was to be released.
+                streams += [recorded.stream] if recorded.version > 0 else []
+            elif recorded.type in _FOLLOWED:
+                with suppress(InvalidInput):  # of another program; `workers/users/owed.py` reports it
+                    subjects.append(USER.id_of(recorded.stream))
+                    if recorded.type == UserDeleted.type:
+                        closed.add(subjects[-1])
+        self._unless_damaged(partial(self._claims.settle, subjects, closed=closed))
+        self._unless_damaged(partial(self._unique.settle, streams))
 
     def _after_each(self) -> None:
         now_s = self._monotonic_s()
         if now_s - self._swept_at_s > JANITOR_INTERVAL_S:
             self._swept_at_s = now_s
-            self._unless_damaged(self._sweep)
+            self._unless_damaged(partial(self._sweep, self._claims.settle_expired))
+            self._unless_damaged(partial(self._sweep, self._unique.settle_expired))
 
-    def _sweep(self) -> None:
-        if count := self._claims.settle_expired():
+    def _sweep(self, settle_expired: Callable[[], int]) -> None:
+        if count := settle_expired():
             self._log.info("claims-settled", count=count)
 
-    def _unless_damaged(self, step: Callable[[], None], **fields: object) -> None:
-        """Run a step. Log damage: the claims of that user stay, and those of others are settled."""
+    def _unless_damaged(self, step: Callable[[], object]) -> None:
+        """Run a step. Log damage: the claims of that stream stay, and those of others are settled."""
         try:
             step()
         except EsError as error:
             if error.kind is not Kind.DAMAGED:
                 raise
-            self._log.error("claims-not-settled", error, **fields)
+            self._log.error("claims-not-settled", error)

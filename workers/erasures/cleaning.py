@@ -11,20 +11,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from uuid import UUID, uuid5
 
 from adapters.log import Log
-from domain.kernel.command_handler import CommandHandler, Done, Order
+from domain.kernel.command_handler import CommandHandler
 from domain.kernel.errors import Damaged, EsError, Kind
 from domain.kernel.events import Metadata
 from domain.kernel.messages import Body
+from domain.kernel.orders import Done, Order
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Decided, Owed, OwedState, Vault
 from domain.kernel.streams import remaining
 from domain.users.account import USER, User
 from domain.users.commands import CompleteErasure, UserCommand
-from domain.users.traces import is_about, letter_of
+from domain.users.traces import PersonFields, is_about, letter_of
 from workers.erasures.late_letters import DeadLetters, LateLetters
 from workers.erasures.people import PeopleFinder
 from workers.erasures.process import RETRY_INTERVAL_S
@@ -47,9 +49,11 @@ class Cleaning:
         handler: CommandHandler[User, UserCommand],
         dead_letters: DeadLetters | None,
         log: Log,
+        fields: PersonFields = MappingProxyType({}),
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`dead_letters` is None for a transport without dead letters."""
+        """`dead_letters` is None for a transport without dead letters. `fields` tell users in requests of other services."""
+        self._fields = fields
         self._store = store
         self._codec = codec
         self._vault = vault
@@ -59,7 +63,7 @@ class Cleaning:
         self._log = log
         self._monotonic_s = monotonic_s
         self._late = (
-            LateLetters(dead_letters, store=store, codec=codec, vault=vault, log=log)
+            LateLetters(dead_letters, store=store, codec=codec, vault=vault, log=log, fields=fields)
             if dead_letters
             else None
         )
@@ -126,11 +130,11 @@ class Cleaning:
             # The bytes of the keys do not wait for the broker. Once: it would cost the same at each retry.
             if any(not owed.last_error for owed in due):
                 with suppress(EsError):  # tried again after the letters
-                    self._vault.remove_residue()
+                    self._vault.remove_residue(subjects)
             raise
         # The tags only now: they recognise the letters. Their bytes go with those of the keys.
         self._vault.forget_tags({subject: letters.get(subject, 0) for subject in subjects})
-        self._vault.remove_residue()
+        self._vault.remove_residue(subjects)
         completed = [owed.decided for owed in due if self._complete(owed, letters)]
         self._vault.settle_erasures([decided.subject for decided in completed])
         for decided in completed:
@@ -144,7 +148,8 @@ class Cleaning:
         unknown: Counter[str] = Counter()
 
         def about(item: Body) -> set[int]:
-            found = is_about(people, letter_of(item), tags=self._vault.tags, holder=self._vault.holder)
+            letter = letter_of(item, self._fields)
+            found = is_about(people, letter, tags=self._vault.tags, holders=self._vault.holders)
             if "unreadable" in item and not found:
                 unknown[str(item["unreadable"])] += 1
             return found
@@ -174,7 +179,7 @@ class Cleaning:
 
     def _metadata(self, stream: str, erased: UUID) -> Metadata:
         correlation_id = erased
-        for recorded in remaining(self._store, stream)[0]:
+        for recorded in remaining(self._store, [stream])[stream][0]:
             if recorded.event_id == erased:
                 with suppress(Damaged):
                     correlation_id = self._codec.metadata(recorded).correlation_id

@@ -21,7 +21,7 @@ from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import DestroyedKey, Reason, Vault
 from domain.users.account import ERASING, USER
-from domain.users.traces import Letter, letter_of
+from domain.users.traces import Letter, PersonFields, letter_of
 
 _IDS_LIMIT = 1000
 """Numbers of one letter that are looked up at most."""
@@ -38,8 +38,16 @@ class DeadLetters(Protocol):
 
 class LateLetters:
     def __init__(
-        self, dead_letters: DeadLetters, *, store: EventStore, codec: Codec, vault: Vault, log: Log
+        self,
+        dead_letters: DeadLetters,
+        *,
+        store: EventStore,
+        codec: Codec,
+        vault: Vault,
+        log: Log,
+        fields: PersonFields,
     ) -> None:
+        self._fields = fields
         self._dead_letters = dead_letters
         self._store = store
         self._codec = codec
@@ -74,7 +82,7 @@ class LateLetters:
 
     def _erased_in(self, item: Body) -> set[int]:
         """The erased people whose ids a letter names. A request that also names another user is not theirs."""
-        letter = letter_of(item)
+        letter = letter_of(item, self._fields)
         named = letter.users or {*_numbers(letter), *self._vault.registered_by(_commands(letter)).values()}
         keys = self._vault.data_keys([*islice(named, _IDS_LIMIT)])
         return {

@@ -21,7 +21,7 @@ from domain.kernel.ports.vault import Destruction, Owed, OwedState, Reason, Vaul
 from domain.users.account import USER
 from workers.erasures.people import PeopleFinder
 from workers.runtime.followers import CheckpointedFollowing
-from workers.users.owed import BATCH_LIMIT, LISTED, Listing
+from workers.users.owed import BATCH_LIMIT, ERASING, LISTED, Listing
 
 RETRY_INTERVAL_S = 5.0
 """The interval in which failed erasures are tried again, unless `es gdpr resume` asks for it."""
@@ -58,6 +58,7 @@ class ErasureProcess:
             monotonic_s=monotonic_s,
             now_us=now_us,
             prefixes=[USER.prefix],
+            types=ERASING,
             batch_limit=BATCH_LIMIT,
         )
         self._is_asked = False
@@ -79,8 +80,9 @@ class ErasureProcess:
         self._retried_at_s = float("-inf")
 
     def _react(self, events: Sequence[Recorded], reached: History) -> None:
-        self._listing.list_erasures(events, reached)
-        self._is_asked = True
+        before = self._following.saved
+        self._following.saved = self._listing.list_erasures(events, reached, before)
+        self._is_asked |= self._following.saved != before  # nothing was listed otherwise, as for a deletion
 
     def _after_each(self) -> None:
         now_s = self._monotonic_s()

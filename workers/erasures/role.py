@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
-from uuid import uuid4
 
 from adapters.clock import now_us
 from adapters.wiring import keyring_of, open_dead_letters
 from domain.kernel.command_handler import CommandHandler
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Vault
+from domain.kernel.uuid7 import Uuid7s
 from domain.users.account import USER
+from domain.users.traces import person_fields
 from workers.erasures.claims import ClaimsProcess
 from workers.erasures.cleaning import Cleaning
 from workers.erasures.people import PeopleFinder
 from workers.erasures.process import ErasureProcess
 from workers.erasures.service import ErasuresService
+from workers.runtime.claims import UniqueClaims
 from workers.runtime.worker import Worker
 from workers.users.claims import Claims
 from workers.users.owed import Listing
@@ -36,10 +39,21 @@ def open_service(worker: Worker) -> ErasuresService:
         log=log,
         on_destroyed=cleaning.wake,
     )
-    claims = Claims(store=store, codec=codec, vault=vault, now_us=now_us, new_id=uuid4, pause=time.sleep)
+    claims = Claims(
+        store=store,
+        codec=codec,
+        vault=vault,
+        now_us=now_us,
+        new_id=Uuid7s(now_us, os.urandom),
+        pause=time.sleep,
+    )
     worker.follow("erasures", process.run)
     worker.follow("cleaning", cleaning.run)
-    worker.follow("claims", ClaimsProcess(store=store, vault=vault, claims=claims, log=log).run)
+    unique = UniqueClaims(
+        worker.registry.aggregates, store=store, codec=codec, vault=vault, now_us=now_us, pause=time.sleep
+    )
+    settling = ClaimsProcess(store=store, vault=vault, claims=claims, unique=unique, log=log)
+    worker.follow("claims", settling.run)
     return ErasuresService(
         store=store,
         codec=codec,
@@ -64,4 +78,5 @@ def _cleaning(worker: Worker, store: EventStore, vault: Vault) -> Cleaning:
         handler=CommandHandler(USER, store=store, codec=worker.codec, keyring=keyring, pause=time.sleep),
         dead_letters=dead_letters,
         log=worker.log,
+        fields=person_fields(worker.registry.aggregates),
     )

@@ -98,7 +98,8 @@ class ErasuresService:
     def _without_event(self, user_id: int) -> str:
         """The state of a person whose stream decides no erasure. Raises UserNotFound."""
         user = INITIAL
-        for recorded in remaining(self._store, USER.stream_of(user_id))[0]:
+        stream = USER.stream_of(user_id)
+        for recorded in remaining(self._store, [stream])[stream][0]:
             event = self._codec.outline(recorded)
             user = evolve(user, event) if event else user
         if user.status is not Status.UNKNOWN:

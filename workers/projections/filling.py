@@ -7,10 +7,10 @@ opens nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, InvalidInput, UnknownEventType
@@ -19,12 +19,27 @@ from domain.kernel.history import History, Mark, verified
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import Generation, Parked, ReadModel
-from domain.kernel.projection import Delete, Key, Operation, Projection, Row, applied
+from domain.kernel.projection import Key, Operation, Projection, Row, applied, storable
 
-_NOT_APPLICABLE = (UnknownEventType, Damaged, InvalidInput, ValueError, TypeError, KeyError)
+_BUGS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    NameError,
+    RuntimeError,
+    AssertionError,
+)
+"""What the code of another package raises for one event. It must not end the worker: the other projections need it."""
+_NOT_APPLICABLE = (UnknownEventType, Damaged, InvalidInput, *_BUGS)
 """Errors of codec and projection about one event."""
-_NOT_STORABLE = (ValueError, TypeError, OverflowError)
-"""Errors of a read model about the value of one event, such as a sum or a number beyond 64 bits."""
+NOT_STORABLE = (ValueError, TypeError, OverflowError, AttributeError)
+"""Errors of a read model about the value of one event, such as a sum beyond 64 bits, or about what is no operation."""
+
+
+BEHIND = "behind a parked event"
+_UNDECODED = Event()
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,8 @@ class Filling:
     read_model: ReadModel
     now_us: Callable[[], int]
     log: Log
+    code: str = ""
+    """The behaviour of the projection, see `behaviour.py`."""
 
 
 def is_of_other_history(generation: Generation, store: EventStore) -> bool:
@@ -64,33 +81,64 @@ class Applier:
         self._parked_streams = {item.stream for item in parked}
         self._rows_of = rows_of
 
-    def translate(self, events: Sequence[Recorded]) -> tuple[list[Operation], list[Parked]]:
-        rows = self._rows_before(events) if self._projection.sees_rows else None
+    def translate(self, events: Iterable[Recorded]) -> tuple[list[Operation], list[Parked]]:
+        """The operations of events in order, and those to be parked. Takes the events one by one."""
+        if self._projection.sees_rows:
+            return self._translate_seeing([*events])
         operations: list[Operation] = []
         parked: list[Parked] = []
+        apply, decoded, behind = self._projection.apply, self._decoded, self._parked_streams
         for recorded in events:
-            if recorded.stream in self._parked_streams:
-                parked.append(Parked(recorded.position, recorded.stream, "behind a parked event"))
+            if recorded.stream in behind:
+                parked.append(_behind(recorded))
                 continue
             try:
-                event = self._codec.decode(recorded)
-                if rows is None:
-                    operations += self._projection.apply(recorded, event, None)
-                else:
-                    operations += self._apply_to(rows, recorded, event)
+                operations += apply(recorded, decoded(recorded), None)
             except _NOT_APPLICABLE as error:
-                # The text of an error of another program may quote the event: its type only.
-                reason = str(error) if isinstance(error, EsError) else type(error).__name__
-                parked.append(self.park(recorded, reason))
+                parked.append(self.park(recorded, _reason(error)))
+        return operations, parked
+
+    def _translate_seeing(self, events: Sequence[Recorded]) -> tuple[list[Operation], list[Parked]]:
+        """As `translate`, with one look at the stored rows for all events."""
+        needs = [self._need(recorded) for recorded in events]
+        found: dict[Key, Row | None] = dict.fromkeys(
+            need.key for need in needs if isinstance(need, _Need) and need.key is not None
+        )
+        found.update(self._rows_of([*found]))
+        operations: list[Operation] = []
+        parked: list[Parked] = []
+        for recorded, need in zip(events, needs, strict=True):
+            if recorded.stream in self._parked_streams:
+                parked.append(_behind(recorded))
+                continue
+            try:
+                if isinstance(need, Exception):
+                    raise need
+                operations += self._apply_to(found, recorded, need)
+            except _NOT_APPLICABLE as error:
+                parked.append(self.park(recorded, _reason(error)))
         return operations, parked
 
     def park(self, recorded: Recorded, reason: str) -> Parked:
         self._parked_streams.add(recorded.stream)
         return Parked(recorded.position, recorded.stream, reason)
 
-    def _apply_to(self, rows: dict[Key, Row | None], recorded: Recorded, event: Event) -> Sequence[Operation]:
-        key = self._projection.key_of(recorded, event)
-        operations = self._projection.apply(recorded, event, None if key is None else rows.get(key))
+    def _decoded(self, recorded: Recorded) -> Event:
+        return self._codec.decode(recorded) if self._projection.decodes else _UNDECODED
+
+    def _need(self, recorded: Recorded) -> _Need | Exception:
+        """The decoded event and the key of the row that it needs; or the error for which it is parked."""
+        try:
+            event = self._decoded(recorded)
+            key = self._projection.key_of(recorded, event)
+            # Checked: no read model could look another one up.
+            return _Need(event, None if key is None else storable(key))
+        except _NOT_APPLICABLE as error:
+            return error
+
+    def _apply_to(self, rows: dict[Key, Row | None], recorded: Recorded, need: _Need) -> Sequence[Operation]:
+        row = None if need.key is None else rows[need.key]
+        operations = self._projection.apply(recorded, need.event, row)
         # After all operations of the event: a parked event has no effect.
         changed: dict[Key, Row | None] = {}
         for operation in operations:
@@ -100,75 +148,150 @@ class Applier:
         rows.update(changed)
         return operations
 
-    def _rows_before(self, events: Sequence[Recorded]) -> dict[Key, Row | None]:
-        """The rows that these events need, as stored. None stands for a missing row."""
-        rows: dict[Key, Row | None] = {}
-        for recorded in events:
-            with suppress(*_NOT_APPLICABLE):  # such an event is parked when it is translated
-                key = self._projection.key_of(recorded, self._codec.decode(recorded))
-                if key is not None:
-                    rows[Delete(key).key] = (
-                        None  # an operation checks its key: no read model could look it up
-                    )
-        rows.update(self._rows_of([*rows]))
-        return rows
+
+class _Need(NamedTuple):
+    """A decoded event, and the key of the row that its projection needs."""
+
+    event: Event
+    key: Key | None
+
+
+def _behind(recorded: Recorded) -> Parked:
+    return Parked(recorded.position, recorded.stream, BEHIND)
+
+
+def not_storable(error: Exception) -> str:
+    """Why an event is parked of which a value cannot be stored."""
+    return str(error) if type(error) is ValueError else type(error).__name__
+
+
+def rows_by_key(
+    read_model: ReadModel, projection: Projection, generation: Generation, keys: Sequence[Key]
+) -> Mapping[Key, Row]:
+    rows = read_model.rows(projection, keys=keys, generation=generation) if keys else []
+    return {cast(Key, row.pop(projection.key)): row for row in rows}
+
+
+def _reason(error: Exception) -> str:
+    """Why an event is parked. The text of an error of another program may quote the event: its type only."""
+    return str(error) if isinstance(error, EsError) else type(error).__name__
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Translated events, which one transaction stores. They are kept: if it fails, they are translated again."""
+
+    events: Sequence[Recorded]
+    operations: Sequence[Operation]
+    parked: Sequence[Parked]
+    reached: History
+    applier: Applier
 
 
 class Filler:
-    """Fills one generation. `generation` is its latest state."""
+    """Fills one generation. `generation` is its latest state.
 
-    def __init__(self, parts: Filling, generation: Generation) -> None:
+    With a `writer`, a thread of its own, a batch is stored while the next one is translated.
+    """
+
+    def __init__(self, parts: Filling, generation: Generation, writer: Executor | None = None) -> None:
         self.generation = generation
         self._parts = parts
+        self._writer = writer
+        self._begun: tuple[_Batch, Future[Generation | None]] | None = None
         self._applier = self._new_applier()
 
-    def fill(self, events: Sequence[Recorded], reached: History) -> bool:
+    def fill(self, events: Iterable[Recorded], reached: History) -> bool:
         """Apply events and move the checkpoint to `reached`, the history with these events.
 
         Returns False if another filler moved the checkpoint first. The remaining events are not applied then.
         """
-        operations, parked = self._applier.translate(events)
+        return self.begin(events, lambda _: reached) and self.finish()
+
+    def begin(self, events: Iterable[Recorded], reached: Callable[[Sequence[Recorded]], History]) -> bool:
+        """As `fill`, but it returns while the batch is being stored. `reached` is told the events.
+
+        The batch before is finished first: False is about that one.
+        """
+        taken: list[Recorded] = []
+        operations, parked = self._applier.translate(_kept(events, taken))
+        batch = _Batch(taken, operations, parked, reached(taken), self._applier)
+        if not self.finish():
+            return False
+        if batch.applier is not self._applier:  # since then other streams were parked
+            operations, parked = self._applier.translate(taken)
+            batch = replace(batch, operations=operations, parked=parked, applier=self._applier)
+        self._begun = batch, self._stored(batch)
+        return True
+
+    def finish(self) -> bool:
+        """Wait until the batch that was begun is stored. False if another filler moved the checkpoint first."""
+        if self._begun is None:
+            return True
+        (batch, storing), self._begun = self._begun, None
         try:
-            return self._apply(operations, parked, len(events), reached)
-        except _NOT_STORABLE as error:
-            if not events:
-                raise
-            # Nothing was applied. A new applier forgets the streams that were parked while these events were
-            # translated: the next attempt parks them again.
-            self._applier = self._new_applier()
-            if len(events) == 1:
-                reason = str(error) if type(error) is ValueError else type(error).__name__
-                return self._apply([], [self._applier.park(events[0], reason)], 1, reached)
-        # Halve the batch until the event that cannot be stored is alone.
+            moved = storing.result()
+        except NOT_STORABLE as error:
+            return self._fill_in_parts(batch, error)
+        if moved is None:
+            return False
+        for item in batch.parked:
+            self._parts.log.warning("event-parked", position=item.position, reason=item.error)
+        self.generation = moved
+        return True
+
+    def _fill_in_parts(self, batch: _Batch, error: Exception) -> bool:
+        """Halve a batch that could not be stored, until the event for which it failed is alone, and is parked."""
+        events, reached = batch.events, batch.reached
+        if not events:
+            raise error
+        # Nothing was applied. A new applier forgets the streams that were parked while these events were
+        # translated: the next attempt parks them again.
+        self._applier = self._new_applier()
+        if len(events) == 1:
+            parked = [self._applier.park(events[0], not_storable(error))]
+            alone = replace(batch, operations=[], parked=parked, applier=self._applier)
+            self._begun = alone, self._stored(alone)
+            return self.finish()
         half = len(events) // 2
         between = events[half - 1]
         half_way = self.generation.history.reach(Mark(between.position, between.event_id))
         return self.fill(events[:half], half_way) and self.fill(events[half:], reached)
 
-    def _apply(
-        self, operations: Sequence[Operation], parked: Sequence[Parked], events: int, reached: History
-    ) -> bool:
-        moved = self._parts.read_model.apply(
+    def _stored(self, batch: _Batch) -> Future[Generation | None]:
+        if self._writer is not None:
+            return self._writer.submit(self._store, batch)
+        stored: Future[Generation | None] = Future()
+        try:
+            stored.set_result(self._store(batch))
+        except NOT_STORABLE as error:
+            stored.set_exception(error)
+        return stored
+
+    def _store(self, batch: _Batch) -> Generation | None:
+        return self._parts.read_model.apply(
             self._parts.projection,
             self.generation,
-            operations,
-            reached=reached,
-            events=events,
-            parked=parked,
+            batch.operations,
+            reached=batch.reached,
+            events=len(batch.events),
+            parked=batch.parked,
         )
-        if moved is None:
-            return False
-        for item in parked:
-            self._parts.log.warning("event-parked", position=item.position, reason=item.error)
-        self.generation = moved
-        return True
 
     def _new_applier(self) -> Applier:
         parked = self._parts.read_model.parked(self._parts.projection, self.generation)
         return Applier(self._parts.projection, self._parts.codec, parked, rows_of=self._rows_of)
 
     def _rows_of(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
-        # Before the transaction that applies: it fails if another filler has changed the rows since.
-        projection = self._parts.projection
-        rows = self._parts.read_model.rows(projection, keys=keys, generation=self.generation) if keys else []
-        return {cast(Key, row.pop(projection.key)): row for row in rows}
+        # The rows with the batch before, and before the transaction that applies this one: that fails if another
+        # filler has changed the rows since.
+        if self._begun is not None:
+            self._begun[1].exception()  # waits; `finish` raises it
+        return rows_by_key(self._parts.read_model, self._parts.projection, self.generation, keys)
+
+
+def _kept(events: Iterable[Recorded], taken: list[Recorded]) -> Iterator[Recorded]:
+    """The events, each of which is added to `taken`."""
+    for recorded in events:
+        taken.append(recorded)
+        yield recorded

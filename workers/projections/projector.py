@@ -15,6 +15,7 @@ from domain.kernel.ports.event_store import CaughtUp
 from domain.kernel.ports.read_model import Generation
 from domain.kernel.projection import Projection
 from workers.projections.filling import Filler, Filling, is_of_other_history
+from workers.projections.shared_tail import SharedTail
 from workers.runtime.followers import Verification, reached_with
 from workers.runtime.last_error import LastError
 from workers.runtime.queries import OtherHistoryShown
@@ -25,12 +26,21 @@ _IDLE_SAVE_S = 1.0
 _REBUILD_WAIT_S = 1.0
 """How long a projector waits for a rebuild before it asks for it again."""
 _POLL_S = 0.05
+_LOOK_INTERVAL_S = 0.5
+"""The minimum interval between two looks at the current generation while no event comes. One that was replaced takes no
+event, so this only delays the next projection of rows that a crash of the read model lost."""
 
 
 class Projector:
-    def __init__(self, parts: Filling, ensure_rebuild: Callable[[Projection], None]) -> None:
-        """`ensure_rebuild` starts a rebuild of the projection, unless it runs already."""
+    def __init__(
+        self,
+        parts: Filling,
+        ensure_rebuild: Callable[[Projection], None],
+        tail: SharedTail | None = None,
+    ) -> None:
+        """`ensure_rebuild` starts a rebuild of the projection, unless it runs already. `tail` is that of all projectors."""
         self._parts = parts
+        self._tail = tail or SharedTail(parts.store)
         self._ensure_rebuild = ensure_rebuild
         self.reached: Position | None = None
         """The rows include every event up to here. It is ahead of the checkpoint while only other streams grow.
@@ -67,7 +77,8 @@ class Projector:
             raise
 
     def _current(self) -> Generation:
-        return self._parts.read_model.prepare(self._parts.projection, now_us=self._parts.now_us())
+        parts = self._parts
+        return parts.read_model.prepare(parts.projection, now_us=parts.now_us(), code=parts.code)
 
     def _wait_for_rebuild(self, lost: Generation, stopped: Callable[[], bool], *, is_news: bool) -> None:
         """Have a generation of another history replaced. Returns when it is, or after a second."""
@@ -92,8 +103,8 @@ class Projector:
         history = filler.generation.history
         self.reached = history.position
         prefixes = self._parts.projection.prefixes
-        live = self._parts.store.follow(self.reached, stopped=stopped, prefixes=prefixes)
-        saved_at_s = time.monotonic()
+        live = self._tail.follow(self.reached, stopped=stopped, prefixes=prefixes)
+        saved_at_s = looked_at_s = time.monotonic()
         for events, caught_up in _batches(live, LIVE_BATCH):
             now_s = time.monotonic()
             verify(history, now_s)
@@ -103,8 +114,10 @@ class Projector:
                 if not filler.fill(events, reached):
                     return
                 saved_at_s = time.monotonic()
-            elif self._is_replaced(filler.generation):
-                return
+            elif now_s - looked_at_s > _LOOK_INTERVAL_S:
+                looked_at_s = now_s
+                if self._is_replaced(filler.generation):
+                    return
             history = reached
             self.reached = reached.position
             self.last_error.ended()

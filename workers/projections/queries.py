@@ -1,28 +1,17 @@
-"""Queries about projections: `projections.status`, and `projections.rebuild`, which starts a rebuild."""
+"""Queries about projections: `projections.status`, and the requests of `generation_queries.py`."""
 
 from __future__ import annotations
 
-from domain.kernel.errors import EsError, Kind
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Reply, Request
-from domain.kernel.ports.read_model import Generation, GenerationState
+from domain.kernel.ports.read_model import STORED_ALREADY, Generation, GenerationState
 from domain.kernel.projection import Projection
-from workers.projections.rebuild import begin_rebuild
+from workers.projections.generation_queries import generation_queries, named
 from workers.runtime.queries import Queries, Sources
 
 
-class NoSuchProjection(EsError):
-    code = "projection-not-found"
-    kind = Kind.NOT_FOUND
-    hint = "List the names with `es projections list`."
-
-    def __str__(self) -> str:
-        return "there is no such projection"
-
-
 def queries(sources: Sources) -> Queries:
-    found = ProjectionQueries(sources)
-    return {"projections.status": found.status, "projections.rebuild": found.rebuild}
+    return {"projections.status": ProjectionQueries(sources).status, **generation_queries(sources)}
 
 
 class ProjectionQueries:
@@ -32,26 +21,8 @@ class ProjectionQueries:
     def status(self, request: Request) -> Reply:
         """The state of every generation of one projection, or of all projections."""
         name = request.body.get("name")
-        chosen = self._sources.projections if name is None else (self._named(name),)
+        chosen = self._sources.projections if name is None else (named(self._sources, name),)
         return {"projections": [state for projection in chosen for state in self._states(projection)]}
-
-    def rebuild(self, request: Request) -> Reply:
-        projection = self._named(request.body.get("name"))
-        generation = begin_rebuild(
-            projection,
-            store=self._sources.store,
-            read_model=self._sources.read_model,
-            now_us=self._sources.now_us(),
-        )
-        self._sources.ensure_rebuild(projection)
-        head = self._sources.store.head()
-        return {"projection": projection.name, "generation": generation.number, "head": head}
-
-    def _named(self, name: object) -> Projection:
-        for projection in self._sources.projections:
-            if projection.name == name:
-                return projection
-        raise NoSuchProjection()
 
     def _states(self, projection: Projection) -> list[Body]:
         head = self._sources.store.head()
@@ -72,14 +43,19 @@ class ProjectionQueries:
             GenerationState.BUILDING: self._sources.rebuild_error,
         }
         error_of = errors.get(generation.state)
-        is_retired = generation.state is GenerationState.RETIRED
+        is_filled = generation.state in errors
         return {
             "projection": projection.name,
             "generation": generation.number,
             "state": generation.state.value,
+            "why": generation.why.value,
+            "code": generation.code,
+            # Of one that an earlier version of es began it is not known.
+            "other_code": generation.code not in ("", self._sources.code_of(projection)),
+            **self._speed(projection, generation, head),
             "position": reached,
             "head": head,
-            "lag": 0 if is_retired else max(head - (0 if is_lost else reached), 0),
+            "lag": max(head - (0 if is_lost else reached), 0) if is_filled else 0,
             "other_history": is_lost,
             "events": generation.events,
             "parked": len(self._sources.read_model.parked(projection, generation)),
@@ -87,3 +63,18 @@ class ProjectionQueries:
             "last_error": error_of and error_of(projection),
             "finished_at": generation.finished_at_us and time_text(generation.finished_at_us),
         }
+
+    def _speed(self, projection: Projection, generation: Generation, head: int) -> Body:
+        """Of a building generation the events a second since this work began, and the seconds that it still needs."""
+        if generation.state is not GenerationState.BUILDING:
+            return {}
+        phases = self._sources.read_model.phases(projection, limit=10)
+        own = [each for each in phases if each.generation == generation.number and each.to_us is None]
+        if not own:
+            return {"events_per_s": None, "left_s": None}
+        elapsed_s = max(self._sources.now_us() - own[-1].from_us, 1) / 1e6
+        share = generation.checkpoint / max(head, 1)
+        # One that was stored before did not begin at position 0: its share tells nothing of the speed.
+        is_new = generation.why not in STORED_ALREADY
+        left_s = round(elapsed_s * max(1 - share, 0) / share, 1) if is_new and share else None
+        return {"events_per_s": round((own[-1].events or 0) / elapsed_s), "left_s": left_s}

@@ -6,23 +6,24 @@ Promise: a killed rebuild resumes from its checkpoint. Refusal: a rebuild does n
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 
 from adapters.log import Log
-from domain.kernel.errors import EsError, OtherHistory
-from domain.kernel.history import Mark
+from domain.kernel.errors import EsError, OtherHistory, PartUnavailable
 from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import EventStore
-from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel
+from domain.kernel.ports.read_model import STORED_ALREADY, Generation, ReadModel, Why
 from domain.kernel.projection import Projection
+from workers.projections.check import Check
+from workers.projections.diff import asked, building, compare_asked
 from workers.projections.filling import Filler, Filling, is_of_other_history
+from workers.projections.next_batch import NextBatch, pause
 from workers.runtime.last_error import LastError
 from workers.runtime.loop import InternalError
+from workers.runtime.queries import MAX_WHOLE
 
-REBUILD_BATCH = 5000
 _REBUILD_PAUSE_S = 1.0
 """The wait before a rebuild resumes after an outage of a part."""
 _PROMOTE_PAUSE_S = 0.1
@@ -30,75 +31,156 @@ _PROMOTE_PAUSE_S = 0.1
 
 
 def begin_rebuild(
-    projection: Projection, *, store: EventStore, read_model: ReadModel, now_us: int
+    projection: Projection,
+    *,
+    store: EventStore,
+    read_model: ReadModel,
+    now_us: int,
+    why: Why = Why.REBUILD,
+    code: str = "",
 ) -> Generation:
-    """The generation to fill: an unfinished one, unless it is of another history than the store's; or a new one."""
-    begun = read_model.begin_rebuild(projection, now_us=now_us)
-    if is_of_other_history(begun, store):
-        begun = read_model.begin_rebuild(projection, now_us=now_us, instead_of=begun)
+    """The generation to fill: an unfinished one, or a new one.
+
+    An unfinished one that was begun with another history than the store's, or by other code, is replaced.
+    """
+    begun = read_model.begin_rebuild(projection, now_us=now_us, why=why, code=code)
+    if begun.why in STORED_ALREADY and why is not Why.OTHER_HISTORY:
+        return begun
+    if begun.code != code or is_of_other_history(begun, store):
+        begun = read_model.begin_rebuild(
+            projection,
+            now_us=now_us,
+            instead_of=begun,
+            why=why if begun.why in STORED_ALREADY else begun.why,
+            code=code,
+        )
     return begun
 
 
+def _can_go_on(unfinished: Generation, parts: Filling) -> bool:
+    """Whether present code can go on to fill a generation with the events of the store."""
+    return unfinished.code == parts.code and not is_of_other_history(unfinished, parts.store)
+
+
 class Rebuild:
+    """Fills the building generation of a projection, and promotes it, or compares it if it is that of a check."""
+
     def __init__(self, parts: Filling) -> None:
         self._parts = parts
 
     def run(
-        self, stopped: Callable[[], bool], progressed: Callable[[], None] = lambda: None
+        self,
+        stopped: Callable[[], bool],
+        progressed: Callable[[], None] = lambda: None,
+        *,
+        begins: Why | None = Why.REBUILD,
     ) -> Generation | None:
-        """Fill and promote a generation, and return it. Returns None if stopped, or if another worker is faster.
+        """Fill a generation and end it, and return it. Returns None if stopped, or if another worker is faster.
 
-        `progressed` is called after each batch. Raises OtherHistory if the store was replaced meanwhile: the next run
-        starts over.
+        With `begins`, a reason, it begins one if none is unfinished. `progressed` is called after each batch. Raises OtherHistory
+        if the store was replaced meanwhile: the next run starts over.
         """
         parts = self._parts
-        generation = begin_rebuild(
-            parts.projection, store=parts.store, read_model=parts.read_model, now_us=parts.now_us()
+        generation = self._begun(begins)
+        if generation is None:
+            return None
+        parts.log.info(
+            "rebuilding",
+            projection=generation.projection,
+            generation=generation.number,
+            why=generation.why.value,
         )
-        parts.log.info("rebuilding", projection=generation.projection, generation=generation.number)
-        filler = Filler(parts, generation)
-        while not stopped():
-            head = parts.store.head()
-            events = list(
-                parts.store.read_all(
-                    filler.generation.checkpoint, REBUILD_BATCH, prefixes=parts.projection.prefixes
-                )
+        try:
+            return self._run(generation, stopped, progressed)
+        except PartUnavailable:
+            stored = parts.read_model.generations(parts.projection)
+            if any(each.number == generation.number for each in stored):
+                raise
+            return None  # it was cancelled and removed meanwhile
+
+    def _run(
+        self, generation: Generation, stopped: Callable[[], bool], progressed: Callable[[], None]
+    ) -> Generation | None:
+        parts = self._parts
+        with ThreadPoolExecutor(1, f"rebuild-{generation.projection}-writer") as writer:
+            filler = Filler(parts, generation, writer)
+            if generation.why is Why.CHECK:
+                ended = Check(parts, filler).run(stopped, progressed)
+                if ended is not None or not self._is_of_other_history(self._current()):
+                    return ended
+                self._begun(Why.OTHER_HISTORY)  # a rebuild goes on where the check ended
+            return self._fill(filler, stopped, progressed)
+
+    def compare(self, stopped: Callable[[], bool]) -> None:
+        """Make the comparisons of stored generations that were asked for."""
+        compare_asked(self._parts, stopped)
+
+    def _begun(self, why: Why | None) -> Generation | None:
+        """The unfinished generation. Without one None, or with a reason a new one."""
+        parts = self._parts
+        unfinished = building(parts.read_model, parts.projection) if why is None else None
+        if unfinished is None and why is None:
+            return None
+        if unfinished is not None and _can_go_on(unfinished, parts):
+            return unfinished
+        if unfinished is not None and unfinished.why in STORED_ALREADY:
+            # It must not be filled further. It stays what it was; the current generation is as good as before.
+            parts.read_model.cancel(parts.projection, now_us=parts.now_us())
+            parts.log.warning(
+                "switch-cancelled", projection=unfinished.projection, generation=unfinished.number
             )
-            # Fewer events than the limit: they are all up to the head, which was read before them.
-            drained = len(events) < REBUILD_BATCH
-            reached = filler.generation.history
-            if events:
-                reached = reached.reach(Mark(events[-1].position, events[-1].event_id))
-            if drained:
-                reached = replace(reached, position=max(head, reached.position))
-            if not filler.fill(events, reached):
+            return None
+        return begin_rebuild(
+            parts.projection,
+            store=parts.store,
+            read_model=parts.read_model,
+            now_us=parts.now_us(),
+            why=why or Why.REBUILD,
+            code=parts.code,
+        )
+
+    def _current(self) -> Generation:
+        parts = self._parts
+        return parts.read_model.prepare(parts.projection, now_us=parts.now_us(), code=parts.code)
+
+    def _is_of_other_history(self, generation: Generation) -> bool:
+        return is_of_other_history(generation, self._parts.store)
+
+    def _fill(
+        self, filler: Filler, stopped: Callable[[], bool], progressed: Callable[[], None]
+    ) -> Generation | None:
+        """Fill and promote. A batch is read and translated while the one before is stored."""
+        parts = self._parts
+        batch = NextBatch(parts, filler.generation.history)
+        while not stopped():
+            if not filler.begin(batch.events(), batch.reached):
+                return None
+            drained = batch.is_last
+            if drained and not filler.finish():
                 return None
             progressed()
             if drained and self._promote(filler.generation):
-                parts.log.info("rebuilt", projection=generation.projection, generation=generation.number)
-                return filler.generation
+                built = filler.generation
+                parts.log.info("rebuilt", projection=built.projection, generation=built.number)
+                return built
             if drained:
                 pause(_PROMOTE_PAUSE_S, stopped)  # otherwise it would ask for events all the time
+        # The last batch may still be on its way; it is stored whole, or not at all.
         return None
 
     def _promote(self, built: Generation) -> bool:
         """Make the generation current, unless it is behind one of the same history."""
         parts = self._parts
-        if is_of_other_history(built, parts.store):
+        if self._is_of_other_history(built):
             raise OtherHistory(built.checkpoint)
-        current = parts.read_model.prepare(parts.projection, now_us=parts.now_us())
+        is_lost = self._is_of_other_history(self._current())
+        if built.checkpoint < self._current().checkpoint and not is_lost:
+            return False
+        # Counted before the transaction, in which readers and projectors would wait for it.
+        rows = parts.read_model.count(parts.projection, limit=MAX_WHOLE, generation=built)
         return parts.read_model.promote(
-            parts.projection,
-            built,
-            now_us=parts.now_us(),
-            other_history=is_of_other_history(current, parts.store),
+            parts.projection, built, now_us=parts.now_us(), other_history=is_lost, rows=rows
         )
-
-
-def pause(seconds: float, stopped: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s and not stopped():
-        time.sleep(0.05)
 
 
 class Rebuilds:
@@ -119,6 +201,7 @@ class Rebuilds:
         self._log = log
         self._report = report
         self._running: dict[str, threading.Thread] = {}
+        self._asked_again: set[str] = set()
         self._starting = threading.Lock()  # queries and projectors ask for rebuilds
         self._errors = defaultdict[str, LastError](lambda: LastError(now_us))
 
@@ -127,16 +210,36 @@ class Rebuilds:
         return self._errors[projection.name].body
 
     def ensure(self, projection: Projection) -> None:
-        """Start a rebuild of the projection, unless this worker runs one already."""
-        with self._starting:
-            running = self._running.get(projection.name)
-            if running is None or not running.is_alive():
-                name = f"rebuild-{projection.name}"
-                thread = threading.Thread(target=self._run, args=(projection,), name=name)
-                self._running[projection.name] = thread
-                thread.start()
+        """Replace rows of another history, unless this worker does so already: the unfinished rebuild, or a new one."""
+        self._run_in_thread(projection, Why.OTHER_HISTORY)
 
-    def _run(self, projection: Projection) -> None:
+    def resume(self, projection: Projection) -> None:
+        """Run what is unfinished of the projection. Begins nothing."""
+        self._run_in_thread(projection, None)
+
+    def _run_in_thread(self, projection: Projection, begins: Why | None) -> None:
+        with self._starting:
+            if projection.name in self._running:
+                # It may be about to end: then it looks once more.
+                self._asked_again.add(projection.name)
+                return
+            name = f"rebuild-{projection.name}"
+            thread = threading.Thread(target=self._run, args=(projection, begins), name=name)
+            self._running[projection.name] = thread
+            thread.start()
+
+    def _run(self, projection: Projection, begins: Why | None) -> None:
+        while True:
+            self._run_once(projection, begins)
+            with self._starting:
+                if self._stopped() or projection.name not in self._asked_again:
+                    self._asked_again.discard(projection.name)
+                    del self._running[projection.name]
+                    return
+                self._asked_again.remove(projection.name)
+            begins = None
+
+    def _run_once(self, projection: Projection, begins: Why | None) -> None:
         last, name = self._errors[projection.name], f"rebuild-{projection.name}"
 
         def goes_on() -> None:
@@ -145,7 +248,8 @@ class Rebuilds:
 
         while not self._stopped():
             try:
-                self._start(projection).run(self._stopped, goes_on)
+                self._start(projection).run(self._stopped, goes_on, begins=begins)
+                self._start(projection).compare(self._stopped)
                 goes_on()
                 return
             except EsError as error:  # a part is unavailable: resume later
@@ -159,14 +263,13 @@ class Rebuilds:
                 return
 
     def join(self) -> None:
-        for thread in self._running.values():
+        """Wait for the end of every rebuild."""
+        with self._starting:
+            running = [*self._running.values()]
+        for thread in running:
             thread.join()
 
 
 def unfinished(read_model: ReadModel, projections: Sequence[Projection]) -> list[Projection]:
-    """The projections with a rebuild that was interrupted."""
-    return [
-        projection
-        for projection in projections
-        if any(g.state is GenerationState.BUILDING for g in read_model.generations(projection))
-    ]
+    """The projections with a rebuild or a comparison that was interrupted."""
+    return [each for each in projections if building(read_model, each) or asked(read_model, each)]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 
 from adapters.clock import now_us
 from adapters.wiring import erased_keyring, keyring_of
+from domain.kernel.behaviour import behaviour_of
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import Vault
+from domain.kernel.projection import Projection
 from workers.projections.filling import Filling
 from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuild, Rebuilds, unfinished
 from workers.projections.service import QueriesService, queries_of
+from workers.projections.shared_tail import SharedTail
 from workers.runtime.queries import Sources
 from workers.runtime.worker import Worker
 from workers.users.owed import Listing
@@ -28,10 +30,19 @@ def open_service(worker: Worker) -> QueriesService:
     _list_owed_erasures(worker, store, vault)
     read_model = worker.read_model()
     projections = worker.registry.projections
+    codes = {each.name: behaviour_of(each, worker.registry.aggregates) for each in projections}
 
-    filling = partial(
-        Filling, store=store, codec=worker.codec, read_model=read_model, now_us=now_us, log=worker.log
-    )
+    def filling(projection: Projection) -> Filling:
+        return Filling(
+            projection,
+            store=store,
+            codec=worker.codec,
+            read_model=read_model,
+            now_us=now_us,
+            log=worker.log,
+            code=codes[projection.name],
+        )
+
     rebuilds = Rebuilds(
         lambda projection: Rebuild(filling(projection)),
         worker.stopping.is_set,
@@ -41,12 +52,13 @@ def open_service(worker: Worker) -> QueriesService:
     )
     worker.on_close(rebuilds.join)
     projectors: dict[str, Projector] = {}
+    tail = SharedTail(store)
     for projection in projections:
-        read_model.prepare(projection, now_us=now_us())
-        projectors[projection.name] = projector = Projector(filling(projection), rebuilds.ensure)
+        read_model.prepare(projection, now_us=now_us(), code=codes[projection.name])
+        projectors[projection.name] = projector = Projector(filling(projection), rebuilds.ensure, tail)
         worker.follow(f"projector-{projection.name}", projector.run)
     for projection in unfinished(read_model, projections):
-        rebuilds.ensure(projection)
+        rebuilds.resume(projection)
     sources = Sources(
         store=store,
         codec=worker.codec,
@@ -57,9 +69,11 @@ def open_service(worker: Worker) -> QueriesService:
         projections=projections,
         reached=lambda projection: projectors[projection.name].reached,
         last_error=lambda projection: projectors[projection.name].last_error.body,
-        ensure_rebuild=rebuilds.ensure,
+        ensure_rebuild=rebuilds.resume,
         rebuild_error=rebuilds.last_error,
         now_us=now_us,
+        code_of=lambda projection: codes[projection.name],
+        log=worker.log,
     )
     return QueriesService(queries_of(worker.registry, sources))
 

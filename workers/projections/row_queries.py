@@ -6,12 +6,13 @@ another name than its feature they are `<feature>.<projection>.get` and `<featur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from domain.kernel.errors import EsError, InvalidInput, Kind
 from domain.kernel.ids import parse_id
 from domain.kernel.messages import Body, Later, Reply, Request
 from domain.kernel.projection import Key, Projection, Value
+from workers.runtime.opening import opened_columns
 from workers.runtime.pages import fit
 from workers.runtime.queries import Queries, Sources, limit_of
 
@@ -42,7 +43,7 @@ class RowQueries:
         row = self._sources.row(self._projection, request, key)
         if row is None:
             raise NoSuchRow(self._projection.name)
-        return row if isinstance(row, Later) else self._shown(row)
+        return row if isinstance(row, Later) else next(self._shown([row]))
 
     def list_rows(self, request: Request) -> Reply:
         after = request.body.get("after")
@@ -54,7 +55,7 @@ class RowQueries:
             after=None if after is None else self._key(after, "after"),
             limit=limit + 1,
         )
-        shown, has_more = fit(request, map(self._shown, rows[:limit]), len(rows))
+        shown, has_more = fit(request, self._shown(rows[:limit]), len(rows))
         return {"rows": shown, "next": {"after": shown[-1][self._projection.key]} if has_more else None}
 
     def _key(self, value: object, field: str) -> Key:
@@ -64,6 +65,11 @@ class RowQueries:
             raise InvalidInput(field, "must be text")
         return value
 
-    def _shown(self, row: Mapping[str, Value]) -> Body:
-        """A row as JSON. A whole-number key becomes text, as every id in JSON."""
-        return {**row, self._projection.key: str(row[self._projection.key])}
+    def _shown(self, rows: Sequence[Mapping[str, Value]]) -> Iterator[Body]:
+        """Rows as JSON, with opened personal columns. A whole-number key becomes text, as every id in JSON."""
+        key, keyring = self._projection.key, self._sources.keyring([])
+        sealed = (keyring.subject_in(value) for row in rows for value in row.values())
+        keyring.load({subject for subject in sealed if subject is not None})
+        for row in rows:
+            opened = opened_columns(row, keyring, self._sources.codec.personal_names, but=key)
+            yield {**opened, key: str(row[key])}

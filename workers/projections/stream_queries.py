@@ -1,9 +1,14 @@
-"""Queries about streams and events: `streams.list`, `streams.read`, `events.read`. Personal fields stay sealed."""
+"""Queries about streams and events: `streams.list`, `streams.count`, `streams.read`, `events.read`. Personal fields stay sealed."""
 
 from __future__ import annotations
 
+from domain.kernel.errors import InvalidInput
 from domain.kernel.events import BEGINNING
-from domain.kernel.messages import IDLE, Body, Reply, Request
+from domain.kernel.messages import IDLE, Later, Reply, Request
+from domain.kernel.projection import Value
+from domain.kernel.system import ASSIGNMENTS
+from domain.streams.projection import STREAMS
+from workers.projections.person_queries import PersonQueries
 from workers.runtime.pages import fit
 from workers.runtime.queries import MAX_WHOLE, PATIENCE_S, Queries, Sources, limit_of, text, whole
 
@@ -11,25 +16,71 @@ from workers.runtime.queries import MAX_WHOLE, PATIENCE_S, Queries, Sources, lim
 def queries(sources: Sources) -> Queries:
     found = StreamQueries(sources)
     return {
+        "gdpr.reach": found.people.reach,
         "streams.list": found.list_streams,
+        "streams.count": found.count_streams,
         "streams.read": found.read_stream,
         "events.read": found.read_events,
     }
+
+
+COUNT_LIMIT = 1_000_000
+_AFTER_ASSIGNMENTS = f"{ASSIGNMENTS}\U0010ffff"
+"""After every stream of an assignment, and before all later ones."""
 
 
 class StreamQueries:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._store = sources.store
+        self.people = PersonQueries(sources)
 
     def list_streams(self, request: Request) -> Reply:
+        """Streams in order of name: all that are stored when the request comes, or an error.
+
+        With `person` they are those with data of a user. Streams that only hold which id a command was given are left
+        out, unless `all` or the prefix asks for them.
+        """
         limit = limit_of(request)
-        found = self._store.streams(
-            after=text(request, "after"), prefix=text(request, "prefix"), limit=limit + 1
-        )
-        rows: list[Body] = [{"stream": name, "version": version} for name, version in found]
+        after, prefix = _storable(request, "after"), _storable(request, "prefix")
+        if request.body.get("person") is not None:
+            return self.people.streams(request, after=after, prefix=prefix)
+        if later := self._wait_for_head(request):
+            return later
+        rows = self._rows(after, prefix, limit + 1, shows_all=_shows_all(request, prefix))
         shown, has_more = fit(request, rows[:limit], len(rows))
         return {"streams": shown, "next": {"after": shown[-1]["stream"]} if has_more else None}
+
+    def _rows(self, after: str, prefix: str, count: int, *, shows_all: bool) -> list[dict[str, Value]]:
+        rows = self._sources.read_model.rows(STREAMS, after=after, prefix=prefix, limit=count)
+        shown = [row for row in rows if shows_all or not str(row["stream"]).startswith(ASSIGNMENTS)]
+        if len(shown) == len(rows):
+            return rows
+        # They are together in order of name: go on after the last of them.
+        beyond = max(after, _AFTER_ASSIGNMENTS)
+        before = [row for row in shown if str(row["stream"]) < ASSIGNMENTS]
+        more = self._sources.read_model.rows(STREAMS, after=beyond, prefix=prefix, limit=count - len(before))
+        return [*before, *more]
+
+    def count_streams(self, request: Request) -> Reply:
+        """The number of streams with a prefix, as `list_streams` lists them.
+
+        From 1,000,000 on it is cut: counting them reads each row.
+        """
+        prefix = _storable(request, "prefix")
+        if later := self._wait_for_head(request):
+            return later
+        count, hidden = self._sources.read_model.count, 0
+        if not _shows_all(request, prefix) and ASSIGNMENTS.startswith(prefix):
+            hidden = count(STREAMS, prefix=ASSIGNMENTS, limit=COUNT_LIMIT + 1)
+        found = count(STREAMS, prefix=prefix, limit=COUNT_LIMIT + 1 + hidden) - hidden
+        return {"streams": min(found, COUNT_LIMIT), "more": found > COUNT_LIMIT}
+
+    def _wait_for_head(self, request: Request) -> Later | None:
+        """`LATER` until every stream that is stored now has its row. An incomplete list would be a wrong answer."""
+        if "position" not in request.memo:
+            request.memo["position"] = self._store.head()
+        return self._sources.wait_for(STREAMS, request, request.memo["position"])
 
     def read_stream(self, request: Request) -> Reply:
         """The events of a stream from `from_version` on; `backwards` down to it, below `before_version` if given."""
@@ -66,3 +117,17 @@ class StreamQueries:
         wanted = [event for event in events if event.type.startswith(type_)]
         shown, has_more = fit(request, map(self._sources.shown, wanted), len(wanted))
         return {"events": shown, "position": shown[-1]["position"] if has_more else reached}
+
+
+def _shows_all(request: Request, prefix: str) -> bool:
+    return request.body.get("all") is True or prefix.startswith(ASSIGNMENTS)
+
+
+def _storable(request: Request, field: str) -> str:
+    """A text field that a read model can compare with names. Raises InvalidInput."""
+    value = text(request, field)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(field, "must be Unicode text") from None
+    return value

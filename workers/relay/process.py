@@ -27,6 +27,10 @@ BATCH_LIMIT = 256
 
 
 class Publisher(Protocol):
+    def wait_until_active(self, stopped: Callable[[], bool]) -> None:
+        """Return when no other publisher is active, or when `stopped()`. Raises `PartUnavailable` without a broker."""
+        ...
+
     def publish(self, batch: Sequence[Outgoing]) -> None:
         """Publish in order and wait for every confirmation. Raises `PartUnavailable` if one is missing."""
         ...
@@ -62,7 +66,11 @@ class RelayProcess:
         return max(self._following.reached, self._checkpoints.checkpoint(PROCESS).position)
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Follow until `stopped()`. Raises if a part fails; the next run resumes from the checkpoint."""
+        """Follow until `stopped()`, once no other relay is active.
+
+        Raises if a part fails; the next run resumes from the checkpoint.
+        """
+        self._publisher.wait_until_active(stopped)
         self._following.run(self._publish, stopped)
 
     def _publish(self, batch: Sequence[Recorded], reached: History) -> None:

@@ -155,7 +155,9 @@ class Child:
             for report in self._reports.add(self._control.recv(65536)):
                 heard = True
                 self._state = report.get("state", self._state)
-                self._last_error = report.get("error", self._last_error)
+                # A worker that starts again has not overcome what ended it before.
+                if report.get("error") or self._state == "ready":
+                    self._last_error = report.get("error")
         return heard
 
     def _ended(self, code: int, now_s: float) -> None:

@@ -28,6 +28,7 @@ def worker_name(role: str, instance: int) -> str:
 class Control:
     def __init__(self, fd: int | None, *, role: str, instance: int) -> None:
         """`fd` is the supervisor's socket; None for a worker without a supervisor."""
+        self.instance = instance
         self._socket = None if fd is None else socket.socket(fileno=fd)
         self._identity = {
             "role": role,

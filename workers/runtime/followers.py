@@ -16,10 +16,11 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from adapters.clock import now_us
 from adapters.log import Log
 from domain.kernel.errors import EsError, OtherHistory
-from domain.kernel.events import Position, Recorded
+from domain.kernel.events import BEGINNING, Position, Recorded
 from domain.kernel.history import Fit, History, Mark, verified
 from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import CaughtUp, EventStore
+from domain.kernel.vault_errors import vault_behind
 
 _SOUND_AFTER_S = 5.0
 """A run that has lasted for so long after a failure has its parts again: a run without them fails sooner."""
@@ -97,7 +98,7 @@ class Checkpoints(Protocol):
     """Where followers keep their checkpoints. It must be as durable as the event store: the vault is."""
 
     def checkpoint(self, process: str) -> History: ...
-    def save_checkpoint(self, process: str, reached: History) -> None: ...
+    def save_checkpoint(self, process: str, reached: History, *, since: Position = BEGINNING) -> None: ...
     def rewind_checkpoint(self, process: str, reached: History, *, now_us: int) -> None: ...
 
 
@@ -131,9 +132,10 @@ class CheckpointedFollowing:
         monotonic_s: Callable[[], float] = time.monotonic,
         now_us: Callable[[], int] = now_us,
         prefixes: Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
         batch_limit: int = 1,
     ) -> None:
-        """`process` names the checkpoint; only streams with one of `prefixes` are followed."""
+        """`process` names the checkpoint; `prefixes` and `types` choose the events, see `EventStore.follow`."""
         self._process = process
         self._store = store
         self._checkpoints = checkpoints
@@ -141,8 +143,11 @@ class CheckpointedFollowing:
         self._monotonic_s = monotonic_s
         self._now_us = now_us
         self._prefixes = prefixes
+        self._types = types
         self._batch_limit = batch_limit
         self._history = History()
+        self.saved = History()
+        """The checkpoint as this process knows it. A `react` that saves one itself sets it."""
 
     @property
     def reached(self) -> Position:
@@ -160,18 +165,23 @@ class CheckpointedFollowing:
 
         `react` also gets the history with these events. `after_each` is called after each reaction and, while the
         store is idle, several times a second. An exception of either ends the run; the next run starts at the
-        checkpoint. Raises `OtherHistory` if the store was replaced: the next run goes back, see `resume`.
+        checkpoint. Raises `OtherHistory` if the store was replaced, and `PartUnavailable` if the checkpoints were: the next
+        run goes back, see `resume`.
         """
-        saved = self._history = resume(
+        self._history = self.saved = resume(
             self._process, self._store, self._checkpoints, self._log, self._now_us()
         )
         saved_at_s = self._monotonic_s()
-        verify = Verification(self._store, saved, saved_at_s)
-        self._log.info("following", process=self._process, position=saved.position)
+        verify = Verification(self._store, self.saved, saved_at_s)
+        self._log.info("following", process=self._process, position=self.saved.position)
         batch: list[Recorded] = []
-        for item in self._store.follow(saved.position, stopped=stopped, prefixes=self._prefixes):
+        following = self._store.follow(
+            self.saved.position, stopped=stopped, prefixes=self._prefixes, types=self._types
+        )
+        for item in following:
             now_s = self._monotonic_s()
-            verify(self._history, now_s)
+            if verify(self._history, now_s):
+                self._check_checkpoint()
             if not isinstance(item, CaughtUp):
                 batch.append(item)
                 if len(batch) < self._batch_limit:
@@ -183,11 +193,21 @@ class CheckpointedFollowing:
             self._history = reached
             after_each()
             # Save after the reaction: a crash in between repeats it, never loses it.
-            if reached != saved and now_s - saved_at_s > _SAVE_INTERVAL_S:
-                self._checkpoints.save_checkpoint(self._process, reached)
-                saved, saved_at_s = reached, now_s
-        if self._history != saved:
-            self._checkpoints.save_checkpoint(self._process, self._history)
+            if reached != self.saved and now_s - saved_at_s > _SAVE_INTERVAL_S:
+                self._save()
+                saved_at_s = now_s
+        if self._history != self.saved:
+            self._save()
+
+    def _save(self) -> None:
+        self._checkpoints.save_checkpoint(self._process, self._history, since=self.saved.position)
+        self.saved = self._history
+
+    def _check_checkpoint(self) -> None:
+        """Raise `PartUnavailable` if the checkpoints were restored from an older copy: no event may tell."""
+        stored = self._checkpoints.checkpoint(self._process).position
+        if stored < self.saved.position:
+            raise vault_behind(self._process, stored, self.saved.position)
 
 
 class Verification:
@@ -201,13 +221,15 @@ class Verification:
         self._at_s = now_s
         self._marks = history.marks[-1:]
 
-    def __call__(self, history: History, now_s: float) -> None:
+    def __call__(self, history: History, now_s: float) -> bool:
+        """Whether it was time to look. Raises `OtherHistory`."""
         if now_s - self._at_s < _VERIFY_INTERVAL_S:
-            return
+            return False
         for mark in self._marks:
             if self._store.fit(mark) is Fit.OTHER:
                 raise OtherHistory(mark.position)
         self._at_s, self._marks = now_s, history.marks[-1:]
+        return True
 
 
 def reached_with(history: History, items: Sequence[Recorded | CaughtUp]) -> History:

@@ -6,6 +6,7 @@ an id holds its time.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from domain.kernel.errors import EsError
@@ -19,22 +20,24 @@ _FAILED_FOR_S = 1.0
 
 
 class IdBlocks:
-    """Issues the ids of a block, and draws the next block when it is used up or too old."""
+    """Issues the ids of a block, and draws the next block when it is used up or too old. Any thread may call it."""
 
     def __init__(self, draw: Callable[[int], list[int]], *, monotonic_s: Callable[[], float]) -> None:
         """`draw(n)` returns n new ids, ascending, or raises `EsError`."""
         self._draw = draw
         self._monotonic_s = monotonic_s
+        self._lock = threading.Lock()
         self._block: list[int] = []
         self._taken_at_s = 0.0
         self._failed: tuple[float, EsError] | None = None
 
     def take(self, count: int) -> list[int]:
         """Issue `count` ids, ascending. Raises `EsError` while none can be drawn."""
-        now_s = self._monotonic_s()
-        if len(self._block) < count or now_s - self._taken_at_s > _FRESH_S:
-            self._fetch(max(count, BLOCK), now_s)
-        return [self._block.pop() for _ in range(count)]
+        with self._lock:
+            now_s = self._monotonic_s()
+            if len(self._block) < count or now_s - self._taken_at_s > _FRESH_S:
+                self._fetch(max(count, BLOCK), now_s)
+            return [self._block.pop() for _ in range(count)]
 
     def _fetch(self, count: int, now_s: float) -> None:
         # Detecting an outage takes seconds, and commands that need no id wait meanwhile: do it once per second.

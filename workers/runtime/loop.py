@@ -2,23 +2,32 @@
 
 Promise: every received request gets one reply, also during a stop, and a request that fails does not fail the others of
 its batch. Refusal: nothing is kept here; what has to survive a crash is in the stores.
+
+If a service has two stages, one batch is completed in a thread of its own while the loop receives and begins the next one:
+most of the time of both is waiting for other machines. A third batch is not received before the first is answered,
+so no more than two are in memory, and callers wait as they did. Batches are completed in order, so the commands to a stream
+keep theirs. A request that may have ended a worker is handled while no other batch is under way: it would take
+that one's requests with it, and the broker counts their deliveries.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from adapters.log import Log
 from domain.kernel.errors import Damaged, EsError, KeyUnavailable, OtherSystem, PartUnavailable, shortened
 from domain.kernel.messages import Later, Reply, Request
-from domain.kernel.ports.transport import Delivery, Server, Service
+from domain.kernel.ports.transport import Delivery, Server, Service, StagedService
 
 BATCH_LIMIT = 256
 IDLE_WAIT_S = 0.1
 """How long an idle worker waits for requests before it checks whether to stop."""
 DRAIN_S = 5.0
 _LATER_WAIT_S = 0.005
+_GATHER_S = 0.002
+"""While a batch is completed, the next one grows until no request has come for so long."""
 _REOPEN_INTERVAL_S = 1.0
 _UNAVAILABLE = (PartUnavailable.code, KeyUnavailable.code)
 """Codes, not classes: the error of another worker arrives as an `AnsweredError`."""
@@ -72,11 +81,12 @@ def opened(
                 logged = str(error)
             on_missing(error)
             unopened = _Unopened(error)
+            batches = _Batches(unopened, server, lambda _: None, log)
         retry_at_s = time.monotonic() + _REOPEN_INTERVAL_S
         while time.monotonic() < retry_at_s:
             if stopping():
                 return unopened
-            _turn(unopened, server, list(server.receive(BATCH_LIMIT, IDLE_WAIT_S)), lambda _: None, log)
+            batches.turn(list(server.receive(BATCH_LIMIT, IDLE_WAIT_S)))
 
 
 def serve(
@@ -91,50 +101,130 @@ def serve(
 
     `on_reply` is called after each batch: with a reply that says that a part is unavailable, or with None.
     """
-    waiting: list[Delivery] = []
-    while not stopping():
-        fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S if waiting else IDLE_WAIT_S))
-        waiting = _turn(service, server, [*waiting, *fresh], on_reply, log)
-    # In this order: refuse new requests, answer the received ones, close the connections.
-    server.stop_listening()
-    deadline = time.monotonic() + DRAIN_S
-    while time.monotonic() < deadline:
-        fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S))
-        if not waiting and not fresh:
-            break
-        waiting = _turn(service, server, [*waiting, *fresh], on_reply, log, is_last=True)
+    batches = _Batches(service, server, on_reply, log)
+    try:
+        waiting: list[Delivery] = []
+        while not stopping():
+            waiting = batches.turn([*waiting, *_received(server, batches, bool(waiting))])
+        # In this order: refuse new requests, answer the received ones, close the connections.
+        server.stop_listening()
+        deadline = time.monotonic() + DRAIN_S
+        while time.monotonic() < deadline:
+            fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S))
+            if not waiting and not fresh and not batches.is_busy:
+                break
+            waiting = batches.turn([*waiting, *fresh], is_last=True)
+        batches.finish()
+    finally:
+        batches.close()
     server.close()
 
 
-def _turn(
-    service: Service,
-    server: Server,
-    batch: list[Delivery],
-    on_reply: Callable[[EsError | None], None],
-    log: Log,
-    *,
-    is_last: bool = False,
-) -> list[Delivery]:
-    """Handle and answer one batch; return the requests to hand over again. `is_last`: without idle ones."""
-    ready: list[Delivery] = []
-    full: list[Delivery] = []  # their replies would only wait in memory, beside those that wait already
-    for delivery in batch:
-        if not server.is_gone(delivery):
-            (full if server.is_full(delivery) else ready).append(delivery)
-    if not ready:
+def _received(server: Server, batches: _Batches, is_waiting: bool) -> list[Delivery]:
+    fresh = list(server.receive(BATCH_LIMIT, _LATER_WAIT_S if is_waiting else IDLE_WAIT_S))
+    while batches.is_busy and 0 < len(fresh) < BATCH_LIMIT:
+        more = list(server.receive(BATCH_LIMIT - len(fresh), _GATHER_S))
+        if not more:
+            break
+        fresh += more
+    return fresh
+
+
+class _Batches:
+    """Handles and answers batches, one after the other, or overlapped if the service has two stages."""
+
+    def __init__(
+        self, service: Service, server: Server, on_reply: Callable[[EsError | None], None], log: Log
+    ) -> None:
+        self._service = service
+        self._server = server
+        self._on_reply = on_reply
+        self._log = log
+        self._staged = service if isinstance(service, StagedService) else None
+        self._thread = ThreadPoolExecutor(1, "complete") if self._staged else None
+        self._running: tuple[list[Delivery], Future[list[Reply]]] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is being completed, or was completed and has no replies yet."""
+        return self._running is not None
+
+    def turn(self, batch: list[Delivery], *, is_last: bool = False) -> list[Delivery]:
+        """Handle one batch; return the requests to hand over again. `is_last`: without idle ones."""
+        ready: list[Delivery] = []
+        full: list[Delivery] = []  # their replies would only wait in memory, beside those that wait already
+        for delivery in batch:
+            if not self._server.is_gone(delivery):
+                (full if self._server.is_full(delivery) else ready).append(delivery)
+        if self._staged is None:
+            return full + (self._handled(ready, is_last=is_last) if ready else [])
+        if ready:
+            self._overlap(self._staged, ready)
+        elif self._running is not None and self._running[1].done():
+            self.finish()
         return full
-    replies = _handle(service, [delivery.request for delivery in ready], log)
-    unavailable = (reply for reply in replies if isinstance(reply, EsError) and reply.code in _UNAVAILABLE)
-    on_reply(next(unavailable, None))
-    pairs = list(zip(ready, replies, strict=True))
-    server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
-    later = [(delivery, reply) for delivery, reply in pairs if isinstance(reply, Later)]
-    return full + [delivery for delivery, reply in later if not (is_last and reply.is_idle)]
+
+    def _handled(self, ready: list[Delivery], *, is_last: bool) -> list[Delivery]:
+        requests = [delivery.request for delivery in ready]
+        later = self._answer(
+            ready, _handle(lambda: self._service.handle(requests), self._service, requests, self._log)
+        )
+        return [delivery for delivery, reply in later if not (is_last and reply.is_idle)]
+
+    def _overlap(self, service: StagedService, ready: list[Delivery]) -> None:
+        """Begin a batch, answer the one before, and complete this one in the thread."""
+        assert self._thread is not None
+        requests = [delivery.request for delivery in ready]
+        is_alone = any(delivery.is_suspect for delivery in ready)
+        if is_alone:
+            self.finish()
+        complete = _begun(service, requests)
+        self.finish()
+        future = self._thread.submit(_handle, complete, service, requests, self._log)
+        self._running = ready, future
+        future.add_done_callback(lambda _: self._server.wake())
+        if is_alone:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the batch that is being completed, and answer it."""
+        if self._running is not None:
+            (ready, future), self._running = self._running, None
+            self._answer(ready, future.result())
+
+    def _answer(self, ready: list[Delivery], replies: list[Reply]) -> list[tuple[Delivery, Later]]:
+        """Send the replies. Return the requests that have none yet."""
+        unavailable = (r for r in replies if isinstance(r, EsError) and r.code in _UNAVAILABLE)
+        self._on_reply(next(unavailable, None))
+        pairs = list(zip(ready, replies, strict=True))
+        self._server.answer([(delivery, reply) for delivery, reply in pairs if not isinstance(reply, Later)])
+        return [(delivery, reply) for delivery, reply in pairs if isinstance(reply, Later)]
+
+    def close(self) -> None:
+        """Wait for the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
 
 
-def _handle(service: Service, requests: list[Request], log: Log) -> list[Reply]:
+def _begun(service: StagedService, requests: list[Request]) -> Callable[[], list[Reply]]:
+    """Run the first stage; return the second one."""
     try:
-        return service.handle(requests)
+        begun = service.begin(requests)
+    except Exception as error:
+        failed = error  # handled in its turn, as an error of the second stage
+
+        def fail() -> list[Reply]:
+            raise failed
+
+        return fail
+    return lambda: service.complete(begun)
+
+
+def _handle(
+    work: Callable[[], list[Reply]], service: Service, requests: list[Request], log: Log
+) -> list[Reply]:
+    try:
+        return work()
     except EsError as error:
         # A part is unavailable: the reply to every request. A retry is safe.
         log.error("batch-failed", error, requests=len(requests))
@@ -144,4 +234,8 @@ def _handle(service: Service, requests: list[Request], log: Log) -> list[Reply]:
         if len(requests) == 1:
             return [InternalError()]
         # Retry each alone, which is safe because commands are idempotent: only the bad request fails.
-        return [reply for request in requests for reply in _handle(service, [request], log)]
+        return [
+            reply
+            for request in requests
+            for reply in _handle(lambda: service.handle([request]), service, [request], log)  # noqa: B023
+        ]

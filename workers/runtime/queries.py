@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from adapters.log import Log
 from domain.kernel.errors import Damaged, InvalidInput, PartUnavailable, UnknownEventType
 from domain.kernel.events import BEGINNING, Metadata, Position, Recorded, shown_fields
 from domain.kernel.messages import LATER, Body, Later, Reply, Request
@@ -71,6 +72,10 @@ class Sources:
     rebuild_error: Callable[[Projection], Body | None]
     now_us: Callable[[], int]
     monotonic_s: Callable[[], float] = time.monotonic
+    code_of: Callable[[Projection], str] = lambda _: ""
+    """The behaviour of a projection's present code."""
+    log: Log | None = None
+    """Where a request that changes rows is noted."""
 
     def wait_for(self, projection: Projection, request: Request, position: Position) -> Later | None:
         """`LATER` until the projection has reached a position. Raises ProjectionBehind after 6 s.

@@ -97,6 +97,8 @@ class Supervisor:
         if self._lock.killed_pid is not None:
             self._log.warning("supervisor-was-killed", pid=self._lock.killed_pid)
         self._log.info("supervising", workers=[child.name for child in self._children])
+        for broken in registry(self._settings.features).broken:
+            self._log.error("feature-refused", broken.error, module=broken.module)
         while not self._stopping:
             # The home first: in another one at its path nothing may be created.
             if self._lock.folder.is_lost():

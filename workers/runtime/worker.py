@@ -28,6 +28,7 @@ from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.transport import Caller, Server, Service
 from domain.kernel.ports.vault import Vault
+from domain.kernel.ports.worklist import Worklist
 from workers.runtime.control import Control
 from workers.runtime.followers import Follower
 from workers.runtime.id_blocks import IdBlocks, draw_ids
@@ -100,6 +101,16 @@ class Worker:
         read_model = self.keep(wiring.open_read_model(self.settings))
         join_read_model(read_model, self.registry.projections, store, system_id)
         return read_model
+
+    def worklist(self) -> Worklist:
+        """The worklist of process managers. Raises ForeignPart."""
+        self.read_model()  # it lies in the same database, which must be of this system
+        return self.keep(wiring.open_worklist(self.settings))
+
+    @property
+    def instance(self) -> int:
+        """Its number among the workers of its role in this home."""
+        return self._control.instance
 
     def _system(self) -> tuple[EventStore, UUID]:
         store = self.store()

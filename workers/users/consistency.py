@@ -24,7 +24,7 @@ from domain.kernel.errors import (
     Tampered,
     UnknownEventType,
 )
-from domain.kernel.events import Event, Recorded, event_id
+from domain.kernel.events import REMEMBERED, Event, Recorded, event_id, former_event_id
 from domain.kernel.history import History
 from domain.kernel.personal import Personal, Sealed
 from domain.kernel.ports.codec import Codec, Opener
@@ -32,6 +32,7 @@ from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.vault import Claim, ClaimState, DamagedKey, DataKey, DestroyedKey, LivingKey, Vault
 from domain.kernel.projection import Key, Operation, Projection, Put, Row, Value
+from domain.kernel.system import CommandRemembered
 from domain.users.account import USER, Status, User, UserEmailChanged, UserRegistered, evolve
 
 _SEALED_BY = re.compile(rb'"es1:(\d{1,20}):')
@@ -137,7 +138,8 @@ class Streams:
             return {**state, "version": recorded.version}
         if recorded.stream.startswith(self._prefixes):
             command_id = UUID(str(after["command_id"]))
-            if recorded.event_id != event_id(command_id, _whole(after, "number")):
+            number = REMEMBERED if recorded.type == CommandRemembered.type else _whole(after, "number")
+            if recorded.event_id not in (event_id(command_id, number), former_event_id(command_id, number)):
                 self._report(f"{name} has not the id that follows from its command id")
         self._open(name, recorded, event, opener)
         return after
@@ -215,10 +217,13 @@ class AccountCheck:
         self._look_again([subject for subject in unknown if self._claimed(subject)])
 
     def _claimed(self, subject: int) -> bool:
-        return any(claim.state is ClaimState.CONFIRMED for claim in self._claims(subject))
+        """Whether the subject has an address. `workers/unique_check.py` compares claims on other values."""
+        return any(
+            claim.state is ClaimState.CONFIRMED and not claim.stream for claim in self._claims(subject)
+        )
 
     def _claims(self, subject: int) -> list[Claim]:
-        return self._vault.claims_of(subject, now_us=now_us())
+        return self._vault.claims_of([subject], now_us=now_us())
 
     def _look_again(self, subjects: Sequence[int]) -> None:
         """Report each problem that is still there after a command that is under way has had time to end."""
@@ -270,7 +275,7 @@ class AccountCheck:
             email = self._keyring([subject]).open(sealed, subject=subject, field="email", event_id=None)
         except (Tampered, SealedByNewer):
             return None  # it was reported when the event was read
-        if isinstance(email, Personal) and self._vault.holder(email.value) != subject:
+        if isinstance(email, Personal) and self._vault.holders([email.value]) != {email.value: subject}:
             return f"the claim of user {subject} is not on the user's e-mail address"
         return None
 

@@ -25,6 +25,9 @@ LISTED = "erasures-listed"
 BATCH_LIMIT = 256
 """Events that are listed in one transaction, at most."""
 
+ERASING = tuple(event.type.rpartition(".v")[0] for event in (UserErased, UserDeleted))
+"""The beginnings of the types that can be listed, in any version."""
+
 _FOREIGN = "the name of the stream has no user id"
 
 
@@ -46,36 +49,45 @@ class Listing:
         Returns the position up to which everything is listed: the head, unless it was stopped; a next call goes on
         from there. From then on no key of a person whose erasure was decided opens anything, also in a restored vault.
         """
-        reached = resume(LISTED, self._store, self._vault, self._log, self._now_us())
+        saved = reached = resume(LISTED, self._store, self._vault, self._log, self._now_us())
         head = self._store.head()
         while reached.position < head and not stopped():
             events = list(self._store.read_all(reached.position, BATCH_LIMIT, prefixes=[USER.prefix]))
             if not events:
-                self._vault.save_checkpoint(LISTED, reached)
+                self._vault.save_checkpoint(LISTED, reached, since=saved.position)
                 return head
             reached = reached.reach(Mark(events[-1].position, events[-1].event_id))
-            self.list_erasures(events, reached)
-        self._vault.save_checkpoint(LISTED, reached)
+            saved = self.list_erasures(events, reached, saved)
+        self._vault.save_checkpoint(LISTED, reached, since=saved.position)
         return reached.position
 
-    def list_erasures(self, events: Sequence[Recorded], reached: History) -> None:
-        """List the erasures that these events decide, together with the checkpoint `reached`.
+    def list_erasures(self, events: Sequence[Recorded], reached: History, saved: History) -> History:
+        """List the erasures that these events decide, together with the checkpoint `reached`; the checkpoint then.
 
-        Without an erasure nothing is written: the checkpoint may be saved later.
+        Without an erasure nothing is written, and it stays `saved`. Raises `PartUnavailable`.
         """
         decided, foreign = self._found(events)
         decided = [each for each in decided if not self._is_completed(each)]
         if not decided and not foreign:
-            return
-        self._vault.owe(decided, now_us=self._now_us(), process=LISTED, reached=reached, quarantined=foreign)
+            return saved
+        self._vault.owe(
+            decided,
+            now_us=self._now_us(),
+            process=LISTED,
+            reached=reached,
+            since=saved.position,
+            quarantined=foreign,
+        )
         for each in decided:
             self._log.info("erasure-listed", position=each.position)
         for event in foreign:
             self._log.warning("event-quarantined", position=event.position, type=event.type)
+        return reached
 
     def decided_in(self, subject: int) -> Decided | None:
         """The erasure that a person's stream decides."""
-        decided, _ = self._found(remaining(self._store, USER.stream_of(subject))[0])
+        stream = USER.stream_of(subject)
+        decided, _ = self._found(remaining(self._store, [stream])[stream][0])
         return next(iter(decided), None)
 
     def _found(
@@ -106,14 +118,15 @@ class Listing:
             if error.kind is not Kind.DAMAGED:
                 raise
             return False  # of this person only: it is listed, and fails there until the damage is repaired
-        stream, _ = remaining(self._store, USER.stream_of(decided.subject))
-        return any(isinstance(self._codec.outline(recorded), ErasureCompleted) for recorded in stream)
+        stream = USER.stream_of(decided.subject)
+        events, _ = remaining(self._store, [stream])[stream]
+        return any(isinstance(self._codec.outline(recorded), ErasureCompleted) for recorded in events)
 
     def is_gone(self, subject: int) -> bool:
         """Whether the vault holds a tombstone, no claim and no owed erasure of a person."""
         vault = self._vault
         return (
             isinstance(vault.data_keys([subject], even_owed=True).get(subject), DestroyedKey)
-            and not vault.claims_of(subject, now_us=self._now_us())
+            and not vault.claims_of([subject], now_us=self._now_us())
             and vault.owed_of(subject) is None
         )

@@ -1,4 +1,5 @@
-"""Queries about users: `users.get`, `users.list`, `users.find`, `users.history`. They open personal values."""
+"""Queries about users: `users.get`, `users.list`, `users.count`, `users.registrations`, `users.find` and
+`users.history`. They open personal values."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domain.kernel.errors import Damaged, InvalidInput, KeyUnavailable, UnknownEventType
-from domain.kernel.events import Event, Recorded
+from domain.kernel.events import BEGINNING, Event, Recorded
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Later, Reply, Request
 from domain.kernel.personal import ERASED, Erased, PersonalText, Sealed, Unreadable, readable
@@ -17,12 +18,15 @@ from domain.users.commands import parse_email, parse_user_id
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from domain.users.mail_domains import spellings
 from domain.users.projection import USERS
+from domain.users.registrations import DAYS, REGISTRATIONS, STATUSES
 from workers.runtime.opening import Showing
 from workers.runtime.pages import fit
-from workers.runtime.queries import LIST_LIMIT, MAX_WHOLE, Queries, Sources, limit_of, whole
+from workers.runtime.queries import LIST_LIMIT, MAX_WHOLE, Queries, Sources, limit_of, text, whole
 
 _UNREADABLE = "unreadable"
 _SHOWN = [status.value for status in Status if status is not Status.UNKNOWN]
+_WHOLE = {"version": "version", "registered_at": "registered_at_us", "updated_at": "updated_at_us"}
+"""Fields of a user that come from a whole number, with its column."""
 
 
 def queries(sources: Sources) -> Queries:
@@ -30,6 +34,8 @@ def queries(sources: Sources) -> Queries:
     return {
         "users.get": found.get,
         "users.list": found.list_users,
+        "users.count": found.count,
+        "users.registrations": found.registrations,
         "users.find": found.find,
         "users.history": found.history,
     }
@@ -93,11 +99,36 @@ class UserQueries:
         shown, has_more = fit(request, self._opened(rows[:limit]), len(rows))
         return {"users": shown, "next": {"after": shown[-1]["user_id"]} if has_more else None}
 
+    def count(self, request: Request) -> Reply:
+        """The number of users by status. It is never behind the list."""
+        if later := self._wait_for_counts(request):
+            return later
+        rows = self._sources.read_model.rows(REGISTRATIONS, prefix=DAYS)
+        counts = {status: sum(int(row[status] or 0) for row in rows) for status in STATUSES}
+        return {"users": sum(counts.values()), **counts}
+
+    def registrations(self, request: Request) -> Reply:
+        """The number of users by the day on which their ids were drawn, and by status; days without users are left out."""
+        after, limit = text(request, "after"), limit_of(request)
+        if later := self._wait_for_counts(request):
+            return later
+        rows = self._sources.read_model.rows(REGISTRATIONS, after=after, prefix=DAYS, limit=limit + 1)
+        days = ({"day": row["entry"], **{status: row[status] for status in STATUSES}} for row in rows[:limit])
+        shown, has_more = fit(request, days, len(rows))
+        return {"days": shown, "next": {"after": shown[-1]["day"]} if has_more else None}
+
+    def _wait_for_counts(self, request: Request) -> Later | None:
+        position = max(self._sources.target(request), self._sources.reached(USERS) or BEGINNING)
+        request.memo["position"] = position  # of the first look: the list goes on meanwhile
+        return self._sources.wait_for(REGISTRATIONS, request, position)
+
     def find(self, request: Request) -> Reply:
         email = parse_email(request.body.get("email")).value
         if "user_id" not in request.memo:
-            holders = map(self._sources.vault.holder, spellings(email))
-            request.memo["user_id"] = next((user_id for user_id in holders if user_id is not None), None)
+            holders = self._sources.vault.holders(spellings(email))
+            request.memo["user_id"] = next(
+                (holders[each] for each in spellings(email) if each in holders), None
+            )
             # A claim is confirmed after its event: the row must include all events that are stored now.
             request.memo["position"] = self._sources.store.head()
         user_id = request.memo["user_id"]
@@ -108,6 +139,7 @@ class UserQueries:
         # The claim may belong to a command without an event yet, or wait for its release. Compare with the row.
         for row in self._sources.read_model.rows(USERS, keys=[user_id]):
             # An address that cannot be opened is an error: "no user" could be wrong.
+            _need_sound(row)
             if row["status"] == Status.ACTIVE.value and self._email_of(row) in spellings(email):
                 return self._opened([row])[0]
         raise NoUserWithEmail()
@@ -165,7 +197,7 @@ class UserQueries:
 def _open(opener: Opener, row: Mapping[str, Value], field: str) -> PersonalText:
     sealed, subject = row[field], int(row["user_id"] or 0)
     if sealed is None:
-        return ERASED
+        return ERASED if row["status"] == Status.ERASED.value else Unreadable(Damaged.code)
     return opener.open(Sealed(str(sealed)), subject=subject, field=field, event_id=None)
 
 
@@ -173,13 +205,32 @@ def _user(row: Mapping[str, Any], *, email: PersonalText, name: PersonalText) ->
     """A user for showing. With a value that cannot be opened the status is `unreadable`, and the reasons are named."""
     values = {"email": email, "name": name}
     unreadable = {field: value.reason for field, value in values.items() if isinstance(value, Unreadable)}
+    unreadable |= dict.fromkeys(_damaged_columns(row), Damaged.code)
     user = {
         "user_id": str(row["user_id"]),
         "email": readable(email),
         "name": readable(name),
         "status": _UNREADABLE if unreadable else row["status"],
         "version": row["version"],
-        "registered_at": time_text(row["registered_at_us"]),
-        "updated_at": time_text(row["updated_at_us"]),
+        "registered_at": _time(row["registered_at_us"]),
+        "updated_at": _time(row["updated_at_us"]),
     }
     return {**user, "unreadable": unreadable} if unreadable else user
+
+
+def _damaged_columns(row: Mapping[str, Any]) -> list[str]:
+    """The columns that hold what no event makes of them: a row is changed by damage, or by another program."""
+    found = [shown for shown, name in _WHOLE.items() if not isinstance(row[name], int)]
+    return found if row["status"] in _SHOWN else [*found, "status"]
+
+
+def _need_sound(row: Mapping[str, Value]) -> None:
+    """Raise Damaged for a row from which "no user" could be a wrong answer."""
+    is_lost = row["email"] is None and row["status"] != Status.ERASED.value
+    if is_lost or row["status"] not in _SHOWN:
+        hint = "`es projections rebuild users` makes the rows from the events again."
+        raise Damaged("read model", f"the row of user {row['user_id']} is not what its events make", hint)
+
+
+def _time(at_us: int | None) -> str | None:
+    return None if at_us is None else time_text(at_us)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-from uuid import uuid4
 
 from adapters.clock import now_us
 from adapters.wiring import keyring_of
+from domain.kernel.uuid7 import Uuid7s
 from workers.runtime.worker import Worker
 from workers.users.service import UsersService
 
@@ -20,6 +21,6 @@ def open_service(worker: Worker) -> UsersService:
         keyring=keyring_of(vault),
         take_ids=worker.id_source(),
         now_us=now_us,
-        new_id=uuid4,
+        new_id=Uuid7s(now_us, os.urandom),
         pause=time.sleep,
     )

@@ -2,31 +2,33 @@
 
 For a batch: reserve the e-mail addresses (one vault transaction), append (one store transaction), confirm (one vault
 transaction). Reserve → append → confirm is a two-phase commit; `workers/users/claims.py` finishes what a crash leaves
-between the steps.
+between the steps. The number of commands in a batch does not change the number of waits for other machines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from domain.kernel.command_handler import CommandHandler, Done, Order, Outcome
-from domain.kernel.errors import Damaged, EsError, KeyUnavailable, Kind, UnknownRequest
+from domain.kernel.command_handler import CommandHandler
+from domain.kernel.errors import Damaged, EsError, InvalidInput, KeyUnavailable, Kind, UnknownRequest
 from domain.kernel.events import NO_STREAM
 from domain.kernel.messages import Reply, Request
+from domain.kernel.orders import Done, Order, Outcome
 from domain.kernel.personal import Personal
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.vault import (
     AlreadyHeld,
     ClaimAnswer,
+    ClaimId,
     ClaimRequest,
     ClaimState,
     Decided,
     DestroyedKey,
-    Destruction,
     HeldByOther,
+    HolderErased,
     Reason,
     Reserved,
     Vault,
@@ -51,19 +53,56 @@ _NO_ID = 0
 """The user id of a registration until it has reserved its address."""
 
 _COMMANDS = requested(USER)
+_NOT_REMEMBERED = "A process cannot send it. Start the process with the event that follows from it."
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Ticket:
     """A command of a batch, from its request to its reply."""
 
     index: int
     order: Order[UserCommand]
     registers: bool
+    new_id: int | None = None
+    """The id that was drawn for a registration, until the vault has used it."""
     reservation_id: UUID | None = None
     """Its reservation, which is confirmed after the append and released after a refusal."""
     error: EsError | None = None
     """The reason for another attempt."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The commands of a batch that have no reply yet: those to decide, and those whose address a user holds."""
+
+    replies: dict[int, Reply] = field(default_factory=dict)
+    ready: list[_Ticket] = field(default_factory=list)
+    held: list[tuple[_Ticket, int]] = field(default_factory=list)
+    """With the holder of the address."""
+    remembering: list[_Ticket] = field(default_factory=list)
+    """Those whose refusal the stream has to keep."""
+
+
+@dataclass(slots=True)
+class _Settlement:
+    """What a batch changes about claims, in one transaction of the vault."""
+
+    confirmed: list[ClaimId] = field(default_factory=list)
+    released: list[ClaimId] = field(default_factory=list)
+    abandoned: list[int] = field(default_factory=list)
+
+    def give_back(self, claim: ClaimId, *, registers: bool) -> None:
+        """Free the address of a command that had no effect."""
+        if registers:
+            self.abandoned.append(claim.subject)
+        else:
+            self.released.append(claim)
+
+    def write(self, vault: Vault, now_us: int) -> None:
+        if self.confirmed or self.released or self.abandoned:
+            vault.settle_claims(
+                confirmed=self.confirmed, released=self.released, abandoned=self.abandoned, now_us=now_us
+            )
 
 
 class UsersService:
@@ -92,43 +131,54 @@ class UsersService:
         )
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
-        replies: dict[int, Reply] = {}
+        return self.complete(self.begin(batch))
+
+    def begin(self, requests: Sequence[Request]) -> _Batch:
+        """Parse a batch and reserve its addresses."""
+        batch = _Batch()
         tickets: list[_Ticket] = []
-        for index, request in enumerate(batch):
+        for index, request in enumerate(requests):
             try:
                 order = _order(request)
                 tickets.append(_Ticket(index, order, registers=isinstance(order.command, RegisterUser)))
             except EsError as error:
-                replies[index] = error
-        for _ in range(_ATTEMPTS):
-            if not tickets:
+                batch.replies[index] = error
+        self._reserve(batch, tickets)
+        return batch
+
+    def complete(self, batch: _Batch) -> list[Reply]:
+        """Append, confirm and settle, and try again for the commands whose address may be free by then."""
+        batch.remembering = [t for t in (*batch.ready, *(t for t, _ in batch.held)) if t.order.remembers]
+        again = self._decide(batch)
+        for _ in range(_ATTEMPTS - 1):
+            if not again:
                 break
-            if any(isinstance(ticket.error, EmailReserved) for ticket in tickets):
+            if any(isinstance(ticket.error, EmailReserved) for ticket in again):
                 self._pause(_RESERVED_WAIT_S)
-            tickets = self._attempt(tickets, replies)
-        for ticket in tickets:
-            replies[ticket.index] = ticket.error or ReservationLost()
-        return [replies[index] for index in range(len(batch))]
+            self._reserve(batch, again)
+            again = self._decide(batch)
+        for ticket in again:
+            batch.replies[ticket.index] = ticket.error or ReservationLost()
+        self._remember(batch)
+        return [reply for _, reply in sorted(batch.replies.items())]
 
     def close(self) -> None:
         """Nothing is held between batches."""
 
-    def _attempt(self, tickets: list[_Ticket], replies: dict[int, Reply]) -> list[_Ticket]:
-        """Reserve, append and confirm once. Return the tickets whose address must be reserved again."""
-        ready, held = self._reserve(tickets, replies)
-        orders = [ticket.order for ticket in ready]
+    def _decide(self, batch: _Batch) -> list[_Ticket]:
+        """Decide, append, confirm and settle once. Return the tickets whose address must be reserved again."""
+        orders = [ticket.order for ticket in batch.ready]
         # Before the append: from then on `erasures` may leave a tombstone at any time.
         keyless = self._without_key(orders)
-        outcomes = self._handler.handle(orders)
-        again = [ticket for ticket, _ in held]
-        unsettled = {holder for _, holder in held}
-        confirmed: list[UUID] = []
-        for ticket, decided in zip(ready, outcomes, strict=True):
-            outcome = self._erased_despite_loss(ticket.order, decided)
+        outcomes = self._erased_despite_loss(orders, self._handler.handle(orders))
+        again = [ticket for ticket, _ in batch.held]
+        unsettled = self._doubtful(batch.held)
+        settlement = _Settlement()
+        for ticket, outcome in zip(batch.ready, outcomes, strict=True):
             if isinstance(outcome, Done):
                 is_lost = isinstance(ticket.order.command, EraseUser) and ticket.order.subject in keyless
                 remark = {"key": "missing"} if is_lost else {}
-                replies[ticket.index] = {**answer(USER, ticket.order, outcome), **remark}
+                batch.replies[ticket.index] = {**answer(USER, ticket.order, outcome), **remark}
                 if ticket.reservation_id is None:
                     continue
                 if outcome.is_repeat:
@@ -136,160 +186,228 @@ class UsersService:
                     # claims according to the stream instead of confirming this one.
                     unsettled.add(ticket.order.subject)
                 else:
-                    confirmed.append(ticket.reservation_id)
+                    settlement.confirmed.append(ClaimId(ticket.order.subject, ticket.reservation_id))
             elif _lost_reservation(ticket, outcome):
                 ticket.error = outcome
                 again.append(ticket)
                 unsettled.add(ticket.order.subject)
             else:
-                replies[ticket.index] = outcome
-                self._release(ticket, outcome)
-        if confirmed:
-            self._vault.confirm(confirmed)
+                batch.replies[ticket.index] = outcome
+                # If the outcome is unknown, the janitor settles the reservation.
+                if ticket.reservation_id is not None and outcome.kind in _NO_EFFECT:
+                    claim = ClaimId(ticket.order.subject, ticket.reservation_id)
+                    settlement.give_back(claim, registers=ticket.registers)
+        settlement.write(self._vault, self._now_us())
         # Settle after the batch: a deletion in it has released its address by then.
-        for subject in unsettled:
-            self._settle(subject)
+        self._settle(unsettled)
         return again
 
-    def _erased_despite_loss(self, order: Order[UserCommand], outcome: Outcome) -> Outcome:
-        """The outcome. An erasure is also decided if the events of a person whom the vault knows are gone or damaged.
+    def _doubtful(self, held: Sequence[tuple[_Ticket, int]]) -> set[int]:
+        """The holders who may have to give their address up: after a deletion, a change, or an expired reservation.
+
+        Reading the streams of all holders would cost most of a refusal. It is not needed while every event is settled:
+        then an address that is still held, which the next attempt to reserve it tells, is taken.
+        """
+        confirmed = {holder for ticket, holder in held if isinstance(ticket.error, EmailTaken)}
+        reserved = {holder for _, holder in held} - confirmed
+        return reserved if confirmed and self._claims.all_settled() else reserved | confirmed
+
+    def _settle(self, subjects: set[int]) -> None:
+        try:
+            self._claims.settle(subjects)
+        except EsError as error:
+            # The claims of a user with a damaged stream stay as they are; the other commands continue.
+            if error.kind is not Kind.DAMAGED:
+                raise
+
+    def _remember(self, batch: _Batch) -> None:
+        """Keep in their streams that addresses were taken: what is decided there is kept already."""
+        refused = {
+            ticket.index: replace(ticket.order, verdict=reply)
+            for ticket in batch.remembering
+            if isinstance(reply := batch.replies[ticket.index], EmailTaken)
+        }
+        batch.replies.update(self._replies(refused))
+
+    def _replies(self, orders: Mapping[int, Order[UserCommand]]) -> dict[int, Reply]:
+        outcomes = self._handler.handle([*orders.values()])
+        return {
+            index: answer(USER, order, outcome) if isinstance(outcome, Done) else outcome
+            for (index, order), outcome in zip(orders.items(), outcomes, strict=True)
+        }
+
+    # --- lost people ---------------------------------------------------------------------------
+
+    def _erased_despite_loss(
+        self, orders: Sequence[Order[UserCommand]], outcomes: list[Outcome]
+    ) -> list[Outcome]:
+        """The outcomes. An erasure is also decided if the events of a person whom the vault knows are gone or damaged.
 
         If the store cannot even keep the decision, because the stream was deleted for good, the vault lists it.
         """
-        command = order.command
-        if not isinstance(command, EraseUser) or not isinstance(outcome, UserNotFound | Damaged):
-            return outcome
+        lost = {
+            index: order
+            for index, (order, outcome) in enumerate(zip(orders, outcomes, strict=True))
+            if isinstance(order.command, EraseUser) and isinstance(outcome, UserNotFound | Damaged)
+        }
+        if not lost:
+            return outcomes
+        found = dict(enumerate(outcomes))
         try:
-            if not self._is_known(order.subject):
-                return outcome
-            (outcome,) = self._handler.handle([replace(order, command=replace(command, is_known=True))])
-            if not isinstance(outcome, Damaged):
-                return outcome
-            position = self._store.head()
-            self._vault.owe([Decided(order.subject, None, position)], now_us=self._now_us())
-            return Done(NO_STREAM, position)
-        except EsError as error:  # of this person only
-            return error
+            known = self._known([order.subject for order in lost.values()])
+            lost = {index: order for index, order in lost.items() if order.subject in known}
+            despite = [_despite_loss(order) for order in lost.values()]
+            found.update(zip(lost, self._handler.handle(despite), strict=True))
+            unkept = {i: order.subject for i, order in lost.items() if isinstance(found[i], Damaged)}
+            if unkept:
+                position = self._store.head()
+                owed = [Decided(subject, None, position) for subject in unkept.values()]
+                self._vault.owe(owed, now_us=self._now_us())
+                found.update(dict.fromkeys(unkept, Done(NO_STREAM, position)))
+        except EsError as error:
+            if len(lost) > 1:  # each alone: a damaged row of one person delays no other
+                return [
+                    self._erased_despite_loss([order], [outcome])[0]
+                    for order, outcome in zip(orders, outcomes, strict=True)
+                ]
+            found.update(dict.fromkeys(lost, error))
+        return [found[index] for index in range(len(outcomes))]
 
     def _without_key(self, orders: Sequence[Order[UserCommand]]) -> set[int]:
         """The people to be erased of whom the vault has no key: another copy of it may still open them."""
         subjects = [order.subject for order in orders if isinstance(order.command, EraseUser)]
         return {*subjects} - self._vault.data_keys(subjects).keys() if subjects else set()
 
-    def _is_known(self, subject: int) -> bool:
-        """Whether the vault has a row of a person. A registration that is under way, or was abandoned, made nobody."""
-        key = self._vault.data_keys([subject]).get(subject)
-        if isinstance(key, DestroyedKey):
-            return key.reason is not Reason.ABANDONED
-        claims = self._vault.claims_of(subject, now_us=self._now_us())
-        return any(claim.state is ClaimState.CONFIRMED for claim in claims) or bool(key and not claims)
+    def _known(self, subjects: Sequence[int]) -> set[int]:
+        """The people of whom the vault has a row. A registration that is under way, or was abandoned, made nobody."""
+        keys = self._vault.data_keys(subjects)
+        claims = self._vault.claims_of(subjects, now_us=self._now_us())
+        claiming = {claim.subject for claim in claims}
+        known = {claim.subject for claim in claims if claim.state is ClaimState.CONFIRMED}
+        for subject, key in keys.items():
+            if isinstance(key, DestroyedKey):
+                known.discard(subject)
+                if key.reason is not Reason.ABANDONED:
+                    known.add(subject)
+            elif subject not in claiming:
+                known.add(subject)
+        return known
 
-    def _settle(self, subject: int) -> None:
-        try:
-            self._claims.settle(subject)
-        except EsError as error:
-            # The claims of a user with a damaged stream stay as they are; the other commands continue.
-            if error.kind is not Kind.DAMAGED:
-                raise
+    # --- addresses -----------------------------------------------------------------------------
 
-    def _reserve(
-        self, tickets: list[_Ticket], replies: dict[int, Reply]
-    ) -> tuple[list[_Ticket], list[tuple[_Ticket, int]]]:
-        """Reserve addresses. Return the tickets to decide, and those whose address a user holds, with that user."""
-        ready, claiming = self._divided(tickets, replies)
+    def _reserve(self, batch: _Batch, tickets: Sequence[_Ticket]) -> None:
+        """Reserve addresses, and divide the tickets into those to decide and those whose address a user holds."""
+        batch.ready, batch.held = [], []
+        claiming = self._claiming(batch, tickets)
         requests = [request for _, request in claiming]
         answers = self._vault.reserve(requests, now_us=self._now_us()) if requests else []
-        held: list[tuple[_Ticket, int]] = []
-        for (ticket, request), answered in zip(claiming, answers, strict=True):
-            found = self._unless_held(request, answered)
+        checked = self._unless_held(requests, answers)
+        for (ticket, _), answered, found in zip(claiming, answers, checked, strict=True):
+            if not isinstance(answered, HeldByOther):
+                ticket.new_id = None
             if not isinstance(found, HeldByOther):
                 _take(ticket, found)
-                ready.append(ticket)
+                batch.ready.append(ticket)
             elif found.confirmed and isinstance(ticket.error, EmailTaken | EmailReserved):
-                replies[ticket.index] = EmailTaken()
+                batch.replies[ticket.index] = EmailTaken()
             else:
                 # The holder may be deleted, or its reservation may be in use or expired: settle its claims first.
                 ticket.error = EmailTaken() if found.confirmed else EmailReserved()
-                held.append((ticket, found.subject))
-        ready.sort(key=lambda ticket: ticket.index)
-        return ready, held
+                batch.held.append((ticket, found.subject))
+        batch.ready.sort(key=lambda ticket: ticket.index)
 
-    def _unless_held(self, request: ClaimRequest, found: ClaimAnswer) -> ClaimAnswer:
-        """The answer, or HeldByOther if another user claimed another spelling of the address under an earlier version."""
-        if not isinstance(found, Reserved) or found.repeated:
-            return found
-        for spelling in spellings(request.email)[1:]:
-            holder = self._vault.holder(spelling)
-            if holder is not None and holder != request.subject:
-                self._give_back(found.subject, found.reservation_id, registers=request.registers)
-                return HeldByOther(holder, confirmed=True)
-        return found
+    def _unless_held(
+        self, requests: Sequence[ClaimRequest], answers: Sequence[ClaimAnswer]
+    ) -> list[ClaimAnswer]:
+        """The answers, or HeldByOther if another user claimed another spelling of the address under an earlier version."""
+        others: dict[int, tuple[str, ...]] = {}
+        for index, (request, found) in enumerate(zip(requests, answers, strict=True)):
+            if isinstance(found, Reserved) and not found.repeated and not request.text.isascii():
+                others[index] = spellings(request.text)[1:]
+        holders = self._vault.holders([email for some in others.values() for email in some]) if others else {}
+        checked, settlement = list(answers), _Settlement()
+        for index, emails in others.items():
+            request = requests[index]
+            by_others = {holders[email] for email in emails if email in holders} - {request.subject}
+            if by_others:
+                claim = ClaimId(request.subject, request.reservation_id)
+                settlement.give_back(claim, registers=request.registers)
+                checked[index] = HeldByOther(min(by_others), confirmed=True)
+        settlement.write(self._vault, self._now_us())
+        return checked
 
-    def _divided(
-        self, tickets: list[_Ticket], replies: dict[int, Reply]
-    ) -> tuple[list[_Ticket], list[tuple[_Ticket, ClaimRequest]]]:
-        """Divide tickets into those that need no address and those that request one. Only registrations need ids."""
-        new = sum(ticket.registers for ticket in tickets)
-        outage: EsError | None = None
-        ids: Iterator[int] = iter(())
-        try:
-            ids = iter(self._take_ids(new) if new else ())
-        except EsError as error:
-            outage = error
-        ready: list[_Ticket] = []
+    def _claiming(self, batch: _Batch, tickets: Sequence[_Ticket]) -> list[tuple[_Ticket, ClaimRequest]]:
+        """The tickets that need an address, with their requests. The others are ready. Only registrations need ids."""
+        self._draw_ids(batch, [ticket for ticket in tickets if ticket.registers and ticket.new_id is None])
         claiming: list[tuple[_Ticket, ClaimRequest]] = []
         for ticket in tickets:
             match ticket.order.command:
-                case RegisterUser() if outage:
-                    replies[ticket.index] = outage
-                case RegisterUser(email=email):
-                    claiming.append((ticket, self._claim_request(ticket, email, next(ids))))
-                case ChangeEmail(email=email, user_id=user_id):
+                case RegisterUser(email=email) if ticket.new_id is not None:
+                    claiming.append((ticket, self._claim_request(ticket, email, ticket.new_id)))
+                case RegisterUser():
+                    pass  # without an id; it has its reply
+                case ChangeEmail(email=email, user_id=user_id) if ticket.order.verdict is None:
                     claiming.append((ticket, self._claim_request(ticket, email, user_id)))
                 case _:
-                    ready.append(ticket)
-        return ready, claiming
+                    batch.ready.append(ticket)
+        return claiming
+
+    def _draw_ids(self, batch: _Batch, tickets: Sequence[_Ticket]) -> None:
+        try:
+            ids = self._take_ids(len(tickets)) if tickets else ()
+        except EsError as error:
+            batch.replies.update({ticket.index: error for ticket in tickets})
+            return
+        for ticket, new_id in zip(tickets, ids, strict=True):
+            ticket.new_id = new_id
 
     def _claim_request(self, ticket: _Ticket, email: Personal, subject: int) -> ClaimRequest:
         return ClaimRequest(
-            email=email.value,
+            text=email.value,
             subject=subject,
             command_id=ticket.order.metadata.command_id,
             reservation_id=self._new_id(),
             registers=ticket.registers,
         )
 
-    def _release(self, ticket: _Ticket, outcome: EsError) -> None:
-        """Release the reservation of a command without effect. If the outcome is unknown, the janitor settles it."""
-        if ticket.reservation_id is not None and outcome.kind in _NO_EFFECT:
-            self._give_back(ticket.order.subject, ticket.reservation_id, registers=ticket.registers)
-
-    def _give_back(self, subject: int, reservation_id: UUID, *, registers: bool) -> None:
-        if registers:
-            self._vault.destroy([Destruction(subject, Reason.ABANDONED)], now_us=self._now_us())
-        else:
-            self._vault.release([reservation_id])
-
 
 def _order(request: Request) -> Order[UserCommand]:
     command = _COMMANDS.get(request.kind)
     if command is None:
         raise UnknownRequest(request.kind)
-    filled = {"user_id": _NO_ID} if command is RegisterUser else {}
-    return order_of(request, USER, command, **filled)
+    if command is not RegisterUser:
+        return order_of(request, USER, command)
+    order = order_of(request, USER, command, user_id=_NO_ID)
+    if order.remembers:
+        raise InvalidInput("users.create", "has no stream that could keep a refusal", _NOT_REMEMBERED)
+    return order
 
 
-def _take(ticket: _Ticket, found: Reserved | AlreadyHeld) -> None:
+def _despite_loss(order: Order[UserCommand]) -> Order[UserCommand]:
+    assert isinstance(order.command, EraseUser)
+    return replace(order, command=replace(order.command, is_known=True))
+
+
+def _take(ticket: _Ticket, found: Reserved | AlreadyHeld | HolderErased) -> None:
     """Order the command with its reservation, or without one if the vault says that it needs none."""
     command = ticket.order.command
     assert isinstance(command, RegisterUser | ChangeEmail)
+    assert not isinstance(found, HolderErased), "only a request with a stream gets that"
     ticket.reservation_id = found.reservation_id if isinstance(found, Reserved) else None
+    if isinstance(command, RegisterUser):
+        command = RegisterUser(found.subject, command.email, command.name, ticket.reservation_id)
+    else:
+        command = ChangeEmail(found.subject, command.email, ticket.reservation_id)
+    order = ticket.order  # not by `replace`, which takes several times as long
     ticket.order = Order(
-        replace(command, user_id=found.subject, reservation_id=ticket.reservation_id),
+        command,
         USER.stream_of(found.subject),
         found.subject,
-        ticket.order.metadata,
+        order.metadata,
         is_new=ticket.registers and isinstance(found, Reserved) and not found.repeated,
+        content=order.content,
+        is_personal=order.is_personal,
+        remembers=order.remembers,
     )
 
 

@@ -5,6 +5,7 @@ Each docstring is a contract, and every sentence has a test.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -34,8 +35,21 @@ class Sealer(Protocol):
         ...
 
 
+class Keyed(Protocol):
+    """Makes digests that no reader can relate to a person once the data key is destroyed."""
+
+    def keyed(self, content: bytes, *, subject: int) -> bytes:
+        """32 bytes that depend on the content and on the subject's data key; empty without a living key."""
+        ...
+
+
 class Codec(Protocol):
     """Encodes domain events and decodes stored ones."""
+
+    @property
+    def personal_names(self) -> Collection[str]:
+        """The names of all personal fields: a copy of a sealed value elsewhere is of one of them."""
+        ...
 
     def encode(
         self,
@@ -46,13 +60,24 @@ class Codec(Protocol):
         metadata: Metadata,
         sealer: Sealer | None,
     ) -> EventData:
-        """The event as JSON with sealed personal fields. Without any, `subject` and `sealer` may be None."""
+        """The event as JSON with sealed personal fields. Without any, `sealer` may be None.
+
+        A field is sealed for the person that its `Of` names, and without one for `subject`, which is None in a stream
+        that is not a person's.
+        """
         ...
 
     def decode(
         self, recorded: Recorded, *, subject: int | None = None, opener: Opener | None = None
     ) -> DomainEvent:
-        """The event, upcast to its latest version. Without an opener personal fields stay `Sealed`."""
+        """The event, upcast to its latest version. Without an opener personal fields stay `Sealed`.
+
+        A field is opened for the person that its `Of` names, and without one for `subject`; without both it stays sealed.
+        """
+        ...
+
+    def subjects(self, recorded: Recorded) -> Collection[int]:
+        """The persons that the event names by an `Of`. Empty for an event that cannot be read."""
         ...
 
     def outline(self, recorded: Recorded) -> DomainEvent | None:
@@ -71,5 +96,17 @@ class Codec(Protocol):
         ...
 
 
-class Keyring(Opener, Sealer, Protocol):
-    """Opens and seals."""
+class Keyring(Opener, Sealer, Keyed, Protocol):
+    """Opens, seals and makes digests. It fetches the key of a subject that it was not made for, once."""
+
+    def load(self, subjects: Collection[int]) -> None:
+        """Fetch the keys of all of these subjects that were not fetched before, in one query. Raises `PartUnavailable`."""
+        ...
+
+    def subject_in(self, text: object) -> int | None:
+        """The subject of a sealed text, also of one in the form of a newer version; None for any other value."""
+        ...
+
+    def need(self, subject: int) -> None:
+        """Raise `PersonErased`, `PersonNotFound` or `KeyDamaged` unless the subject has a living key."""
+        ...

@@ -5,12 +5,12 @@ Each docstring is a contract, and `tests/contract` tests every sentence over eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from domain.kernel.errors import DuplicateEventId, EsError, VersionConflict
+from domain.kernel.errors import Damaged, DuplicateEventId, EsError, VersionConflict
 from domain.kernel.events import EventData, Position, Recorded
 from domain.kernel.history import Fit, Mark
 from domain.kernel.ports.identity import Identified
@@ -76,6 +76,16 @@ class EventStore(Identified, Protocol):
         """
         ...
 
+    def read_streams(
+        self, streams: Sequence[str], *, first: Mapping[str, int] | None = None
+    ) -> Mapping[str, Sequence[Recorded] | Damaged]:
+        """Streams, each as by `read_stream`, by name: in one wait for the store, however many they are.
+
+        A stream that `first` names is read from that version on, the others are read whole. A missing stream has no
+        events. A damaged one has its damage, and does not affect the others.
+        """
+        ...
+
     def read_all(
         self, after: Position, limit: int, *, prefixes: Sequence[str] | None = None
     ) -> Iterator[Recorded]:
@@ -87,12 +97,18 @@ class EventStore(Identified, Protocol):
         ...
 
     def follow(
-        self, after: Position, *, stopped: Callable[[], bool], prefixes: Sequence[str] | None = None
+        self,
+        after: Position,
+        *,
+        stopped: Callable[[], bool],
+        prefixes: Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
     ) -> Iterator[Recorded | CaughtUp]:
         """Every event after `after` as by `read_all`, then new events, with a `CaughtUp` at each head.
 
         It ends only if `stopped()` is true, which it checks between events and at least every 0.2 s, or with an
         error. While idle it yields `CaughtUp` at least every 0.2 s, so that its consumer can do timed work.
+        With `types` it yields only events whose type starts with one of them.
         Raises `StoreBehind` if the store ends before `after`. `after` is any number.
         """
         ...
@@ -103,10 +119,6 @@ class EventStore(Identified, Protocol):
 
     def fit(self, mark: Mark) -> Fit:
         """What the store holds at the position of a mark. It reads one event, not all before it."""
-        ...
-
-    def streams(self, *, after: str = "", prefix: str = "", limit: int = 100) -> list[tuple[str, int]]:
-        """Names after `after` that start with `prefix`, in order, each with the version of its stream."""
         ...
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ Each docstring is a contract, and `tests/contract` tests every sentence over eve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -18,15 +19,34 @@ from domain.kernel.projection import Key, Operation, Projection, Value
 
 class GenerationState(StrEnum):
     CURRENT = "current"  # what queries read and the projector fills
-    BUILDING = "building"  # a rebuild fills it
-    RETIRED = "retired"  # was current before the last rebuild
+    BUILDING = "building"  # a rebuild fills it, or it catches up before a switch
+    CHECKED = "checked"  # a check filled it and compared it with the current one
+    RETIRED = "retired"  # was current before the last switch
+
+
+class Why(StrEnum):
+    """Why a generation was begun, or why it is being filled again."""
+
+    UNKNOWN = ""  # an earlier version began it
+    FIRST_USE = "first-use"
+    REBUILD = "rebuild"
+    CHECK = "check"  # it is compared, and never promoted by itself
+    SWITCH = "switch"  # a stored generation catches up, then it is promoted
+    ROLLBACK = "rollback"  # likewise
+    OTHER_HISTORY = "other-history"  # the rows of the current one are not those of the store
+    CANCELLED = "cancelled"  # it is not complete, and about to be removed
+
+
+STORED_ALREADY = frozenset({Why.SWITCH, Why.ROLLBACK})
+"""The reasons for which a generation that was built before is filled again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One complete set of a projection's rows. Every event up to `checkpoint` is in it or parked.
 
-    `marks` are those of its `history`.
+    `marks` are those of its `history`. `code` tells the behaviour of the projection that fills it; it is empty if an
+    earlier version began it.
     """
 
     projection: str
@@ -37,6 +57,9 @@ class Generation:
     started_at_us: int
     finished_at_us: int | None
     marks: bytes = b""
+    why: Why = field(default=Why.UNKNOWN, compare=False)
+    code: str = field(default="", compare=False)
+    retired_at_us: int | None = field(default=None, compare=False)
 
     @property
     def history(self) -> History:
@@ -52,10 +75,53 @@ class Parked:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A time for which a generation was building or current. `rows` may be known once it has ended.
+
+    `events` are those that were applied meanwhile, or so far.
+    """
+
+    generation: int
+    state: GenerationState
+    why: Why
+    code: str
+    from_us: int
+    to_us: int | None
+    rows: int | None
+    events: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of a comparison of two generations, as text. It is empty while the comparison is asked for."""
+
+    first: int
+    second: int
+    at_us: int
+    text: str
+
+
+class Snapshot(Protocol):
+    """A generation as it was at one moment, whatever is applied to it since."""
+
+    @property
+    def generation(self) -> Generation: ...
+
+    @property
+    def parked(self) -> int:
+        """The number of its parked events."""
+        ...
+
+    def rows(self, after: Key | None, limit: int) -> list[dict[str, Value]]:
+        """The rows after a key, in order of key, with every column that the generation has."""
+        ...
+
+
 class ReadModel(Identified, Protocol):
     """Rows, checkpoints and generations of all projections. Any method raises `PartUnavailable` in an outage."""
 
-    def prepare(self, projection: Projection, *, now_us: int) -> Generation:
+    def prepare(self, projection: Projection, *, now_us: int, code: str = "") -> Generation:
         """The current generation. On first use it is created without rows."""
         ...
 
@@ -83,23 +149,101 @@ class ReadModel(Identified, Protocol):
         """
         ...
 
+    def change_parked(
+        self,
+        projection: Projection,
+        generation: Generation,
+        operations: Sequence[Operation],
+        *,
+        removed: Sequence[Position],
+        parked: Sequence[Parked] = (),
+    ) -> Generation | None:
+        """Apply operations in order, take the events at `removed` off the parked ones, park: one transaction.
+
+        Checkpoint and number of events stay. Returns the generation as it is now. Afterwards the given generation is
+        refused: a projector that knows other parked events and rows starts over. Otherwise as `apply`.
+        """
+        ...
+
     def begin_rebuild(
-        self, projection: Projection, *, now_us: int, instead_of: Generation | None = None
+        self,
+        projection: Projection,
+        *,
+        now_us: int,
+        instead_of: Generation | None = None,
+        why: Why = Why.REBUILD,
+        code: str = "",
     ) -> Generation:
         """The building generation: the unfinished one, or else a new one. Creating it removes retired ones.
 
-        An unfinished one that is `instead_of` is removed, and a new one with a new number takes its place.
+        An unfinished one that is `instead_of` is removed, and a new one with a new number takes its place. A check
+        keeps retired ones, and removes one that was checked before. An unfinished check becomes a rebuild if the
+        current generation is of another history; otherwise an unfinished one keeps its reason.
         """
         ...
 
     def promote(
-        self, projection: Projection, generation: Generation, *, now_us: int, other_history: bool = False
+        self,
+        projection: Projection,
+        generation: Generation,
+        *,
+        now_us: int,
+        other_history: bool = False,
+        rows: int | None = None,
     ) -> bool:
-        """Make a built generation the current one, and retire the current one, in one transaction.
+        """Make a building generation the current one, and retire the current one, in one transaction.
 
         Returns False and changes nothing while it is behind the current one: readers never see less. With
         `other_history` the rows of the current one are not those of the store: it is replaced all the same.
+        `rows` is their number, for `phases`.
         """
+        ...
+
+    def end_check(
+        self, projection: Projection, generation: Generation, *, now_us: int, rows: int | None = None
+    ) -> bool:
+        """Make the building generation of a check a checked one. False if it is no longer such a one."""
+        ...
+
+    def resume(self, projection: Projection, number: int, *, now_us: int, why: Why) -> Generation | None:
+        """Make a retired or checked generation the building one, to be filled from its checkpoint and promoted.
+
+        None, and nothing changes, if there is no such generation or another one is building.
+        """
+        ...
+
+    def cancel(self, projection: Projection, *, now_us: int) -> Generation | None:
+        """End the building generation, and return it: it is retired again, or `CANCELLED`. None without one.
+
+        A cancelled one is removed with the retired ones.
+        """
+        ...
+
+    def prune(self, projection: Projection, *, keep: int = 0) -> list[int]:
+        """Remove the retired and checked generations, but for the newest `keep`. Returns their numbers.
+
+        Cancelled ones are removed in any case.
+        """
+        ...
+
+    def snapshot(self, projection: Projection, generation: Generation) -> AbstractContextManager[Snapshot]:
+        """The generation as it is now, until the context ends. It blocks no `apply`.
+
+        It belongs to the thread that opened it: that thread uses the read model again after its end. Raises
+        `PartUnavailable` if the generation was removed.
+        """
+        ...
+
+    def save_report(self, projection: Projection, report: Report) -> None:
+        """Store a report in place of one of the same generations. It is removed with either of them."""
+        ...
+
+    def reports(self, projection: Projection) -> list[Report]:
+        """The reports of comparisons, by generations."""
+        ...
+
+    def phases(self, projection: Projection, *, limit: int) -> list[Phase]:
+        """The last times for which generations were building or current, oldest first."""
         ...
 
     def parked(self, projection: Projection, generation: Generation) -> list[Parked]:
@@ -112,14 +256,25 @@ class ReadModel(Identified, Protocol):
         *,
         keys: Sequence[Key] | None = None,
         after: Key | None = None,
+        prefix: str = "",
         where: Mapping[str, Value] | None = None,
         limit: int | None = None,
         generation: Generation | None = None,
     ) -> list[dict[str, Value]]:
         """Rows in order of key: those of `keys`, or those after a key that match `where`, each with its key.
 
+        With `prefix` they are those whose text key starts with it. They are found by an index.
         They are rows of the given generation, or of the current one. Whole numbers are ordered by value and
         texts by code point. Raises `PartUnavailable` if the generation was removed or never existed.
+        """
+        ...
+
+    def count(
+        self, projection: Projection, *, prefix: str = "", limit: int, generation: Generation | None = None
+    ) -> int:
+        """The number of rows whose text key starts with `prefix`, at most `limit`.
+
+        They are rows of the given generation, or of the current one.
         """
         ...
 

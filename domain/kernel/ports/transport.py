@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from domain.kernel.errors import EsError
 from domain.kernel.messages import Body, Question, Reply, Request
@@ -26,17 +26,43 @@ class Service(Protocol):
         ...
 
 
+@runtime_checkable
+class StagedService(Service, Protocol):
+    """A service whose work on a batch has two stages. `handle` is one after the other.
+
+    While a batch is completed in one thread, the worker begins the next one in another. So the stages of two batches may
+    interleave as those of two workers do; batches are completed in the order in which they were begun.
+    """
+
+    def begin(self, requests: Sequence[Request], /) -> Any:
+        """The first stage. Raises as `handle`."""
+        ...
+
+    def complete(self, begun: Any, /) -> list[Reply]:
+        """The second stage, with what `begin` returned: the replies. Raises as `handle`."""
+        ...
+
+
 class Delivery(Protocol):
     """A received request. The transport keeps the address for its reply in it."""
 
     request: Request
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a worker may have ended because of it. Then it is handled while nothing else is."""
+        ...
+
 
 class Server(Protocol):
-    """The worker's side of a transport, for one role. Used by one thread, which also does the work."""
+    """The worker's side of a transport, for one role. Used by one thread, except for `wake`."""
 
     def receive(self, limit: int, wait_s: float) -> Iterable[Delivery]:
         """Receive up to `limit` requests, as soon as there are any; none after `wait_s` seconds."""
+        ...
+
+    def wake(self) -> None:
+        """Let a `receive` that waits, or else the next one, return at once. Any thread may call it."""
         ...
 
     def answer(self, replies: Sequence[tuple[Any, Reply]]) -> None:

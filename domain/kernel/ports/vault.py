@@ -1,4 +1,4 @@
-"""The vault: data keys, e-mail claims, owed erasures and the checkpoints of processes.
+"""The vault: data keys, claims on unique values, owed erasures and the checkpoints of processes.
 
 Each docstring is a contract, and `tests/contract` tests every sentence over every adapter.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from domain.kernel.events import Position
+from domain.kernel.events import BEGINNING, Position
 from domain.kernel.history import History
 from domain.kernel.ports.identity import Identified
 
@@ -21,24 +21,37 @@ class ClaimState(StrEnum):
     CONFIRMED = "confirmed"
 
 
+class ClaimId(NamedTuple):
+    """What identifies a claim."""
+
+    subject: int
+    reservation_id: UUID
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """A command's request for an e-mail address.
+    """A command's request for a unique value: for an e-mail address, or for a value of another aggregate.
 
-    `subject` is the user id. For a registration (`registers`) it is a new id, and its data key is created in the
+    `text` is the address, or the text that `domain/kernel/unique.py` makes of the values. `subject` is the person with whose
+    erasure the claim goes. For a registration (`registers`) it is a new id, and its data key is created in the
     same transaction. `reservation_id` is new for every request.
+
+    `stream` decides the claim, by `rule`. Both are empty for an address: the stream of the user `subject` decides it. An
+    instance without a person claims under its negative id: no data key is created for it, and no erasure touches it.
     """
 
-    email: str = field(repr=False)
+    text: str = field(repr=False)
     subject: int
     command_id: UUID
     reservation_id: UUID
     registers: bool
+    stream: str = ""
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """The address is reserved for this command until the reservation expires.
+    """The value is reserved for this command until the reservation expires.
 
     For a repeated command, `subject` and `reservation_id` are those of its *first* request.
     """
@@ -47,11 +60,15 @@ class Reserved:
     reservation_id: UUID
     repeated: bool
 
+    @property
+    def id(self) -> ClaimId:
+        return ClaimId(self.subject, self.reservation_id)
+
 
 @dataclass(frozen=True, slots=True)
 class AlreadyHeld:
-    """Nothing was reserved. Either the subject already has a confirmed claim on the address, or this registration
-    command ran before. The stream of `subject` shows the outcome.
+    """Nothing was reserved. Either the subject, or the stream of the request, already has a confirmed claim on the value, or
+    this registration command ran before. The stream shows the outcome.
     """
 
     subject: int
@@ -59,24 +76,39 @@ class AlreadyHeld:
 
 @dataclass(frozen=True, slots=True)
 class HeldByOther:
-    """Another subject or command has the address, confirmed or reserved. Nothing was reserved or created."""
+    """Another subject, stream or command has the value, confirmed or reserved. Nothing was reserved or created."""
 
     subject: int
     confirmed: bool
+    stream: str = ""
+    """The stream that decides its claim; empty for an address."""
 
 
-ClaimAnswer = Reserved | AlreadyHeld | HeldByOther
+@dataclass(frozen=True, slots=True)
+class HolderErased:
+    """Nothing was reserved: the person of the request is erased, or is to be. For values of other aggregates than users."""
+
+    subject: int
+
+
+ClaimAnswer = Reserved | AlreadyHeld | HeldByOther | HolderErased
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A stored claim without its address, which the vault cannot show."""
+    """A stored claim without its value, which the vault cannot show. `stream` and `rule` are those of its request."""
 
     subject: int
     command_id: UUID
     reservation_id: UUID
     state: ClaimState
     expired: bool
+    stream: str = ""
+    rule: str = ""
+
+    @property
+    def id(self) -> ClaimId:
+        return ClaimId(self.subject, self.reservation_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,40 +226,51 @@ class Divergence:
 
 
 class Vault(Identified, Protocol):
-    """Data keys, e-mail claims and owed erasures. Personal data can be opened with its keys only.
+    """Data keys, claims and owed erasures. Personal data can be opened with its keys only.
 
     Any method raises `PartUnavailable` if the vault cannot be reached, and `KeyUnavailable` if its
     key-encryption key is missing or wrong.
     """
 
     def reserve(self, requests: Sequence[ClaimRequest], *, now_us: int) -> list[ClaimAnswer]:
-        """Reserve addresses in order, in one durable transaction.
+        """Reserve values in order, in one durable transaction.
 
-        Of several requests for one address at most one is `Reserved`. A key is created only with the
+        Of several requests for one value at most one is `Reserved`. A key is created only with the
         reservation of a registration, and never twice for one subject. A repeated registration command always
         yields its first subject, also with another address. A subject whose key is destroyed, or whose erasure is
-        owed, gets `AlreadyHeld`: no tag is stored for it any more.
+        owed, gets `AlreadyHeld`, or `HolderErased` if the request names a stream: no tag is stored for it any more.
         """
         ...
 
-    def confirm(self, reservation_ids: Sequence[UUID]) -> None:
-        """Make reservations permanent. Unknown and confirmed ones do not change."""
+    def settle_claims(
+        self,
+        *,
+        confirmed: Sequence[ClaimId] = (),
+        released: Sequence[ClaimId] = (),
+        abandoned: Sequence[int] = (),
+        now_us: int,
+    ) -> None:
+        """Confirm and release claims, and abandon registrations: in one durable transaction.
+
+        A confirmed claim is permanent, a released one is removed, confirmed or not. Unknown claims are ignored. The
+        subjects of abandoned registrations are destroyed as by `destroy` with `Reason.ABANDONED`.
+        """
         ...
 
-    def release(self, reservation_ids: Sequence[UUID]) -> None:
-        """Remove the claims of these reservations, confirmed or not. Unknown ones are ignored."""
+    def claims_of(self, subjects: Sequence[int], *, now_us: int) -> list[Claim]:
+        """All claims of these subjects."""
         ...
 
-    def claims_of(self, subject: int, *, now_us: int) -> list[Claim]:
-        """All claims of a subject."""
+    def claims_on(self, streams: Sequence[str], *, now_us: int) -> list[Claim]:
+        """All claims whose requests named one of these streams. Those on addresses are not among them."""
         ...
 
     def expired_claims(self, *, now_us: int, limit: int) -> list[Claim]:
-        """Expired reservations that were neither confirmed nor released, oldest first."""
+        """Expired reservations that were neither confirmed nor released, oldest first: of addresses and of other values."""
         ...
 
-    def holder(self, email: str) -> int | None:
-        """The subject that has this address, reserved or confirmed."""
+    def holders(self, emails: Sequence[str]) -> Mapping[str, int]:
+        """The subjects that have these addresses, reserved or confirmed. A free address is missing."""
         ...
 
     def registered_by(self, command_ids: Sequence[UUID]) -> Mapping[UUID, int]:
@@ -243,7 +286,7 @@ class Vault(Identified, Protocol):
         ...
 
     def subjects(self, *, after: int, limit: int) -> list[int]:
-        """At most `limit` subjects after `after` with a key, a tombstone or a claim, in order, each once."""
+        """At most `limit` subjects after `after` with a key, a tombstone or a claim, in order, each once, negative ones first."""
         ...
 
     def tags(self, texts: Sequence[str]) -> list[bytes]:
@@ -262,10 +305,12 @@ class Vault(Identified, Protocol):
         """
         ...
 
-    def remove_residue(self) -> None:
-        """Remove the bytes of every key, claim and tag that was overwritten or deleted from the files of the vault.
+    def remove_residue(self, subjects: Sequence[int]) -> None:
+        """Remove what was destroyed and deleted of these subjects from the files of the vault.
 
-        Raises `PartUnavailable` if a reader prevents it: retry.
+        Afterwards no file of the vault holds a byte that opens their data keys, or that tells a tag of their claims, also
+        of those that they freed before, or one of `owed_tags` that was forgotten. It costs as much in a small vault
+        as in a large one. Raises `PartUnavailable` if a reader prevents it: retry.
         """
         ...
 
@@ -278,11 +323,13 @@ class Vault(Identified, Protocol):
         now_us: int,
         process: str | None = None,
         reached: History | None = None,
+        since: Position = BEGINNING,
         quarantined: Sequence[Quarantined] = (),
     ) -> None:
         """List erasures, and move the checkpoint of a process to `reached`: in one durable transaction.
 
-        An erasure that is listed already stays as it is. The checkpoint moves as by `save_checkpoint`.
+        An erasure that is listed already stays as it is. The checkpoint moves as by `save_checkpoint`. If that raises,
+        nothing is listed.
         """
         ...
 
@@ -327,8 +374,12 @@ class Vault(Identified, Protocol):
         """The checkpoint of a process; without one the beginning."""
         ...
 
-    def save_checkpoint(self, process: str, reached: History) -> None:
-        """Move a process's checkpoint, never backwards."""
+    def save_checkpoint(self, process: str, reached: History, *, since: Position = BEGINNING) -> None:
+        """Move a process's checkpoint, never backwards. `since` is one that the process saved or found before.
+
+        Raises `PartUnavailable`, and saves nothing, if the stored one lies before it: the vault was restored from an older
+        copy, and the events after that checkpoint have no effect in it yet.
+        """
         ...
 
     def rewind_checkpoint(self, process: str, reached: History, *, now_us: int) -> None:

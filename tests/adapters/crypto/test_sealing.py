@@ -111,6 +111,8 @@ ALTERED = {
     "hyphens": SEALED.replace(EVENT.hex, str(EVENT)),
     "braces": SEALED.replace(EVENT.hex, "{" + EVENT.hex + "}"),
     "leading zero": SEALED.replace("es1:42:", "es1:042:"),
+    "short event id": SEALED.replace(EVENT.hex, EVENT.hex[:30]),
+    "no event id": SEALED.replace(EVENT.hex, ""),
     "plus sign": SEALED.replace("es1:42:", "es1:+42:"),
     "version": SEALED.replace("es1:", "ES1:"),
     **{
@@ -124,8 +126,10 @@ ALTERED = {
 @pytest.mark.parametrize("altered", ALTERED.values(), ids=list(ALTERED))
 def test_an_altered_or_respelled_value_is_tampered(altered: str) -> None:
     assert altered != SEALED
-    with pytest.raises(Tampered):
-        open_(altered)
+    for key in (KEYS[SUBJECT], DestroyedKey()):
+        for event in (EVENT, None):
+            with pytest.raises(Tampered):
+                open_(altered, keys={SUBJECT: key}, event=event)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -13,9 +15,9 @@ from domain.kernel.errors import DuplicateEventId, InvalidInput, PartUnavailable
 from domain.kernel.events import BEGINNING, NO_STREAM
 from domain.kernel.ports.event_store import Append, Appended, AppendResult
 from tests.support.builders import a_stream, an_event, append, some_events
-from tests.support.eventstoredb import GIVE_UP_S, SHORT_CALL_S, OpenStore, Store, an_item, types_of
-from tests.support.node import LOST_APPENDS, Fault, Node, Point, always, delayed, never, once, seeded
-from tests.support.waiting import DEADLINE_S
+from tests.support.eventstoredb import GIVE_UP_S, SHORT_CALL_S, SLACK_S, OpenStore, Store, an_item, types_of
+from tests.support.node import LOST_APPENDS, Fault, Node, Plan, Point, Proxy, always, never, once, seeded
+from tests.support.waiting import DEADLINE_S, assert_within, eventually
 
 MB = 1024 * 1024
 ONE_MESSAGE = 16 * MB - 10_000
@@ -150,12 +152,49 @@ def _results(store: Store, items: list[Append]) -> list[AppendResult]:
 # --- events and ids --------------------------------------------------------------------------
 
 
-def test_every_append_is_one_call_of_the_batch_rpc(store: Store, node: Node) -> None:
+def test_all_appends_go_over_one_call_of_the_batch_rpc(store: Store, node: Node) -> None:
     # Trap: a single event would use the RPC without typed errors. Trap: esdbclient retries by itself.
     store.write()
     store.append([an_item(count=2) for _ in range(20)])
+    with ThreadPoolExecutor(4) as pool:
+        results = pool.map(store.append, [[an_item() for _ in range(30)] for _ in range(20)])
 
-    assert (node.calls["BatchAppend"], node.calls["Append"]) == (2, 0)
+    assert {*types_of(itertools.chain(*results))} == {Appended}
+    assert (node.calls["BatchAppend"], node.calls["Append"]) == (1, 0)
+
+
+def test_a_call_that_ended_while_idle_is_replaced(open_store: OpenStore, proxy: Proxy, node: Node) -> None:
+    store = open_store(proxy.url)
+    store.write("thing-1")
+    proxy.cut()
+
+    assert types_of(store.append([an_item("thing-1", 0), an_item()])) == [Appended, Appended]
+    assert len(store.stored("thing-1")) == 2
+
+
+def test_a_stuck_call_is_replaced_and_its_neighbours_get_their_answers(
+    open_store: OpenStore, node: Node
+) -> None:
+    """Both use one call. One of them gets no answer."""
+    store = open_store(call_timeout_s=SHORT_CALL_S)
+    store.write()
+    stuck, other = an_item("stuck-1"), an_item("other-1")
+    has_arrived = threading.Event()
+
+    def plan(point: Point, stream: str) -> Fault | None:
+        if point is Point.BEFORE_COMMIT and stream == "stuck-1" and not has_arrived.is_set():
+            has_arrived.set()
+            return Fault.BLACK_HOLE
+        return None
+
+    node.plan = plan
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.append, [stuck])
+        eventually(has_arrived.is_set, "the request has arrived")
+        second = pool.submit(store.append, [other])
+        assert types_of(second.result(DEADLINE_S)) == [Appended]
+        assert types_of(first.result(DEADLINE_S)) == [Appended]
+    assert node.calls["BatchAppend"] == 2
 
 
 def test_events_that_can_be_iterated_only_once_are_rejected(store: Store, node: Node) -> None:
@@ -222,9 +261,20 @@ def test_known_ids_are_bounded_and_never_have_a_gap() -> None:
     for stream, its_ids in ids.items():
         known.learn(stream, 0, its_ids)
 
-    assert [known.reach(stream) for stream in ids] == [0, 0, 0, 4, 4], "the oldest are forgotten as a whole"
-    assert known.any_of("thing-4", ids["thing-4"][3:], up_to=3)
-    assert not known.any_of("thing-0", ids["thing-0"], up_to=3)
+    looks = [known.look(stream, its_ids[3:], up_to=3) for stream, its_ids in ids.items()]
+    assert looks == [(0, False)] * 3 + [(4, True)] * 2, "the oldest are forgotten as a whole"
+    assert known.look("thing-4", ids["thing-4"][3:], up_to=2) == (4, False)
+
+
+def together(point: Point, count: int) -> Plan:
+    """No fault, but nothing passes the point before `count` calls are there."""
+    all_arrived = threading.Barrier(count, timeout=DEADLINE_S)
+
+    def plan(at: Point, stream: str) -> None:
+        if at is point:
+            all_arrived.wait()
+
+    return plan
 
 
 # --- sizes and deadlines ---------------------------------------------------------------------
@@ -263,14 +313,35 @@ def test_the_server_is_given_the_deadline_of_each_item(open_store: OpenStore, no
     assert all(0 < deadline_s <= GIVE_UP_S for deadline_s in node.deadlines_s)
 
 
+def test_the_reads_before_an_append_are_sent_together(open_store: OpenStore, node: Node) -> None:
+    """Forty streams have to be read first, and no read is answered before all have arrived."""
+    streams = [a_stream() for _ in range(40)]
+    open_store().append([an_item(stream) for stream in streams])
+    node.plan = together(Point.READ, 40)
+
+    results = open_store().append([an_item(stream, 0) for stream in streams])
+
+    assert {*types_of(results)} == {Appended}
+    assert node.calls["Read"] == 40
+
+
 def test_the_reads_before_an_append_share_its_time(open_store: OpenStore, node: Node) -> None:
-    """Forty streams have to be read first, and each read takes a large part of the time."""
-    node.plan = delayed(Point.READ, 0.4)
+    node.plan = always(Fault.BLACK_HOLE, Point.READ)
 
-    with pytest.raises(PartUnavailable):
-        open_store(settle_s=1.0).append([an_item(None, 0) for _ in range(40)])
+    def give_up() -> None:
+        with pytest.raises(PartUnavailable):
+            open_store(settle_s=1.0).append([an_item(None, 0) for _ in range(200)])
 
-    assert node.calls["Read"] <= 4
+    assert_within(1.0 + SLACK_S, give_up)
+
+
+def test_positions_that_the_server_forgot_are_read_together(open_store: OpenStore, node: Node) -> None:
+    items = [an_item() for _ in range(40)]
+    first = open_store().append(items)
+    node.log.forgets_positions = True
+    node.plan = together(Point.READ, 40)
+
+    assert open_store().append(items) == first
 
 
 def test_an_item_that_times_out_does_not_block_other_items(open_store: OpenStore, node: Node) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from esdbclient.exceptions import DeadlineExceeded
 
 from adapters.eventstoredb.connection import Connection
 from adapters.eventstoredb.deadline import Deadline
+from adapters.eventstoredb.driver import DeadlineExceeded
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.event_store import Append, Appended
 from tests.support.eventstoredb import SLACK_S, OpenStore, Store, an_item
@@ -26,7 +26,6 @@ CALLS: dict[str, Call] = {
     "backwards": lambda store: store.versions("thing-1", backwards=True),
     "read_all": lambda store: list(store.read_all(0, 10)),
     "head": lambda store: store.head(),
-    "streams": lambda store: store.streams(),
     "follow": lambda store: list(store.follow(0, stopped=before(60))),
 }
 
@@ -189,7 +188,10 @@ print("parent", store.head())
 
 @pytest.mark.parametrize(
     ("used", "printed"),
-    [("used", "EventStoreDB is unavailable: its connection was inherited"), ("new", "head 0")],
+    [
+        ("used", "EventStoreDB is unavailable: its connection was inherited"),
+        ("new", "head 0"),
+    ],
 )
 def test_a_connection_is_not_used_after_a_fork(node: Node, used: str, printed: str) -> None:
     # Trap: gRPC would hang and ignore its deadline.
@@ -201,6 +203,25 @@ def test_a_connection_is_not_used_after_a_fork(node: Node, used: str, printed: s
     child, parent = out.splitlines()
     assert child.startswith(printed)
     assert parent == "parent 0"
+
+
+_ENDS_WITHOUT_CLOSING = """
+import sys
+from adapters.eventstoredb.event_store import EventStoreDbStore
+from tests.support.eventstoredb import an_item
+store = EventStoreDbStore(sys.argv[1])
+print(len(store.append([an_item()])), flush=True)
+raise SystemExit(3)
+"""
+
+
+def test_a_process_ends_although_its_store_is_open(node: Node) -> None:
+    # Trap: gRPC waits for ever for the call of the appends.
+    process = start_python(_ENDS_WITHOUT_CLOSING, node.url)
+
+    out, err = process.communicate(timeout=DEADLINE_S)
+
+    assert (process.returncode, out) == (3, "1\n"), err
 
 
 def test_grpc_is_not_loaded_before_a_store_is_opened() -> None:

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from esdbclient import EventStoreDBClient
 
+from adapters.eventstoredb.driver import EventStoreDBClient
 from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.events import BEGINNING
 from domain.kernel.ports.event_store import Appended
-from tests.support.eventstoredb import GIVE_UP_S, SHORT_CALL_S, SLACK_S, OpenStore, Store, an_item, types_of
+from tests.support.eventstoredb import SHORT_CALL_S, OpenStore, Store, an_item, types_of
 from tests.support.node import Fault, Node, Point, always, delayed
-from tests.support.waiting import DEADLINE_S, assert_within
+from tests.support.waiting import DEADLINE_S
 
 
 def test_a_long_stream_is_read_backwards_without_a_gap(store: Store) -> None:
@@ -124,7 +124,6 @@ def test_system_events_are_never_returned(store: Store, node: Node) -> None:
     assert store.found() == ["thing-1"]
     assert store.head() == next(store.read_stream("thing-1")).position
     assert store.followed() == ["thing-1"]
-    assert store.streams() == [("thing-1", 0)]
 
 
 @pytest.mark.parametrize("prefix", ["", "$", "$st"])
@@ -168,37 +167,3 @@ def test_a_search_that_times_out_does_not_block_other_calls(open_store: OpenStor
         store.found("rare")
 
     assert len(store.stored("rare-1")) == 1
-
-
-# --- the list of streams ---------------------------------------------------------------------
-
-
-def test_listing_streams_gives_up_in_time(open_store: OpenStore) -> None:
-    store = open_store(listing_s=0.0)
-    store.write()
-
-    with pytest.raises(PartUnavailable, match="list streams"):
-        store.streams()
-
-
-def test_listing_streams_takes_no_longer_than_its_own_limit(open_store: OpenStore, node: Node) -> None:
-    node.plan = always(Fault.BLACK_HOLE, Point.READ)
-
-    def give_up() -> None:
-        store = open_store(settle_s=GIVE_UP_S, call_timeout_s=GIVE_UP_S, listing_s=0.5)
-        with closing(store), pytest.raises(PartUnavailable):
-            store.streams()
-
-    assert_within(0.5 + SLACK_S, give_up)
-
-
-def test_listing_streams_omits_none_and_keeps_the_limit(open_store: OpenStore) -> None:
-    store = open_store(listing_s=DEADLINE_S)
-    names = [f"s-{number:05}" for number in range(1500)]
-    random.Random(1).shuffle(names)
-    for chunk in range(0, 1500, 250):
-        store.append([an_item(name) for name in names[chunk : chunk + 250]])
-    store.write("s-00003", 0, count=2)
-
-    assert store.streams(limit=5) == [(f"s-{n:05}", 2 if n == 3 else 0) for n in range(5)]
-    assert store.streams(after="s-01497", limit=5) == [("s-01498", 0), ("s-01499", 0)]

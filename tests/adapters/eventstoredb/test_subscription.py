@@ -11,13 +11,14 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from esdbclient import RecordedEvent
 
+from adapters.eventstoredb import heads
 from adapters.eventstoredb.client import Client
-from adapters.eventstoredb.subscription import BUFFERED_EVENTS
+from adapters.eventstoredb.feed import BUFFERED_EVENTS
 from domain.kernel.errors import PartUnavailable
-from domain.kernel.events import BEGINNING, Recorded
+from domain.kernel.events import BEGINNING, NO_STREAM, Recorded
 from domain.kernel.ports.event_store import Appended, CaughtUp
+from tests.support.builders import an_event, append
 from tests.support.eventstoredb import GIVE_UP_S, SLACK_S, OpenStore, Store, types_of, until_caught_up
 from tests.support.node import Fault, Node, Point, Proxy, always, once
 from tests.support.waiting import DEADLINE_S, assert_within, before, eventually
@@ -120,7 +121,9 @@ def test_a_checkpoint_without_a_position_does_not_hide_an_owed_event(store: Stor
         result = store.write()
         assert isinstance(result, Appended)
         reads = node.calls["Read"]
-        eventually(lambda: node.calls["Read"] >= reads + 6, "it has read the head several times")
+        eventually(lambda: node.calls["Read"] >= reads + 2, "it has read the head, and what it owes")
+        seen = len(items)
+        eventually(lambda: len(items) > seen + 1, "it has not caught up with the event")
         gate.set()
         following.result(DEADLINE_S)
 
@@ -133,10 +136,10 @@ def test_a_subscription_buffers_a_bounded_number_of_events(
 ) -> None:
     for _ in range(3):
         store.write(count=1500)
-    taken: list[RecordedEvent] = []
+    taken: list[Any] = []
     subscribe = Client.subscribe
 
-    def counted(client: Client, *arguments: Any) -> Iterator[RecordedEvent]:
+    def counted(client: Client, *arguments: Any) -> Iterator[Any]:
         for event in subscribe(client, *arguments):
             taken.append(event)
             yield event
@@ -146,9 +149,75 @@ def test_a_subscription_buffers_a_bounded_number_of_events(
     first = next(following)
 
     assert isinstance(first, Recorded)
-    # One was returned, the buffer is full, and the thread holds one for which there is no room.
-    eventually(lambda: len(taken) == BUFFERED_EVENTS + 2, "no more is taken")
+    # Some were taken with the first, the buffer is full, and the thread holds one for which there is no room.
+    counts: list[int] = []
+
+    def is_full() -> bool:
+        counts.append(len(taken))
+        return counts[-1] > BUFFERED_EVENTS and len({*counts[-20:]}) == 1 < len(counts) - 20
+
+    eventually(is_full, "no more is taken")
+    assert len(taken) <= 2 * BUFFERED_EVENTS + 1
     assert len(until_caught_up(following)) == 4499
+
+
+# --- how seldom the server is asked ----------------------------------------------------------
+
+
+def test_idle_followers_together_ask_for_the_head_once_a_second(store: Store, node: Node) -> None:
+    followers = [store.caught_up(f"kind-{number}") for number in range(4)]
+    reads, ticks = node.calls["Read"], 0
+
+    while ticks < 100:
+        for following in followers:
+            assert isinstance(next(following), CaughtUp)
+            ticks += 1
+
+    assert node.calls["Read"] - reads < ticks / 3
+
+
+def test_nothing_is_asked_while_events_come(store: Store, node: Node) -> None:
+    following = store.caught_up("kind")
+    reads, seen = node.calls["Read"], 0
+
+    for number in range(60):
+        result = store.write(f"kind-{number}")
+        assert isinstance(result, Appended)
+        while next(following).position < result.position:
+            seen += 1
+
+    assert node.calls["Read"] - reads < (60 + seen) / 3
+
+
+def test_a_head_that_a_query_reads_reaches_the_followers(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = store.caught_up("mine")
+    monkeypatch.setattr(heads, "_INTERVAL_S", 1e9)  # they ask for nothing themselves
+    result = store.write("other-1")
+    assert isinstance(result, Appended)
+    positions = [next(following).position for _ in range(5)]
+
+    head = store.head()
+
+    assert all(position < result.position for position in positions)
+    assert any(item.position == head for item in following)
+
+
+def test_a_follower_of_rare_events_is_told_of_none_in_between(store: Store, node: Node) -> None:
+    following = store.follow(BEGINNING, stopped=before(DEADLINE_S), types=["rare"])
+    until_caught_up(following)
+    for _ in range(20):
+        store.write(count=50)
+    append(store, "thing-1", NO_STREAM, [an_event("rare.v1")])
+
+    items = list(itertools.takewhile(lambda item: not isinstance(item, Recorded), following))
+
+    assert all(isinstance(item, CaughtUp) for item in items)
+    assert {item.position for item in items} <= {0, *(e.position for e in store.read_all(BEGINNING, 2000))}
+
+
+# --- the end ---------------------------------------------------------------------------------
 
 
 def test_closing_the_store_ends_its_followers(store: Store) -> None:

@@ -20,7 +20,7 @@ from domain.kernel.ports.vault import Reserved
 from tests.support.postgres import Server, execute, unavailable, with_option
 from tests.support.processes import start_python
 from tests.support.read_models import THINGS, apply, prepared
-from tests.support.vaults import KEK, NOW_US, destroy, register
+from tests.support.vaults import KEK, NOW_US, destroy, holder, register
 from tests.support.waiting import DEADLINE_S, assert_within
 
 CANARY = "canary_77aa"
@@ -42,7 +42,7 @@ def test_a_stopped_server_is_unavailable_at_once_and_works_after_its_start(
         register(vault, 1)
         generation = prepared(read_model)
         calls: list[Callable[[], object]] = [
-            lambda: vault.holder("user1@example.com"),
+            lambda: holder(vault, "user1@example.com"),
             lambda: register(vault, 2),
             lambda: vault.data_keys([1]),
             lambda: read_model.rows(THINGS),
@@ -55,7 +55,7 @@ def test_a_stopped_server_is_unavailable_at_once_and_works_after_its_start(
             assert_within(2.0, partial(unavailable, call, "PostgreSQL at "))
 
         server.start()
-        assert vault.holder("user1@example.com") == 1
+        assert holder(vault, "user1@example.com") == 1
         assert isinstance(register(vault, 2)[0], Reserved)
         assert read_model.rows(THINGS) == []
 
@@ -179,7 +179,7 @@ def test_a_read_only_connection_is_closed_and_the_next_call_reconnects(server: S
     (name,) = execute(own_url, "SELECT current_database()")[0]
     execute(server.url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with closing(open_vault(own_url)) as vault:
-        assert vault.holder("user1@example.com") is None, "a query works and keeps the connection"
+        assert holder(vault, "user1@example.com") is None, "a query works and keeps the connection"
         execute(server.url, f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
         unavailable(lambda: register(vault, 1), "read-only")

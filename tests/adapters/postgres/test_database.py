@@ -25,7 +25,7 @@ from domain.kernel.ports.vault import DestroyedKey, Reserved
 from tests.support.postgres import execute, kill_connections, locked, unavailable
 from tests.support.read_models import THINGS, apply, prepared, rebuilding
 from tests.support.together import at_once, run_together
-from tests.support.vaults import KEK, NOW_US, destroy, register, registration
+from tests.support.vaults import KEK, NOW_US, destroy, holder, register, registration
 from tests.support.waiting import DEADLINE_S, assert_within, eventually
 
 CANARY = "canary_77aa"
@@ -90,7 +90,7 @@ def test_every_call_works_after_the_connections_were_killed(
     register(vault, 1)
     generation = prepared(read_model)
     calls: list[Callable[[], object]] = [
-        lambda: vault.holder("user1@example.com"),
+        lambda: holder(vault, "user1@example.com"),
         lambda: vault.data_keys([1]),
         lambda: register(vault, 2),
         lambda: vault.save_checkpoint("erasures", History(3)),
@@ -102,7 +102,7 @@ def test_every_call_works_after_the_connections_were_killed(
     for call in calls:
         assert kill_connections(postgres_url) >= 2  # those of an earlier test may still be closing
         assert call() or True
-        vault.holder("")
+        holder(vault, "")
         read_model.generations(THINGS)
 
     assert isinstance(vault.data_keys([2])[2], DestroyedKey)
@@ -167,12 +167,13 @@ def test_an_apply_whose_reply_was_lost_is_not_applied_twice(
 def test_the_connections_of_ended_threads_are_closed(postgres_url: str, vault: PostgresVault) -> None:
     for _ in range(10):
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(vault.holder, "ada@example.com").result(DEADLINE_S)
+            pool.submit(holder, vault, "ada@example.com").result(DEADLINE_S)
 
     count = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'es'"
     )
     eventually(lambda: execute(postgres_url, count) <= [(2,)], "connections are closed")
+    assert holder(vault, "ada@example.com") is None, "the vault still works"
 
 
 # --- bugs and outages ------------------------------------------------------------------------
@@ -203,6 +204,40 @@ def test_a_wrong_statement_is_a_bug_with_its_place_and_without_values(
     assert logged["error"] == expected.__name__
     assert [place for place in logged["at"] if place.startswith("test_database.py")]
     assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+def test_the_failure_of_a_statement_is_reported_and_not_that_later_ones_were_skipped(notes: Database) -> None:
+    def work(connection: Connection) -> None:
+        for _ in range(2):
+            connection.execute(notes.sql("INSERT INTO {schema}.notes VALUES(1, 'x')"))
+        for _ in range(1000):  # more than is sent at once: results arrive before the end is sent
+            connection.execute("SELECT repeat('x', 1000), %s::text", ("y" * 1000,))
+
+    with pytest.raises(errors.UniqueViolation):
+        notes.write(work)
+
+    assert rows_of(notes) == []
+
+
+def test_a_transaction_that_depends_on_changed_rows_runs_again_after_another_read(notes: Database) -> None:
+    seen: list[int] = []
+
+    def read(connection: Connection) -> tuple[int, Callable[[Connection], object]]:
+        seen.append(len(connection.execute(notes.sql("TABLE {schema}.notes")).fetchall()))
+        if len(seen) == 1:
+            notes.write(lambda c: c.execute(notes.sql("INSERT INTO {schema}.notes VALUES(1, 'rival')")))
+        check = notes.sql("SELECT 1 / (count(*) = %s)::int FROM {schema}.notes")
+
+        def write(c: Connection) -> None:
+            c.execute(notes.sql("INSERT INTO {schema}.notes VALUES(%s, 'mine')"), (len(seen) + 10,))
+            c.execute(check, (seen[-1] + 1,))
+
+        return seen[-1], write
+
+    assert notes.read_then_write(read) == 1
+
+    assert seen == [0, 1]
+    assert rows_of(notes) == [(1, "rival"), (12, "mine")]
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import pytest
 
 from adapters.postgres import database as postgres
-from adapters.postgres import read_model as read_postgres
+from adapters.postgres import generations as postgres_generations
 from adapters.postgres.read_model import PostgresReadModel
 from domain.kernel.history import History
 from domain.kernel.ports.read_model import Generation, GenerationState, Parked
 from domain.kernel.projection import Put
 from tests.support.postgres import Server, is_waiting, locked, unavailable
 from tests.support.read_models import (
+    NAMED,
     NOW_US,
+    SELECTIONS,
     THINGS,
     Things,
     moved,
@@ -180,7 +182,7 @@ def test_queries_and_projectors_work_while_a_rebuild_waits_for_a_reader(
     rebuilt: list[Generation],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(read_postgres, "_DROP_WAIT_MS", int(DEADLINE_S) * 1000)
+    monkeypatch.setattr(postgres_generations, "_DROP_WAIT_MS", int(DEADLINE_S) * 1000)
     with waiting_rebuild(postgres_url, read_model) as begun:
         assert read_model.rows(THINGS) == [row(1, "new")]
         assert prepared(read_model) == rebuilt[1]
@@ -207,3 +209,29 @@ def test_a_query_behind_a_waiting_rebuild_succeeds_when_the_rebuild_gives_up(
 
         unavailable(lambda: begun.result(DEADLINE_S), "stayed locked")
     assert read_model.generations(THINGS) == rebuilt
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_page_of_text_keys_and_a_count_search_the_key(
+    read_model: PostgresReadModel, monkeypatch: pytest.MonkeyPatch, selection: dict[str, Any]
+) -> None:
+    rows = [put(f"{first}{number}") for first in "abc" for number in range(1000)]
+    moved(read_model, prepared(read_model, NAMED), *rows, projection=NAMED)
+    read_model._database.read(lambda c: c.execute("SET enable_seqscan = off"))  # the table is small
+    plans: list[str] = []
+
+    def explained(template: str, *arguments: Any, **more: Any) -> list[tuple[Any, ...]]:
+        plan = select(f"EXPLAIN {template}", *arguments, **more)
+        plans.append(" ".join(line for (line,) in plan))
+        return select(template, *arguments, **more)
+
+    select = read_model._select
+    monkeypatch.setattr(read_model, "_select", explained)
+    read_model.rows(NAMED, **selection, limit=2)
+    read_model.count(NAMED, prefix=selection["prefix"], limit=2)
+
+    assert len(plans) == 2
+    lower = f"thing_id > '{selection['after']}'" if selection.get("after", "") > "b" else "thing_id >= 'b'"
+    for plan, bound in zip(plans, (lower, "thing_id >= 'b'"), strict=True):
+        assert f"Index Cond: (({bound}::text) AND (thing_id < 'c'::text))" in plan, plan
+        assert "Sort" not in plan

@@ -18,7 +18,7 @@ from domain.kernel.ports.read_model import Parked
 from domain.kernel.ports.vault import DestroyedKey
 from tests.support.postgres import a_database, execute, unavailable, with_option
 from tests.support.read_models import NAMED, apply, prepared, put, rebuilding, row
-from tests.support.vaults import ADA, KEK, NOW_US, destroy, registered, secret_of
+from tests.support.vaults import ADA, KEK, NOW_US, destroy, holder, registered, secret_of
 from tests.support.waiting import eventually
 
 OpenNotes = Callable[..., Database]
@@ -68,7 +68,7 @@ def use_vault_and_read_model(url: str, text: str = "\u20ac") -> None:
         registered(vault, 1, ADA)
         registered(vault, 2, "grace@example.com")
         destroy(vault, 2)
-        assert (vault.holder(ADA), len(secret_of(vault, 1))) == (1, 32)
+        assert (holder(vault, ADA), len(secret_of(vault, 1))) == (1, 32)
         assert isinstance(vault.data_keys([2])[2], DestroyedKey)
         generation = prepared(read_model, NAMED)
         parked = [Parked(1, "thing", text)]
@@ -97,6 +97,8 @@ def test_an_encoding_in_the_environment_or_the_url_is_overruled(
     monkeypatch.setenv("PGOPTIONS", "-c client_encoding=LATIN1")
 
     use_vault_and_read_model(with_option(postgres_url, "client_encoding=LATIN2"))
+    with closing(PostgresReadModel(postgres_url)) as read_model:
+        assert read_model.rows(NAMED), "rows with characters beyond both encodings were kept"
 
 
 def test_a_character_that_the_database_cannot_store_is_a_wrong_value(postgres_database: str) -> None:

@@ -1,8 +1,8 @@
-"""The vault in PostgreSQL beyond its contract: crashes, locks, contention, and no residue in its files."""
+"""The vault in PostgreSQL beyond its contract: crashes, locks and contention."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from uuid import UUID, uuid4
 
@@ -10,10 +10,10 @@ import pytest
 
 from adapters.postgres import database as postgres
 from adapters.postgres.vault import PostgresVault
-from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.vault import (
     AlreadyHeld,
     ClaimAnswer,
+    ClaimId,
     ClaimRequest,
     ClaimState,
     HeldByOther,
@@ -21,23 +21,20 @@ from domain.kernel.ports.vault import (
     OwedState,
     Reserved,
 )
-from tests.support.postgres import Server, execute, locked, unavailable
+from tests.support.postgres import Server, locked, unavailable
 from tests.support.together import at_once
 from tests.support.vaults import (
     KEK,
     NOW_US,
-    abandon,
     are_destroyed,
     destroy,
-    freed_tags,
     history,
+    holder,
     owe,
     register,
     registration,
     reserve,
-    shuffled,
 )
-from tests.support.waiting import eventually
 
 _ONE = UUID(int=1)
 
@@ -46,8 +43,14 @@ _ONE = UUID(int=1)
     ("write", "survived"),
     [
         (lambda v: register(v, 2), lambda v: 2 in v.data_keys([2])),
-        (lambda v: v.confirm([_ONE]), lambda v: v.claims_of(1, now_us=0)[0].state is ClaimState.CONFIRMED),
-        (lambda v: v.release([_ONE]), lambda v: v.claims_of(1, now_us=0) == []),
+        (
+            lambda v: v.settle_claims(confirmed=[ClaimId(1, _ONE)], now_us=NOW_US),
+            lambda v: v.claims_of([1], now_us=0)[0].state is ClaimState.CONFIRMED,
+        ),
+        (
+            lambda v: v.settle_claims(released=[ClaimId(1, _ONE)], now_us=NOW_US),
+            lambda v: v.claims_of([1], now_us=0) == [],
+        ),
         (lambda v: destroy(v, 1), lambda v: are_destroyed(v, 1)),
         (lambda v: owe(v, 1), lambda v: v.owed_of(1) is not None),
         (lambda v: v.erasure_failed([3], "error"), lambda v: v.owed_of(3).last_error == "error"),
@@ -107,7 +110,7 @@ def test_keys_claims_and_owed_erasures_are_destroyed_together_or_not_at_all(
 
     keys = vault.data_keys([1, 2], even_owed=True)
     assert [type(key) for key in keys.values()] == [LivingKey, LivingKey]
-    assert vault.holder("user1@example.com") == 1
+    assert holder(vault, "user1@example.com") == 1
     assert (vault.owed_count(), vault.owed_tags([1])) == ({OwedState.DECIDED: 2}, {})
 
 
@@ -154,121 +157,3 @@ def test_one_registration_with_two_addresses_at_once_gets_one_subject(vault: Pos
         (winner,) = {answer.subject for answer in answers}
         assert {type(answer) for answer in answers} == {Reserved, AlreadyHeld}
         assert set(vault.data_keys(subjects)) == {winner}
-
-
-# --- no residue ------------------------------------------------------------------------------
-
-
-def secrets_of(url: str, subjects: Sequence[int]) -> list[bytes]:
-    """The wrapped keys and the tags of these subjects."""
-    chosen = ", ".join(map(str, subjects))
-    keys = execute(
-        url, f"SELECT wrapped FROM es_vault.data_keys WHERE subject IN ({chosen}) ORDER BY subject"
-    )
-    tags = execute(url, f"SELECT tag FROM es_vault.email_claims WHERE subject IN ({chosen})")
-    found = [bytes(value) for (value,) in [*keys, *tags] if isinstance(value, bytes)]
-    assert len(found) == 2 * len(subjects)
-    return found
-
-
-def found_in_files(server: Server, url: str, needles: Sequence[bytes]) -> list[bytes]:
-    """The needles that are in any file of the database: tables, indexes, statistics, leftovers."""
-    execute(url, "CHECKPOINT")  # writes what is in memory only, and removes dropped files
-    ((oid,),) = execute(url, "SELECT oid FROM pg_database WHERE datname = current_database()")
-    folder = server.folder / "data" / "base" / str(oid)
-    content = b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
-    return [needle for needle in needles if needle in content or needle[:20] in content]
-
-
-def purged(vault: PostgresVault) -> bool:
-    """Whether nothing, such as autovacuum, kept the vault from removing its residue now."""
-    try:
-        vault.remove_residue()
-    except PartUnavailable:
-        return False
-    return True
-
-
-@pytest.fixture
-def crowded(own_url: str) -> Iterator[PostgresVault]:
-    """600 users, registered out of order, confirmed, and with statistics."""
-    with closing(PostgresVault(own_url, kek=KEK)) as vault:
-        for subjects in shuffled(600):
-            answers = register(vault, *subjects)
-            vault.confirm([a.reservation_id for a in answers if isinstance(a, Reserved)])
-        execute(own_url, "VACUUM ANALYZE")
-        yield vault
-
-
-def test_no_file_of_the_tables_holds_a_destroyed_key_or_its_tag(
-    server: Server, own_url: str, crowded: PostgresVault
-) -> None:
-    victims = [*range(1, 12), 300, 301, 599, 600]
-    destroyed = secrets_of(own_url, victims)
-    assert found_in_files(server, own_url, destroyed) == destroyed, "the search finds stored bytes"
-
-    destroy(crowded, *victims)
-
-    eventually(lambda: purged(crowded), "nothing prevents it")
-    assert found_in_files(server, own_url, destroyed) == []
-    kept = crowded.data_keys([12, 598])
-    assert [type(key) for key in kept.values()] == [LivingKey, LivingKey]
-
-
-def test_the_key_of_an_abandoned_registration_and_a_released_tag_are_purged(
-    server: Server, own_url: str, crowded: PostgresVault
-) -> None:
-    removed = secrets_of(own_url, [7, 8])
-    (claim,) = crowded.claims_of(8, now_us=NOW_US)
-    abandon(crowded, 7)
-    crowded.release([claim.reservation_id])
-
-    eventually(lambda: purged(crowded), "nothing prevents it")
-
-    (kept,) = found_in_files(server, own_url, removed)
-    assert kept == removed[1], "the key of the user whose address was released"
-
-
-def test_no_file_of_the_tables_holds_a_freed_tag_once_the_residue_is_removed(
-    server: Server, own_url: str, crowded: PostgresVault
-) -> None:
-    freed = freed_tags(crowded)
-    assert found_in_files(server, own_url, freed), "the search finds freed bytes"
-
-    eventually(lambda: purged(crowded), "nothing prevents it")
-
-    assert found_in_files(server, own_url, freed) == []
-
-
-@pytest.mark.parametrize(
-    ("begin", "look"),
-    [
-        ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT 1"),  # may still see the row
-        ("SELECT 1", "SELECT count(*) FROM es_vault.data_keys"),  # holds a lock
-    ],
-)
-def test_a_purge_that_a_reader_prevents_is_completed_by_the_next_one(
-    server: Server, own_url: str, crowded: PostgresVault, begin: str, look: str
-) -> None:
-    destroyed = secrets_of(own_url, [1])
-    with locked(own_url, begin, look):
-        destroy(crowded, 1)
-        unavailable(crowded.remove_residue)
-
-        assert are_destroyed(crowded, 1), "the key is destroyed at once"
-
-    eventually(lambda: purged(crowded), "nothing prevents it any more")
-    assert found_in_files(server, own_url, destroyed) == []
-
-
-def test_the_next_worker_completes_an_interrupted_purge(
-    server: Server, own_url: str, crowded: PostgresVault
-) -> None:
-    destroyed = secrets_of(own_url, [1])
-    destroy(crowded, 1)
-    assert found_in_files(server, own_url, destroyed) != []
-
-    with closing(PostgresVault(own_url, kek=KEK)) as successor:
-        eventually(lambda: purged(successor), "nothing prevents it")
-
-    assert found_in_files(server, own_url, destroyed) == []

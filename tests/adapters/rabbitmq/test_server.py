@@ -281,6 +281,7 @@ def test_replies_of_a_lost_channel_do_not_count(
     (again,) = receive(server, 1)
 
     eventually(lambda: not server.is_full(again), "the lost reply is no longer counted")
+    assert again.request.body == delivery.request.body, "the request came again, and it can be answered"
 
 
 def direct_reply(process: bytes) -> str:

@@ -19,6 +19,8 @@ def test_a_url_names_several_hosts_and_passes_options_on() -> None:
     ("url", "reason"),
     [
         ("amqp://me:secret@host/?colour=red", "colour"),
+        ("amqp://host/?secret", "without a value"),
+        ("amqp://host/?heartbeat=7&secret=", "without a value"),
         ("amqp://me:secret@host/?heartbeat=soon", "not a usable"),
         ("amqp://me:secret@host:port/", "not a usable"),
         ("amqp://me:secret@host/?cafile=/tmp/ca.pem", "need amqps"),

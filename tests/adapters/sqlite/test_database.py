@@ -15,7 +15,7 @@ import pytest
 from adapters.log import describe
 from adapters.sqlite.database import BUSY_TIMEOUT_MS, Database, sqlite_facts
 from adapters.sqlite.event_store import SqliteStore
-from domain.kernel.errors import PartUnavailable
+from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.events import NO_STREAM
 from domain.kernel.ports.event_store import Append
 from tests.support.builders import a_stream, append, some_events
@@ -45,6 +45,20 @@ def test_every_connection_of_every_thread_is_opened_for_durability(database: Dat
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(pragmas).result() == durable
     assert pragmas() == durable
+
+
+def test_the_log_is_copied_after_many_commits_and_stays_short(database: Database) -> None:
+    log = Path(f"{database.path}-wal")
+    lengths = []
+    for number in range(14):
+        before = database.path.stat().st_size
+        with database.writing() as connection:
+            connection.execute("INSERT INTO notes(text) VALUES(?)", (f"{number}{'x' * 1_000_000}",))
+        if database.path.stat().st_size > before:
+            lengths.append(log.stat().st_size)
+
+    assert len(lengths) == 1, "once for eight commits of 2 MB, which the text and its index have"
+    assert 16_000_000 < lengths[0] <= log.stat().st_size < 20_000_000
 
 
 def test_each_thread_has_its_own_connection(database: Database) -> None:
@@ -147,7 +161,7 @@ def _append(path: Path) -> None:
 
 def _clean(path: Path) -> None:
     with closing(SqliteStore(path)) as store:
-        store._database.remove_residue()
+        store._database.rewrite()
 
 
 def _be_refused(path: Path) -> None:
@@ -233,3 +247,23 @@ def test_a_closed_database_is_unavailable_in_every_thread(database: Database) ->
         assert old_thread.result(timeout=DEADLINE_S)
     assert refused(database)
     assert database.close() is None  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize(("derived", "cure"), [(False, "backup"), (True, "computed again")])
+def test_a_damaged_file_is_told_with_its_cure(tmp_path: Path, derived: bool, cure: str) -> None:
+    path = tmp_path / "parts.db"
+    path.write_bytes(b"no database" * 500)
+
+    with pytest.raises(Damaged) as raised:
+        Database(path, part="parts", migrations=[], derived=derived)
+
+    assert cure in raised.value.hint
+
+
+def test_connections_of_threads_that_ended_are_closed_for_derived_data(tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "test.db", part="tests", migrations=[], derived=True)) as database:
+        for _ in range(5):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: database.connection.execute("SELECT 1").get).result()
+
+        assert len(database._all) <= 3, "of this thread, of the last one, and of one that may just have ended"

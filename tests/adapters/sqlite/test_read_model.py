@@ -1,16 +1,30 @@
-"""Read models in SQLite on a full disk."""
+"""Read models in SQLite: on a full disk, and the plans of their statements."""
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from adapters.sqlite.read_model import SqliteReadModel
+from adapters.sqlite.read_model import _VARIABLES, SqliteReadModel
 from domain.kernel.errors import PartUnavailable
+from domain.kernel.projection import Add, Change, Delete
 from tests.support.full_disk import limited
-from tests.support.read_models import THINGS, apply, moved, prepared, put, rebuilding, row
+from tests.support.read_models import (
+    NAMED,
+    SELECTIONS,
+    THINGS,
+    Things,
+    apply,
+    moved,
+    prepared,
+    put,
+    rebuilding,
+    row,
+)
 
 
 @pytest.fixture
@@ -49,3 +63,80 @@ def test_a_full_disk_during_a_rebuild_leaves_the_current_generation_usable(path:
 
         assert full.rows(THINGS) == [row(1)]
         assert apply(full, current, put(2)) is not None
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_page_of_text_keys_and_a_count_search_the_key(path: Path, selection: dict[str, Any]) -> None:
+    with closing(SqliteReadModel(path)) as model:
+        moved(model, prepared(model, NAMED), put("a"), projection=NAMED)
+        with model._database.reading() as connection:
+            statements: list[Any] = []
+
+            def note(_: object, *statement: object) -> bool:
+                statements.append(statement)
+                return True
+
+            connection.exec_trace = note
+            model.rows(NAMED, **selection, limit=2)
+            model.count(NAMED, prefix=selection["prefix"], limit=2)
+            connection.exec_trace = None
+            plans = [
+                " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", arguments))
+                for sql, arguments in statements
+                if "named_things" in sql
+            ]
+    assert len(plans) == 2
+    for plan in plans:
+        assert re.search(r"SEARCH named_things_g1 USING (INDEX \S+|PRIMARY KEY) \(thing_id", plan), plan
+        assert "TEMP B-TREE" not in plan
+
+
+@pytest.mark.parametrize("projection", [THINGS, NAMED], ids=["number", "text"])
+@pytest.mark.parametrize("number", [1, 2, 300])
+def test_each_operation_and_each_row_asked_for_searches_its_key(
+    path: Path, projection: Things, number: int
+) -> None:
+    keys: list[Any] = [key if projection is THINGS else f"{key}" for key in range(1, number + 1)]
+    statements: list[Any] = []
+
+    def note(_: object, *statement: object) -> bool:
+        statements.append(statement)
+        return True
+
+    with closing(SqliteReadModel(path)) as model:
+        generation = moved(model, prepared(model, projection), *map(put, keys), projection=projection)
+        with model._database.reading() as connection:
+            connection.exec_trace = note
+            changes = [Change(key, {"colour": "blue"}) for key in keys]
+            generation = moved(model, generation, *changes, projection=projection)
+            generation = moved(
+                model, generation, *(Add(key, {"size": 1}) for key in keys), projection=projection
+            )
+            assert model.rows(projection, keys=keys) == [row(key, "blue", 2) for key in sorted(keys)]
+            moved(model, generation, *map(Delete, keys), projection=projection)
+            connection.exec_trace = None
+            plans = [
+                " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", arguments))
+                for sql, arguments in statements
+                if projection.name in sql
+            ]
+    assert len(plans) == 4
+    for plan in plans:
+        assert re.search(
+            r"SEARCH \w*things_g1 USING (INTEGER PRIMARY KEY \(rowid|PRIMARY KEY \(thing_id)", plan
+        ), plan
+        assert "SCAN things" not in plan
+        assert "SCAN named_things" not in plan
+
+
+def test_a_batch_may_have_more_rows_than_a_statement(path: Path) -> None:
+    keys = range(1, 2 * _VARIABLES)
+    with closing(SqliteReadModel(path)) as model:
+        generation = moved(model, prepared(model), *map(put, keys))
+        generation = moved(model, generation, *(Change(key, {"colour": "blue"}) for key in keys))
+        generation = moved(model, generation, *(Add(key, {"size": key}) for key in keys))
+        assert model.rows(THINGS, keys=[*keys]) == [row(key, "blue", 1 + key) for key in keys]
+
+        moved(model, generation, *map(Delete, keys[1:]))
+
+        assert model.rows(THINGS) == [row(1, "blue", 2)]

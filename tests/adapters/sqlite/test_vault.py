@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
-import subprocess
-import sys
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -17,21 +14,24 @@ import apsw
 import pytest
 
 from adapters.sqlite.vault import SqliteVault
-from domain.kernel.errors import EsError, PartUnavailable
+from domain.kernel.errors import Damaged, EsError, PartUnavailable
 from domain.kernel.ports.vault import DamagedKey, LivingKey, Reserved
+from tests.support.bucket_residue import Notes, files_of, tags_in
 from tests.support.full_disk import limited
-from tests.support.processes import ROOT, raw_bytes
 from tests.support.vaults import (
     ADA,
     GRACE,
     KEK,
+    NOW_US,
     PROCESS,
-    abandon,
     are_destroyed,
     change,
     destroy,
     freed_tags,
     history,
+    holder,
+    label_of,
+    labelled,
     register,
     registered,
     registration,
@@ -39,8 +39,8 @@ from tests.support.vaults import (
     reserved,
     secret_of,
     shuffled,
+    wanted,
 )
-from tests.support.waiting import DEADLINE_S
 
 CANARY, OTHER_CANARY = "canary-5f1d@example.com", "canary-77aa@example.com"
 
@@ -58,16 +58,11 @@ def vault(path: Path) -> Iterator[SqliteVault]:
         yield opened
 
 
-def column(path: Path, name: str, subjects: Sequence[int]) -> list[bytes]:
-    table = "data_keys" if name == "wrapped" else "email_claims"
+def wrapped(path: Path, subject: int) -> bytes:
     with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as other:
-        found = dict(other.execute(f"SELECT subject, {name} FROM {table}"))
-    return [found[subject] for subject in subjects]
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """The bytes of the vault's files: the database, its write-ahead log and its index."""
-    return {file.name: raw_bytes(file) for file in path.parent.iterdir()}
+        found = other.execute("SELECT wrapped FROM data_keys WHERE subject = ?", (subject,)).get
+    assert isinstance(found, bytes)
+    return found
 
 
 def files_with(needles: Sequence[bytes], path: Path) -> list[str]:
@@ -77,15 +72,10 @@ def files_with(needles: Sequence[bytes], path: Path) -> list[str]:
         for raw in needles
         for form in (raw, raw.hex().encode(), b64encode(raw), urlsafe_b64encode(raw), raw[:20], raw[-20:])
     ]
-    return [name for name, content in contents(path).items() if any(form in content for form in forms)]
+    return [name for name, content in files_of(path).items() if any(form in content for form in forms)]
 
 
-def crowd(vault: SqliteVault) -> None:
-    for subjects in shuffled(600):
-        register(vault, *subjects)
-
-
-# --- no residue ------------------------------------------------------------------------------
+# --- the bytes in the files ------------------------------------------------------------------
 
 
 def test_the_row_of_a_destroyed_key_is_blank(vault: SqliteVault, path: Path) -> None:
@@ -93,68 +83,68 @@ def test_the_row_of_a_destroyed_key_is_blank(vault: SqliteVault, path: Path) -> 
 
     destroy(vault, 1)
 
-    assert column(path, "wrapped", [1]) == [bytes(60)]
-
-
-def test_no_file_holds_a_destroyed_key_or_its_tag(vault: SqliteVault, path: Path) -> None:
-    crowd(vault)
-    victims = [*range(1, 30), 300, 301, 599, 600]
-    destroyed = [*column(path, "wrapped", victims), *column(path, "tag", victims)]
-    assert all(files_with([needle], path) for needle in destroyed), "the search finds stored bytes"
-
-    destroy(vault, *victims)
-    vault.remove_residue()
-
-    assert path.with_name("vault.db-wal").exists(), "the vault is still open, so its log is searched too"
-    assert files_with(destroyed, path) == []
-
-
-def test_a_retry_removes_a_key_whose_removal_a_reader_prevented(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adapters.sqlite.database.BUSY_TIMEOUT_MS", 50)
-    with closing(SqliteVault(path, kek=KEK)) as vault:
-        register(vault, 1, 2)
-        destroyed = column(path, "wrapped", [1])
-        with closing(apsw.Connection(str(path))) as reader:
-            reader.execute("BEGIN")
-            assert reader.execute("SELECT count(*) FROM data_keys").get == 2
-            destroy(vault, 1)
-            with pytest.raises(PartUnavailable):  # destroyed, but its bytes are still in a file
-                vault.remove_residue()
-            assert are_destroyed(vault, 1)
-            reader.execute("ROLLBACK")
-
-        vault.remove_residue()
-
-        assert files_with(destroyed, path) == []
+    assert wrapped(path, 1) == bytes(60)
 
 
 def test_no_file_holds_a_freed_tag_once_the_residue_is_removed(vault: SqliteVault, path: Path) -> None:
-    crowd(vault)
+    """In no form: neither as it is, nor enciphered under a key that is still there."""
+    notes = Notes()
+    for subjects in shuffled(600):
+        register(vault, *subjects)
+    notes.add(path)
 
-    freed = freed_tags(vault)
-    assert files_with(freed, path), "the search finds freed bytes"
-    vault.remove_residue()
+    freed = freed_tags(vault)  # names of erased people are its last third
+    assert tags_in(notes, path, freed[:190]) == {*freed[:190]}, "the search finds freed tags"
+    vault.remove_residue(range(1, 701))
 
     assert path.with_name("vault.db-wal").exists(), "the vault is still open, so its log is searched too"
-    assert files_with(freed, path) == []
+    assert tags_in(notes, path, freed) == set()
 
 
-@pytest.mark.parametrize("how", ["released", "abandoned"])
-def test_a_closed_vault_holds_no_tag_of_a_free_address(vault: SqliteVault, path: Path, how: str) -> None:
-    crowd(vault)
-    reservation = reserved(vault, registration(ADA, subject=1000))
-    removed = column(path, "tag", [1000])
-    if how == "released":
-        vault.release([reservation])
-    else:
-        removed += column(path, "wrapped", [1000])
-        abandon(vault, 1000)
+def test_no_file_holds_the_tag_of_a_label_once_its_person_is_erased(vault: SqliteVault, path: Path) -> None:
+    people = range(1, 40)
+    register(vault, *people)
+    released = labelled(vault, *people[:20])
+    labelled(vault, *people[20:])
+    tags = vault.tags([label_of(subject) for subject in people])
+    notes = Notes()
+    notes.add(path)
+    vault.settle_claims(released=released, now_us=NOW_US)
+    assert tags_in(notes, path, tags) == {*tags}, "the search finds them"
 
-    vault.close()
+    destroy(vault, *people)
+    vault.remove_residue(people)
 
-    assert files_with(removed, path) == []
+    assert tags_in(notes, path, tags) == set()
+
+
+def test_an_instance_without_a_person_has_one_place_and_leaves_no_list(
+    vault: SqliteVault, path: Path
+) -> None:
+    claims = [reserved(vault, wanted(f"value {number}", subject=-5)) for number in range(3)]
+
+    vault.settle_claims(confirmed=claims[1:], released=claims[:1], now_us=NOW_US)
+
+    with closing(apsw.Connection(str(path))) as other:
+        assert other.execute("SELECT subjects FROM blocks").fetchall() == [
+            ((-5).to_bytes(8, "big", signed=True),)
+        ]
+        assert other.execute("SELECT count(*) FROM freed_tags").get == 0
+
+
+def test_a_subject_with_two_places_in_a_block_is_enciphered_once(vault: SqliteVault, path: Path) -> None:
+    registered(vault, 1, ADA)
+    for text in ("first", "second"):  # without a claim its place is forgotten, and given again
+        claim = reserved(vault, wanted(text, subject=-5))
+        if text == "first":
+            vault.settle_claims(released=[claim], now_us=NOW_US)
+    destroy(vault, 1)
+    vault.remove_residue([1])
+
+    vault.settle_claims(released=[claim], now_us=NOW_US)
+
+    with closing(apsw.Connection(str(path))) as other:
+        assert other.execute("SELECT count(*) FROM claim_tags").get == 0, "its bucket was found"
 
 
 def test_no_file_ever_holds_an_address_or_an_unwrapped_key(vault: SqliteVault, path: Path) -> None:
@@ -165,7 +155,7 @@ def test_no_file_ever_holds_an_address_or_an_unwrapped_key(vault: SqliteVault, p
     for closed in (False, True):
         if closed:
             vault.close()
-        text = b"".join(contents(path).values())
+        text = b"".join(files_of(path).values())
         assert b"canary" not in text
         assert "canary".encode("utf-16-le") not in text
         assert files_with(secrets, path) == []
@@ -181,15 +171,9 @@ def test_no_error_of_the_vault_shows_an_address(vault: SqliteVault) -> None:
     assert not [text for text in shown if "canary" in text]
 
 
-def test_two_vaults_have_different_tags_for_one_address(
-    vault: SqliteVault, path: Path, tmp_path: Path
-) -> None:
-    other = tmp_path / "other.db"
-    with closing(SqliteVault(other, kek=os.urandom(32))) as another:
-        registered(another, 1, ADA)
-        registered(vault, 1, ADA)
-
-        assert column(path, "tag", [1]) != column(other, "tag", [1])
+def test_two_vaults_have_different_tags_for_one_address(vault: SqliteVault, tmp_path: Path) -> None:
+    with closing(SqliteVault(tmp_path / "other.db", kek=os.urandom(32))) as another:
+        assert another.tags([ADA]) != vault.tags([ADA])
 
 
 def test_the_files_of_a_vault_are_readable_by_their_owner_only(vault: SqliteVault, path: Path) -> None:
@@ -205,18 +189,65 @@ def test_the_files_of_a_vault_are_readable_by_their_owner_only(vault: SqliteVaul
 
 @pytest.mark.parametrize(
     "damage",
-    ["(SELECT wrapped FROM data_keys WHERE subject = 1)", "zeroblob(60)"],
+    [
+        "UPDATE data_keys SET wrapped = (SELECT wrapped FROM data_keys WHERE subject = 1) WHERE subject = 2",
+        "UPDATE data_keys SET wrapped = zeroblob(60) WHERE subject = 2",
+    ],
     ids=["the key of another subject", "zeros"],
 )
 def test_a_damaged_key_is_damaged_and_never_erased(vault: SqliteVault, path: Path, damage: str) -> None:
     registered(vault, 1, ADA)
     registered(vault, 2, GRACE)
     with closing(apsw.Connection(str(path))) as other:
-        other.execute(f"UPDATE data_keys SET wrapped = {damage} WHERE subject = 2")
+        other.execute(damage)
 
     found = vault.data_keys([1, 2])
     assert isinstance(found[1], LivingKey)
     assert found[2] == DamagedKey()
+    vault.remove_residue([1])  # which wraps the keys of the block again
+    assert vault.data_keys([1, 2]) == found
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE bucket_keys SET wrapped = zeroblob(60) WHERE bucket = 4096",
+        "UPDATE bucket_keys SET wrapped = (SELECT wrapped FROM bucket_keys WHERE bucket = 4097) WHERE bucket = 4096",
+        "DELETE FROM bucket_keys WHERE bucket = 4096",
+    ],
+    ids=["zeros", "the key of another block", "missing"],
+)
+def test_a_damaged_block_damages_its_people_alone(vault: SqliteVault, path: Path, damage: str) -> None:
+    register(vault, *range(1, 71))
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute(damage)
+
+    with closing(SqliteVault(path, kek=KEK)) as later:
+        found = later.data_keys(range(1, 71))
+    assert {subject for subject, key in found.items() if key == DamagedKey()} == {*range(1, 65)}
+    assert all(isinstance(found[subject], LivingKey) for subject in range(65, 71))
+
+
+def test_an_address_in_a_damaged_bucket_is_damage_and_never_free(vault: SqliteVault, path: Path) -> None:
+    registered(vault, 1, ADA)
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("UPDATE bucket_keys SET wrapped = zeroblob(60) WHERE bucket < 4096")
+
+    with closing(SqliteVault(path, kek=KEK)) as later:
+        with pytest.raises(Damaged, match="bucket key"):
+            holder(later, ADA)
+        with pytest.raises(Damaged, match="bucket key"):
+            reserve(later, registration(ADA, subject=2))
+
+
+def test_the_address_of_a_lost_claim_is_free(vault: SqliteVault, path: Path) -> None:
+    registered(vault, 1, ADA)
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("DELETE FROM email_claims")
+
+    assert holder(vault, ADA) is None
+    registered(vault, 2, ADA)
+    assert holder(vault, ADA) == 2
 
 
 def test_an_old_backup_restores_the_old_checkpoint_with_the_old_key(vault: SqliteVault, path: Path) -> None:
@@ -257,8 +288,8 @@ def test_on_a_full_disk_a_batch_is_reserved_as_a_whole_or_not_at_all(path: Path)
 
         assert kept
         assert set(full.data_keys(range(1, 5000))) == set(kept)
-        assert full.holder(f"user{kept[-1] + 1}@example.com") is None
-        assert full.holder("user1@example.com") == 1, "reading still works"
+        assert holder(full, f"user{kept[-1] + 1}@example.com") is None
+        assert holder(full, "user1@example.com") == 1, "reading still works"
 
     with closing(SqliteVault(path, kek=KEK)) as roomy:
         assert isinstance(register(roomy, kept[-1] + 1)[0], Reserved)
@@ -267,75 +298,7 @@ def test_on_a_full_disk_a_batch_is_reserved_as_a_whole_or_not_at_all(path: Path)
 def test_a_key_can_be_destroyed_on_a_full_disk(path: Path) -> None:
     with closing(limited(SqliteVault(path, kek=KEK))) as full:
         _fill(full, batch_size=1)
-        destroyed = column(path, "wrapped", [1])
-
         destroy(full, 1)
-        full.remove_residue()
+        full.remove_residue([1])
 
         assert are_destroyed(full, 1)
-        assert files_with(destroyed, path) == []
-
-
-# --- temporary files -------------------------------------------------------------------------
-
-_REMOVE_RESIDUE = """
-import os, sys
-from contextlib import closing
-from pathlib import Path
-from adapters.settings import load_settings
-from adapters.sqlite.vault import SqliteVault
-from adapters.wiring import place_temporary_files
-from tests.support.vaults import KEK, destroy, register
-path = Path(sys.argv[1])
-place_temporary_files(load_settings(environment={"ES_HOME": str(path.parent), "ES_VAULT": f"sqlite:{path}"}))
-unnamed = set()
-def look():
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            place = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            continue
-        if place.endswith("(deleted)"):
-            unnamed.add(os.path.dirname(place))
-    return False
-with closing(SqliteVault(path, kek=KEK)) as vault:
-    register(vault, *range(1, 2001))
-    destroy(vault, 1)
-    connection = vault._database.connection
-    connection.pragma("cache_size", 10)  # of a large vault most pages are not in memory
-    connection.set_progress_handler(look, 20)
-    vault.remove_residue()
-print(*unnamed)
-"""
-
-
-def _removing_residue(path: Path, temporary: Path, *before: str) -> str:
-    process = subprocess.run(
-        [*before, sys.executable, "-c", _REMOVE_RESIDUE, str(path)],
-        env={**os.environ, "TMPDIR": str(temporary)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout.strip()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the open files of a process")
-def test_removing_residue_writes_its_temporary_file_beside_the_vault(path: Path, tmp_path: Path) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-
-    assert _removing_residue(path, temporary) == str(path.parent)
-
-
-def test_a_full_temporary_folder_stops_no_removal_of_residue(path: Path, tmp_path: Path) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    mount = 'mount -t tmpfs -o size=4k none "$0" && exec "$@"'
-    private = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, str(temporary)]
-    if shutil.which("unshare") is None or subprocess.run([*private, "true"], capture_output=True).returncode:
-        pytest.skip("this user may not mount a file system of its own")
-
-    assert _removing_residue(path, temporary, *private) == str(path.parent)

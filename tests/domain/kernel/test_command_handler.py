@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 
-from domain.kernel.command_handler import Done
 from domain.kernel.errors import (
     CommandIdReused,
     Damaged,
@@ -20,6 +19,7 @@ from domain.kernel.errors import (
     Tampered,
 )
 from domain.kernel.events import NO_STREAM, Event, EventData, Metadata, event_id
+from domain.kernel.orders import Done
 from domain.kernel.personal import ERASED
 from domain.kernel.ports.event_store import Append, Appended, AppendResult
 from domain.kernel.ports.vault import DestroyedKey, LivingKey

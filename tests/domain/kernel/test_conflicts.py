@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 
-from domain.kernel.command_handler import ATTEMPTS, Done
+from domain.kernel.command_handler import ATTEMPTS, CommandHandler
 from domain.kernel.errors import KeyUnavailable, VersionConflict
 from domain.kernel.events import NO_STREAM
+from domain.kernel.orders import Done, Order, Outcome
 from domain.kernel.ports.vault import DestroyedKey
-from tests.support.bank import Bank, TooMuch, name, pay
+from tests.support.bank import ACCOUNT, CODEC, Bank, TooMuch, name, pay
 from tests.support.builders import stored
 
 
@@ -39,7 +44,7 @@ def test_a_stream_that_was_expected_to_be_new_is_loaded_after_the_conflict() -> 
     bank.let_a_rival_pay(1)
 
     assert bank.handle(pay(5, is_new=True)) == [Done(1, 2)]
-    assert bank.loads == ["account-1"]
+    assert bank.loads == [["account-1"]]
 
 
 def test_only_commands_that_met_a_conflict_are_decided_again() -> None:
@@ -78,9 +83,9 @@ def test_a_command_with_endless_conflicts_returns_the_conflict_alone() -> None:
     hopeless, fine, later = bank.handle(pay(5), pay(5, account=2), pay(6, account=2))
 
     assert hopeless == VersionConflict("account-1", ATTEMPTS - 2, ATTEMPTS - 1)
-    assert (fine, later) == (Done(0, 2), Done(1, ATTEMPTS + 3))
+    assert (fine, later) == (Done(0, 2), Done(1, 3))
     assert bank.amounts(2) == [5, 6]
-    assert len(bank.batches) == ATTEMPTS + 1
+    assert len(bank.batches) == ATTEMPTS
 
 
 def test_pauses_between_conflicts_grow_and_are_jittered() -> None:
@@ -102,3 +107,23 @@ def test_every_append_has_an_exact_expected_version() -> None:
     assert all(item.expected_version >= NO_STREAM for item in items)
     versions = [item.expected_version for item in items if item.stream == "account-1"]
     assert versions == [NO_STREAM, 0, 1, 2, 3]
+
+
+def test_two_handlers_that_share_a_long_stream_store_every_command_once() -> None:
+    bank = Bank()
+    batches = [[[pay(0) for _ in range(30)] for _ in range(8)] for _ in range(2)]
+
+    def work(own: list[list[Order[Any]]]) -> list[Outcome]:
+        handler = CommandHandler(
+            ACCOUNT, store=bank.memory, codec=CODEC, keyring=Bank(bank.memory).keyring, pause=time.sleep
+        )
+        return [outcome for batch in own for outcome in handler.handle(batch)]
+
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = [outcome for found in threads.map(work, batches) for outcome in found]
+
+    assert all(isinstance(outcome, Done) for outcome in outcomes)
+    assert sorted(outcome.version for outcome in outcomes if isinstance(outcome, Done)) == [*range(480)]
+    assert [event.position for event in bank.memory.read_stream("account-1")] == [
+        position for _, position in sorted((o.version, o.position) for o in outcomes if isinstance(o, Done))
+    ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from domain.kernel import errors
+from domain.kernel import errors, process_errors, unique, vault_errors
 from domain.kernel.errors import AnsweredError, EsError, Kind
 from tests.support.error_contract import ErrorContract, each_of, errors_in
 
@@ -15,6 +15,14 @@ SAMPLES: dict[EsError, tuple[str, Kind]] = {
     errors.UnknownRequest("make-tea"): ("unknown-request", Kind.INVALID),
     errors.InvalidSetting("store", "is not a URL"): ("invalid-setting", Kind.INVALID),
     errors.CommandIdReused("0b5c"): ("command-id-reused", Kind.REFUSED),
+    errors.CommandCancelled(): ("command-cancelled", Kind.REFUSED),
+    errors.ClaimLost(): ("claim-lost", Kind.UNAVAILABLE),
+    unique.UniqueTaken("wallet", "owner_id and label"): ("unique-taken", Kind.REFUSED),
+    unique.UniqueReserved("wallet", "number"): ("unique-reserved", Kind.REFUSED),
+    process_errors.ProcessFailed("transfer", "fails"): ("process-failed", Kind.DAMAGED),
+    process_errors.ProcessRulesUnknown("transfer", 3): ("process-rules-unknown", Kind.DAMAGED),
+    errors.PersonErased(42): ("person-erased", Kind.REFUSED),
+    errors.PersonNotFound(42): ("person-not-found", Kind.NOT_FOUND),
     errors.VersionConflict("user-42", 3, 5): ("version-conflict", Kind.UNAVAILABLE),
     errors.DuplicateEventId("user-42"): ("duplicate-event-id", Kind.REFUSED),
     errors.PartUnavailable("vault", "it is locked"): ("unavailable", Kind.UNAVAILABLE),
@@ -42,7 +50,9 @@ class TestErrorsOfTheKernel(ErrorContract):
 
 
 def test_every_error_of_the_kernel_has_a_sample() -> None:
-    assert set(errors_in(errors)) == {type(sample) for sample in SAMPLES}
+    assert {*errors_in(errors), *errors_in(process_errors), *errors_in(unique)} == {
+        type(sample) for sample in SAMPLES
+    }
 
 
 def test_an_error_of_the_base_class_has_a_wire_form_without_details() -> None:
@@ -62,8 +72,8 @@ def test_an_error_may_have_a_hint_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (errors.residue_left(), "vault is unavailable: "),
-        (errors.vault_emptied(), "personal data cannot be opened: the vault is empty"),
+        (vault_errors.residue_left(), "vault is unavailable: "),
+        (vault_errors.vault_emptied(), "personal data cannot be opened: the vault is empty"),
         (errors.PartUnavailable("read models", "x"), "read models are unavailable: x"),
     ],
     ids=["residue", "emptied", "plural"],

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.kernel.events import BEGINNING, Position
-from domain.kernel.history import Fit, History, Mark, Verified, verified
+from domain.kernel.history import Fit, History, Mark, Verified, other_bytes, verified
 
 STEPS = st.integers(1, 3000).flatmap(
     lambda largest: st.lists(st.integers(1, largest), min_size=1, max_size=400)
@@ -140,8 +140,36 @@ def test_a_store_that_ends_before_the_position_is_another_history() -> None:
     assert BEGINNING < found.history.position <= 6
 
 
+def test_a_last_event_that_was_scavenged_is_no_other_history() -> None:
+    history = after(marks_of([1] * 9))
+
+    assert check(history, {9: Fit.ABSENT}, 8) == Verified(history, diverged=False)
+
+
 @pytest.mark.parametrize(("head", "expected"), [(9, 9), (8, BEGINNING)])
 def test_a_checkpoint_without_marks_is_trusted_unless_it_is_after_the_head(
     head: Position, expected: Position
 ) -> None:
     assert check(History(9), {}, head) == Verified(History(expected), diverged=expected != 9)
+
+
+# --- other bytes -----------------------------------------------------------------------------
+
+
+@given(STEPS)
+def test_other_bytes_differ_each_time_and_hold_the_same_marks(steps: list[int]) -> None:
+    history = after(marks_of(steps))
+    raw = history.to_bytes()
+
+    seen = [raw]
+    for _ in range(3):
+        seen.append(other_bytes(seen[-1]))
+
+    assert len({*seen}) == 4
+    assert {History.from_bytes(history.position, each) for each in seen} == {history}
+    assert len(seen[-1]) == len(raw) + 4
+
+
+def test_a_checkpoint_without_marks_has_other_bytes_too() -> None:
+    assert other_bytes(b"") != b""
+    assert History.from_bytes(5, other_bytes(other_bytes(b""))) == History(5)

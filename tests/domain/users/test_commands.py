@@ -24,7 +24,7 @@ from domain.users.commands import (
     parse_user_id,
 )
 from domain.users.mail_domains import spellings
-from tests.support.waiting import assert_within
+from tests.support.waiting import assert_within, in_cpu_time
 
 Parser = Callable[[object], Personal | str]
 FIELDS: dict[Parser, tuple[str, int]] = {
@@ -53,7 +53,14 @@ def test_the_reason_of_an_erasure_is_a_code() -> None:
     assert DEFAULT_BASIS in BASES
 
 
-@given(value=st.text() | st.sampled_from(["other", "GDPR-REQUEST", " retention", "", None, 1, ["retention"]]))
+ACCEPTED = {*BASES, "GDPR Art. 17"}
+
+
+# Hypothesis also draws texts that it finds in the code, so texts that are accepted have to be left out.
+@given(
+    value=st.text().filter(lambda text: text not in ACCEPTED)
+    | st.sampled_from(["other", "GDPR-REQUEST", " retention", "", None, 1, ["retention"]])
+)
 def test_any_other_reason_is_refused_with_the_list_of_codes(value: object) -> None:
     with pytest.raises(InvalidInput) as refused:
         parse_basis(value)
@@ -127,7 +134,7 @@ def test_a_text_of_two_megabytes_is_refused_at_once(parse: Parser) -> None:
             with pytest.raises(InvalidInput):
                 parse(text)
 
-    assert_within(0.5, refuse)
+    assert_within(0.5, in_cpu_time(refuse))
 
 
 @each_parser
@@ -338,4 +345,4 @@ def test_an_address_that_is_costly_to_match_is_refused_at_once() -> None:
             with pytest.raises(InvalidInput):
                 parse_email(email)
 
-    assert_within(0.5, refuse)
+    assert_within(0.5, in_cpu_time(refuse))

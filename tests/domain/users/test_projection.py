@@ -30,7 +30,9 @@ REGISTERED = UserRegistered(EMAIL, NAME)
 
 
 def recorded(event: Event, *, user_id: int = 7, version: int = 0, at_us: int = 1000) -> Recorded:
-    return Recorded(USER.stream_of(user_id), version, 50 + version, at_us, uuid4(), event.type, b"{}", b"{}")
+    return Recorded(
+        USER.stream_of(user_id), version, 50 + version, at_us, uuid4().bytes, event.type, b"{}", b"{}"
+    )
 
 
 def projected(*events: Event) -> dict[str, Value]:

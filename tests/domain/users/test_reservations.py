@@ -8,7 +8,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.kernel.ports.vault import AlreadyHeld, ClaimAnswer, ClaimRequest, HeldByOther, Reserved
+from domain.kernel.ports.vault import AlreadyHeld, ClaimAnswer, ClaimId, ClaimRequest, HeldByOther, Reserved
 from domain.users.reservations import Held, Reservations
 
 ADDRESSES = ("a@example.com", "b@example.com", "c@example.com")
@@ -31,8 +31,10 @@ class Table:
         decided = Reservations(dict(self.claims), dict(self.registered))
         for address, command, registers in batch:
             request = self._request(address, command, registers)
-            yield request, decided.answer(request.email.encode(), request)
-        assert decided.extended <= {claim.reservation_id for claim in self.claims.values()}
+            yield request, decided.answer(request.text.encode(), request)
+        assert decided.extended <= {
+            ClaimId(claim.subject, claim.reservation_id) for claim in self.claims.values()
+        }
         assert not decided.claimed.keys() & self.claims.keys(), "no claim is overwritten"
         assert not decided.minted.keys() & self.registered.keys(), "no command gets a second subject"
         self.claims |= decided.claimed
@@ -59,11 +61,11 @@ def test_an_address_has_one_holder_and_a_command_one_subject(batches: list[list[
             match answer:
                 case Reserved(subject=subject):
                     claim = (subject, request.command_id)
-                    assert owner.setdefault(request.email, claim) == claim
+                    assert owner.setdefault(request.text, claim) == claim
                 case AlreadyHeld(subject=subject):
-                    assert owner.get(request.email, (0,))[0] == subject or request.command_id in person
+                    assert owner.get(request.text, (0,))[0] == subject or request.command_id in person
                 case HeldByOther(subject=subject, confirmed=confirmed):
-                    assert owner[request.email][0] == subject
+                    assert owner[request.text][0] == subject
                     assert not confirmed, "no reservation is confirmed here"
 
     held = {tag.decode(): (claim.subject, claim.command_id) for tag, claim in table.claims.items()}

@@ -5,14 +5,17 @@ sources define them, and faults where a test plans them. Refusal: it keeps every
 a real server: the contract suite also runs against one.
 """
 
+from tests.support.node.cluster import Cluster
 from tests.support.node.faults import LOST_APPENDS, Fault, Plan, Point, always, delayed, never, once, seeded
-from tests.support.node.proxy import Proxy
-from tests.support.node.server import Cluster, Node
+from tests.support.node.front import Front
+from tests.support.node.server import Node
+from tests.support.proxy import Proxy
 
 __all__ = [
     "LOST_APPENDS",
     "Cluster",
     "Fault",
+    "Front",
     "Node",
     "Plan",
     "Point",

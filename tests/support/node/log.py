@@ -10,7 +10,8 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -29,12 +30,27 @@ class Proposed(NamedTuple):
     metadata: bytes
 
 
-class Record(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Record:
     position: int
     stream: str
     revision: int
     created_ticks: int  # of 100 ns since 1970
     event: Proposed
+    message: bytes = b""
+    """The record as clients read it, once one has read it."""
+
+
+Wanted = Callable[[Record], bool]
+
+
+class Page(NamedTuple):
+    """What one step of a read finds. `next` is where the next step begins."""
+
+    records: list[Record]
+    next: int
+    examined: int
+    at_end: bool = False
 
 
 class Written(NamedTuple):
@@ -75,8 +91,10 @@ class Log:
 
     # --- writing -----------------------------------------------------------------------------
 
-    def append(self, stream: str, expected: int, events: Sequence[Proposed]) -> Written | WrongVersion:
-        """Raises StreamDeleted."""
+    def append(
+        self, stream: str, expected: int, events: Sequence[Proposed], *, announced: bool = True
+    ) -> Written | WrongVersion:
+        """Subscriptions wait for `notify` if it is not announced. Raises StreamDeleted."""
         with self.changed:
             decided = self._decide(stream, expected, [event.id for event in events])
             if decided is not None:
@@ -85,7 +103,8 @@ class Log:
                 self._set_metadata(stream, {"$tb": self.last_revision(stream) + 1})
             for event in events:
                 self._commit(stream, self.last_revision(stream) + 1, event)
-            self.changed.notify_all()
+            if announced:
+                self.changed.notify_all()
             return Written(self._records[-1].revision, self._records[-1].position)
 
     def _decide(self, stream: str, expected: int, ids: Sequence[UUID]) -> Written | WrongVersion | None:
@@ -116,8 +135,8 @@ class Log:
     def _repeated(self, last: Record) -> Written:
         return Written(last.revision, None if self.forgets_positions else last.position)
 
-    def _commit(self, stream: str, revision: int, event: Proposed) -> None:
-        record = Record(self._end, stream, revision, time.time_ns() // 100, event)
+    def _commit(self, stream: str, revision: int, event: Proposed, created_ticks: int = 0) -> None:
+        record = Record(self._end, stream, revision, created_ticks or time.time_ns() // 100, event)
         self._end += len(event.data) + len(event.metadata) + len(stream) + _RECORD_OVERHEAD
         self._records.append(record)
         self._positions.append(record.position)
@@ -217,14 +236,44 @@ class Log:
             first = max(metadata.get("$tb", 0), len(records) - metadata.get("$maxCount", len(records)))
             return records[first:]
 
+    def page_of(self, name: str, start: int, *, backwards: bool, size: int) -> Page:
+        """At most `size` records of a stream. Raises StreamNotFound and StreamDeleted."""
+        records = self.stream(name)
+        first = records[0].revision if records else 0
+        if backwards:
+            end = max(0, min(start - first + 1, len(records)))
+            found = records[max(0, end - size) : end][::-1]
+            return Page(found, found[-1].revision - 1 if found else start, len(found), end <= size)
+        at = max(0, start - first)
+        found = records[at : at + size]
+        return Page(found, found[-1].revision + 1 if found else start, len(found), at + size >= len(records))
+
     def after_position(self, position: int) -> list[Record]:
-        with self.changed:  # a copy: the lock must not be held while records are sent
+        with self.changed:
             return self._records[bisect.bisect_right(self._positions, position) :]
 
-    def before_position(self, position: int) -> Iterator[Record]:
-        """Backwards, from below a position."""
+    def forwards(self, start: int, wanted: Wanted | None, *, size: int, window: int) -> Page:
+        """Examine records from a position on, until `size` are wanted or `window` are examined."""
+        window = min(size, window) if wanted is None else window
         with self.changed:
-            return reversed(self._records[: bisect.bisect_left(self._positions, position)])
+            at = bisect.bisect_left(self._positions, start)
+            records = self._records[at : at + window]
+            after = self._positions[at + window] if at + window < len(self._positions) else self._end
+        found, examined = _examined(records, wanted, size)
+        if examined < len(records):
+            return Page(found, records[examined].position, examined)
+        return Page(found, max(start, after), examined, examined < window and len(found) < size)
+
+    def backwards(self, start: int, wanted: Wanted | None, *, size: int, window: int) -> Page:
+        """Examine records from below a position down."""
+        window = min(size, window) if wanted is None else window
+        with self.changed:
+            at = bisect.bisect_left(self._positions, start)
+            records = self._records[max(0, at - window) : at][::-1]
+        found, examined = _examined(records, wanted, size)
+        end = records[examined - 1].position if examined else start
+        is_all = examined == len(records) and examined < window and len(found) < size
+        return Page(found, end, examined, is_all)
 
     def can_read_from(self, position: int) -> bool:
         """Whether a record begins, or began, at a position, or the log ends before it."""
@@ -234,3 +283,20 @@ class Log:
     def end(self) -> int:
         """The position of the last record of any kind."""
         return self._positions[-1]
+
+    def next_position(self) -> int:
+        """The position that the next record will have."""
+        return self._end
+
+
+def _examined(records: list[Record], wanted: Wanted | None, size: int) -> tuple[list[Record], int]:
+    """The first `size` wanted ones of these records, and how many were examined for them."""
+    if wanted is None:
+        return records, len(records)
+    found: list[Record] = []
+    for number, record in enumerate(records):
+        if len(found) == size:
+            return found, number
+        if wanted(record):
+            found.append(record)
+    return found, len(records)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from esdbclient.protos.Grpc import code_pb2, shared_pb2, status_pb2, streams_pb2
-
 from tests.support.node import log as logs
-from tests.support.node.log import Proposed, Record, Written, WrongVersion
+from tests.support.node.log import Proposed, Record, Wanted, Written, WrongVersion
+from tests.support.node.protos import code_pb2, shared_pb2, status_pb2, streams_pb2
 
 ReadResp = streams_pb2.ReadResp
 BatchResp = streams_pb2.BatchAppendResp
+
+PAGE = 32
+"""How many events the server reads at once, `ReadBatchSize`."""
 
 
 def name_of(options: Any) -> str:
@@ -45,20 +46,26 @@ def proposed(message: Any) -> Proposed:
     return Proposed(uuid_of(message.id), type_, content_type, bytes(message.data), custom)
 
 
-def filter_of(options: Any) -> Callable[[Record], bool]:
-    """Whether a read or subscription wants a record."""
+def filter_of(options: Any) -> Wanted | None:
+    """Whether a read or subscription wants a record. None if it wants all."""
     by = options.filter.WhichOneof("filter")
     if options.WhichOneof("filter_option") != "filter" or by is None:
-        return lambda record: True
+        return None
     expression = getattr(options.filter, by)
-
-    def text(record: Record) -> str:
-        return record.stream if by == "stream_identifier" else record.event.type
-
     if expression.regex:
-        pattern = re.compile(expression.regex)
-        return lambda record: pattern.search(text(record)) is not None
-    return lambda record: text(record).startswith(tuple(expression.prefix))
+        search = re.compile(expression.regex).search
+        if by == "stream_identifier":
+            return lambda record: search(record.stream) is not None
+        return lambda record: search(record.event.type) is not None
+    prefixes = tuple(expression.prefix)
+    if by == "stream_identifier":
+        return lambda record: record.stream.startswith(prefixes)
+    return lambda record: record.event.type.startswith(prefixes)
+
+
+def window_of(options: Any) -> int:
+    """How many records one step of a filtered read examines at most."""
+    return int(options.filter.max) if options.filter.WhichOneof("window") == "max" else PAGE
 
 
 def both_positions(position: int) -> dict[str, int]:
@@ -69,20 +76,36 @@ def checkpoint(position: int) -> Any:
     return ReadResp(checkpoint=ReadResp.Checkpoint(**both_positions(position)))
 
 
-def event(record: Record, options: Any) -> Any:
+def event(record: Record, options: Any) -> bytes:
+    """The serialised message of a record. It is made once, because each subscription sends the same bytes."""
+    if options.uuid_option.WhichOneof("content") == "string":
+        return _event(record, shared_pb2.UUID(string=str(record.event.id)))
+    if not record.message:
+        record.message = _event(record, structured(record.event.id))
+    return record.message
+
+
+def _event(record: Record, id_: Any) -> bytes:
     stored = record.event
-    as_text = options.uuid_option.WhichOneof("content") == "string"
-    types = {"type": stored.type, "content-type": stored.content_type, "created": str(record.created_ticks)}
     recorded = ReadResp.ReadEvent.RecordedEvent(
-        id=shared_pb2.UUID(string=str(stored.id)) if as_text else structured(stored.id),
+        id=id_,
         stream_identifier=shared_pb2.StreamIdentifier(stream_name=record.stream.encode()),
         stream_revision=record.revision,
-        metadata=types,
+        metadata={
+            "type": stored.type,
+            "content-type": stored.content_type,
+            "created": str(record.created_ticks),
+        },
         custom_metadata=stored.metadata,
         data=stored.data,
         **both_positions(record.position),
     )
-    return ReadResp(event=ReadResp.ReadEvent(event=recorded, commit_position=record.position))
+    read = ReadResp(event=ReadResp.ReadEvent(event=recorded, commit_position=record.position))
+    return bytes(read.SerializeToString())
+
+
+def serialised(message: Any) -> bytes:
+    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
 
 
 # --- results of appends ----------------------------------------------------------------------
@@ -127,7 +150,7 @@ def batch_error(message: str, details: Any) -> Any:
 
 
 def event_too_large() -> Any:
-    """An error of 24.10.4 and later. esdbclient has no message for its details: only their type is known."""
+    """An error of 24.10.4 and later. The client libraries have no message for its details: only their type is known."""
     name = "MaximumAppendEventSizeExceeded"
     error = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=name)
     error.details.type_url = f"type.googleapis.com/event_store.client.{name}"

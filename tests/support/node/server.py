@@ -1,26 +1,33 @@
-"""Test nodes that listen: a single one, or a cluster over one log with one leader."""
+"""A test node that listens, alone or as a member of a cluster."""
 
 from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc  # type: ignore[import-untyped]
-from esdbclient.protos.Grpc import gossip_pb2, gossip_pb2_grpc, streams_pb2_grpc
 
 from tests.support.node.faults import Plan, never
-from tests.support.node.log import Log
-from tests.support.node.proxy import HOST
+from tests.support.node.gossip import serve_gossip
+from tests.support.node.log import Log, Page
+from tests.support.node.roles import Role
 from tests.support.node.streams import Streams
+from tests.support.proxy import HOST
 
 if TYPE_CHECKING:
     from tests.support.certificates import Identity
+    from tests.support.node.cluster import Cluster
 
+LIVE_BUFFER = 64
+"""32 in the server's `liveEvents`, and 32 in its `_channel`."""
+FLUSH_S = 0.001
+EXAMINE_S = 15e-6
+"""Listing streams by a filtered read of 100,000 events took about 1.5 s."""
 _CALLS_AT_ONCE = 100
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -30,7 +37,6 @@ _OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-_State = gossip_pb2.MemberInfo.VNodeState
 
 
 class Node:
@@ -43,24 +49,43 @@ class Node:
         self,
         *,
         log: Log | None = None,
+        cluster: Cluster | None = None,
         tls: Identity | None = None,
         client_ca: Path | None = None,
         user: str = "",
+        advertised: tuple[str, int] | None = None,
     ) -> None:
-        """With `client_ca` clients must present a certificate. `user` is `name:password`, or empty for any."""
+        """With `client_ca` clients must present a certificate. `user` is `name:password`, or empty for any.
+
+        `advertised` is the host and port that gossip names, if clients reach the node by other ones than its own.
+        """
         self.log = log or Log()
         self.plan: Plan = never
-        self.cluster: Cluster | None = None
+        self.cluster = cluster
         self.is_unavailable = False
         self.is_cut_off = False
+        self.is_dead = False
+        """Whether it also ends the calls that run."""
         self.is_running = True
         self.calls = Counter[str]()
         """The number of calls by the name of the RPC, rejected ones included."""
         self.methods: set[str] = set()
         """Every RPC that was called, for example `streams.Streams/Read`, unimplemented ones included."""
+        self.says_caught_up = True
+        """Whether a subscription says that it has caught up, as servers do from 23.10 on."""
+        self.live_buffer = LIVE_BUFFER
+        """The messages that a live subscription keeps for a client that does not take them."""
+        self.falls_behind = False
+        """Whether a client that is too slow catches up again, as with servers from 24.2 on, instead of being ended."""
+        self.examined = 0
+        """The records that reads and catch-ups have examined."""
         self.has_checkpoint_bug = False
         """Whether a filtered subscription sends a checkpoint at 2^64-1 if it goes live before any event matched, as
         the server does from 24.2 to 24.10.4."""
+        self.flush_s = FLUSH_S
+        """How long a write to the disk takes. Appends of a call that arrive meanwhile are committed together."""
+        self.examine_s = EXAMINE_S
+        """How long the server takes for a record that a filter leaves out."""
         self.max_append_size = 1024 * 1024  # the server's default
         self.max_event_size: int | None = None
         """The limit for one event, which servers have from 24.10.4 on."""
@@ -73,9 +98,10 @@ class Node:
         self._server = grpc.server(
             ThreadPoolExecutor(_CALLS_AT_ONCE), options=_OPTIONS, interceptors=[_Recorder(self.methods)]
         )
-        streams_pb2_grpc.add_StreamsServicer_to_server(Streams(self), self._server)  # type: ignore[no-untyped-call]
-        gossip_pb2_grpc.add_GossipServicer_to_server(_Gossip(self), self._server)  # type: ignore[no-untyped-call]
+        self._server.add_generic_rpc_handlers((Streams(self).handlers(),))
+        serve_gossip(self, self._server)
         self.port = self._listen(tls, client_ca)
+        self.address = advertised or (HOST, self.port)
         self._server.start()
 
     def _listen(self, tls: Identity | None, client_ca: Path | None) -> int:
@@ -99,6 +125,13 @@ class Node:
         replaced, self.log = self.log, log
         replaced.notify()
 
+    def spend_on(self, page: Page) -> None:
+        """Take as long as the server does for the records that a read examined in vain."""
+        self.examined += page.examined
+        pause_s = (page.examined - len(page.records)) * self.examine_s
+        if pause_s > 0:
+            time.sleep(pause_s)
+
     def await_late_commits(self) -> None:
         for timer in self.late:
             timer.join()
@@ -114,33 +147,41 @@ class Node:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "Unauthenticated")
 
     def admit(self, rpc: str, context: grpc.ServicerContext) -> None:
-        """Authenticate the call, and redirect it if it requires the leader and this node is a follower."""
+        """Authenticate the call. Abort it during an election, and if it requires the leader and this node follows."""
         self.authenticate(rpc, context)
-        metadata = dict(context.invocation_metadata())
-        if self.cluster is None or self.cluster.leader is self or metadata.get("requires-leader") != "true":
-            return
-        where = (("leader-endpoint-host", HOST), ("leader-endpoint-port", str(self.cluster.leader.port)))
+        match self.role(context):
+            case Role.ELECTING:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "Server Is Not Ready")
+            case Role.FOLLOWER:
+                self.redirect(context)
+
+    def role(self, context: grpc.ServicerContext) -> Role:
+        """What the node is for this call: a follower only where the call requires the leader."""
+        if self.cluster is None or (leader := self.cluster.leading) is self:
+            return Role.LEADER
+        if leader is None:
+            return Role.ELECTING
+        requires_leader = dict(context.invocation_metadata()).get("requires-leader") == "true"
+        return Role.FOLLOWER if requires_leader else Role.LEADER
+
+    def redirect(self, context: grpc.ServicerContext) -> NoReturn:
+        """End the call, and name the leader."""
+        leader = self.cluster.leading if self.cluster else None
+        if leader is None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Server Is Not Ready")
+            raise AssertionError("abort raises")
+        where = (("leader-endpoint-host", HOST), ("leader-endpoint-port", str(leader.port)))
         context.set_trailing_metadata((("exception", "not-leader"), *where))
         context.abort(grpc.StatusCode.NOT_FOUND, "Leader info available")
+        raise AssertionError("abort raises")
 
+    def die(self) -> None:
+        """End all calls and accept none, until `revive`."""
+        self.is_dead = self.is_unavailable = True
+        self.log.notify()
 
-class Cluster:
-    """Nodes over one log, as if it were replicated. A test sets the leader."""
-
-    def __init__(self, size: int = 3) -> None:
-        log = Log()
-        self.nodes = [Node(log=log) for _ in range(size)]
-        self.leader = self.nodes[0]
-        for node in self.nodes:
-            node.cluster = self
-
-    @property
-    def url(self) -> str:
-        return f"esdb://{','.join(f'{HOST}:{node.port}' for node in self.nodes)}?tls=false"
-
-    def close(self) -> None:
-        for node in self.nodes:
-            node.close()
+    def revive(self) -> None:
+        self.is_dead = self.is_unavailable = False
 
 
 class _Recorder(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -152,24 +193,3 @@ class _Recorder(grpc.ServerInterceptor):  # type: ignore[misc]
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         self._methods.add(details.method.removeprefix("/event_store.client."))
         return continuation(details)
-
-
-class _Gossip(gossip_pb2_grpc.GossipServicer):
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def Read(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self._node.authenticate("Gossip", context)
-        cluster = self._node.cluster
-        alone = cluster is None or self._node.is_cut_off
-        nodes: Sequence[Node] = [self._node] if cluster is None or alone else cluster.nodes
-        leader = self._node if cluster is None else None if alone else cluster.leader
-        members = [
-            gossip_pb2.MemberInfo(
-                state=_State.Leader if node is leader else _State.Follower,
-                is_alive=not node.is_unavailable,
-                http_end_point=gossip_pb2.EndPoint(address=HOST, port=node.port),
-            )
-            for node in nodes
-        ]
-        return gossip_pb2.ClusterInfo(members=members)

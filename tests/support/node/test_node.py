@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import pytest
-from esdbclient import EventStoreDBClient, NewEvent, RecordedEvent, StreamState
-from esdbclient import exceptions as failures
 
+from adapters.eventstoredb.driver import EventStoreDBClient, failures
 from tests.support.node import Cluster, Fault, Node, Point, once, seeded
+from tests.support.node.protos import NewEvent, RecordedEvent, StreamState
 from tests.support.processes import ROOT
 
 TIMEOUT_S = 60.0
 THING = "thing-1"
 NO_STREAM = StreamState.NO_STREAM
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    with closing(Node()) as node:
-        yield node
-
-
-@pytest.fixture
-def client(node: Node) -> Iterator[EventStoreDBClient]:
-    with closing(EventStoreDBClient(node.url)) as client:
-        yield client
 
 
 def events(*types: str) -> list[NewEvent]:
@@ -186,8 +175,6 @@ def test_a_scavenged_event_is_absent_and_its_position_can_be_read_from(
 
     found = client.read_all(commit_position=position, timeout=TIMEOUT_S)
     assert [event.type for event in found] == ["b"]
-    with client.subscribe_to_all(commit_position=position, timeout=TIMEOUT_S) as subscription:
-        assert next(subscription).type == "b"
     append(client, StreamState.ANY, events("c"), "thing-2")
     assert [event.stream_position for event in read(client, "thing-2")] == [1]
 
@@ -205,22 +192,6 @@ def test_an_older_copy_is_restored_and_takes_other_events(client: EventStoreDBCl
     assert [event.type for event in read(client)] == ["a", "c"]
 
 
-def test_a_filtered_subscription_sends_checkpoints(client: EventStoreDBClient) -> None:
-    last = append(client, NO_STREAM, events(*"abcdefgh"))
-    with client.subscribe_to_all(
-        filter_include="x",
-        include_checkpoints=True,
-        window_size=2,
-        checkpoint_interval_multiplier=2,
-        timeout=TIMEOUT_S,
-    ) as subscription:
-        first, second, third = (next(subscription) for _ in range(3))
-
-    assert first.is_checkpoint
-    assert (first.commit_position or 0) < (second.commit_position or 0) <= last
-    assert third.commit_position == last
-
-
 def test_a_list_of_patterns_matches_too_much(client: EventStoreDBClient) -> None:
     append(client, NO_STREAM, events("A", "AX", "XC", "C"))
 
@@ -235,12 +206,16 @@ def test_a_follower_names_the_leader_and_the_client_goes_there() -> None:
         with closing(EventStoreDBClient(follower.url)) as client:
             with pytest.raises(failures.NodeIsNotLeader) as raised:
                 append(client, NO_STREAM, events("a"))
-            assert raised.value.leader_grpc_target == f"127.0.0.1:{cluster.leader.port}"
+            assert _leader_of(raised.value) == f"127.0.0.1:{cluster.leader.port}"
         with closing(EventStoreDBClient(cluster.url)) as client:
             append(client, NO_STREAM, events("a"))
             cluster.leader = follower
             append(client, 0, events("b"))
             assert len(ids(client)) == 2
+
+
+def _leader_of(error: Any) -> str:
+    return f"{error.host}:{error.port}" if hasattr(error, "host") else error.leader_grpc_target
 
 
 def test_a_fault_happens_at_its_point(client: EventStoreDBClient, node: Node) -> None:

@@ -41,12 +41,13 @@ def test_a_long_reader_of_sqlite_delays_no_key(erasures: Erasures, monkeypatch: 
 
 def test_a_long_reader_of_postgres_delays_no_key(over_postgres: Erasures, postgres_url: str) -> None:
     schema = postgres_url.rpartition("schema=")[2]
-    look = f"SELECT count(*) FROM {schema}_vault.data_keys"
+    look = f"SELECT count(*) FROM {schema}_vault.bucket_keys"
 
     delays_no_key(over_postgres, lambda: locked(postgres_url, look))
 
 
 def delays_no_key(erasures: Erasures, reading: Reading) -> None:
+    """Check it: the key of each person is destroyed while the reader reads, and the cleaning is completed after it."""
     first, second = erasures.a_user(ADA), erasures.a_user(GRACE)
     with reading():
         for user_id in (first, second):

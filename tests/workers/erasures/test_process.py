@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -11,11 +11,13 @@ import pytest
 from adapters import wiring
 from domain.kernel.history import History
 from domain.kernel.personal import ERASED
+from domain.kernel.ports.event_store import CaughtUp
 from domain.kernel.ports.vault import ClaimState
-from domain.users.account import USER, ErasureCompleted, Status, UserErased
+from domain.users.account import USER, ErasureCompleted, Status, UserDeleted, UserErased
 from tests.support.accounts import ADA, ALAN, GRACE, change, create, delete, erase, rename
 from tests.support.erasures import Erasures, Letters
 from tests.support.parts import Crash, Steps, before_call, replaced, unavailable
+from tests.support.vaults import holder
 
 # --- erasing ---------------------------------------------------------------------------------
 
@@ -66,7 +68,7 @@ def test_every_key_is_destroyed_before_anything_is_cleaned_up(erasures: Erasures
         erasures.done(erase(user_id))
 
     cleanings: list[None] = []
-    vault = replaced(erasures.vault, remove_residue=lambda: cleanings.append(None))
+    vault = replaced(erasures.vault, remove_residue=lambda _subjects: cleanings.append(None))
     erasures.process(vault=vault).run(lambda: False)
 
     assert all(map(erasures.is_erased, ids))
@@ -89,7 +91,7 @@ def test_listing_the_same_events_again_changes_nothing(erasures: Erasures) -> No
     erasures.run()
     head = erasures.store.head()
 
-    erasures.listing().list_erasures(list(erasures.store.read_all(0, 100)), History())
+    erasures.listing().list_erasures(list(erasures.store.read_all(0, 100)), History(), History())
     assert erasures.owed() == {}, "a completed erasure of which the vault holds nothing is not listed again"
     erasures.run()
 
@@ -164,6 +166,34 @@ def test_claims_are_released_after_a_change_and_a_deletion(erasures: Erasures) -
     assert erasures.has_key(deleted), "its data stays"
 
 
+def test_deletions_that_follow_each_other_are_settled_together(erasures: Erasures) -> None:
+    first, second = erasures.a_user(ADA), erasures.a_user(GRACE)
+    erasures.done(delete(first))
+    erasures.done(delete(second))
+    held: list[list[int | None]] = []
+
+    erasures.settling(pause=lambda _: held.append(erasures.holders(ADA, GRACE))).run(lambda: False)
+
+    assert held == [[first, second]], "one pause, before both"
+    assert erasures.holders(ADA, GRACE) == [None, None]
+
+
+def test_a_deletion_does_not_ask_the_vault_for_owed_erasures(erasures: Erasures) -> None:
+    for email in (ADA, GRACE):
+        erasures.done(delete(erasures.a_user(email)))
+    deleted = [each for each in erasures.store.read_all(0, 100) if each.type == UserDeleted.type]
+    following = [item for each in deleted for item in (each, CaughtUp(each.position, each.event_id))]
+    steps = Steps()
+
+    erasures.process(
+        **steps.watched(vault=erasures.vault),
+        followed=replaced(erasures.store, follow=lambda *_, **__: iter(following)),
+        monotonic_s=lambda: 100.0,
+    ).run(lambda: False)
+
+    assert steps.calls.count("vault.owed") == 1, "the look at the start"
+
+
 def test_the_process_is_the_janitor_of_expired_reservations(erasures: Erasures) -> None:
     steps = Steps(3)
     with pytest.raises(Crash, match=r"store|vault"):
@@ -235,7 +265,7 @@ def test_requests_of_others_that_name_a_former_address_are_kept(erasures: Erasur
 
     erasures.cleaning(dead_letters=letters).clean()
 
-    assert erasures.vault.holder(ADA) == heir
+    assert holder(erasures.vault, ADA) == heir
     assert letters.items == of_others
 
 
@@ -279,7 +309,7 @@ def test_the_bytes_of_destroyed_keys_do_not_wait_for_the_broker(erasures: Erasur
     erasures.process().run(lambda: False)
     removals: list[None] = []
 
-    def remove_residue() -> None:
+    def remove_residue(_subjects: Sequence[int]) -> None:
         removals.append(None)
 
     vault = replaced(erasures.vault, remove_residue=remove_residue)

@@ -21,7 +21,7 @@ from domain.kernel.events import NO_STREAM, EventData
 from domain.users.account import ERASING, USER
 from tests.support import effort
 from tests.support.accounts import change, delete, erase, rename
-from tests.support.builders import append
+from tests.support.builders import append, streams_of
 from tests.support.erasures import Erasures
 from tests.support.parts import Crash, Steps
 
@@ -168,7 +168,7 @@ class Lives:
                 self.system.run()
 
     def check(self) -> None:
-        for name, _ in self.system.store.streams(prefix=USER.prefix, limit=10_000):
+        for name, _ in streams_of(self.system.store, USER.prefix):
             with suppress(EsError):
                 user_id = USER.id_of(name)
                 if {*self.system.types(user_id)} & {*ERASING}:

@@ -22,6 +22,7 @@ from tests.support.accounts import ADA, ALAN, GRACE, change, create, delete, era
 from tests.support.builders import append
 from tests.support.erasures import Erasures, Letters
 from tests.support.parts import Steps, before_call, crashed, every_crash, replaced, unavailable
+from tests.support.vaults import holder
 from workers.users.owed import LISTED
 
 # --- crashes and outages ---------------------------------------------------------------------
@@ -195,7 +196,7 @@ def test_a_deletion_of_a_damaged_user_frees_the_address(erasures: Erasures) -> N
     erasures.done(delete(user_id))
     erasures.run()
 
-    assert erasures.vault.holder(ADA) is None
+    assert holder(erasures.vault, ADA) is None
 
 
 def damaged_for(erasures: Erasures, user_id: int, method: str) -> Any:
@@ -338,7 +339,7 @@ def test_keys_in_a_restored_vault_are_destroyed_again(erasures: Erasures, tmp_pa
 
     assert erasures.is_erased(first)
     assert erasures.is_erased(second)
-    assert erasures.vault.holder(GRACE) is None
+    assert holder(erasures.vault, GRACE) is None
     assert erasures.has_key(kept)
     assert erasures.store.head() == head, "nothing is completed a second time"
 

@@ -116,7 +116,7 @@ def test_a_resumed_process_tries_at_once_what_failed(erasures: Erasures) -> None
 
 def test_a_person_whose_stream_was_deleted_is_erased_without_an_event(erasures: Erasures) -> None:
     user_id = erasures.a_user(ADA)
-    gone = replaced(erasures.store, read_stream=lambda *_, **__: iter(()))
+    gone = replaced(erasures.store, read_streams=lambda streams, **_: {stream: [] for stream in streams})
     service = erasures.queries(store=gone)
     assert asked(service, "status", user_id=str(user_id)) == UserNotFound(user_id)
     assert asked(service, "resume", user_id=str(user_id)) == UserNotFound(user_id)

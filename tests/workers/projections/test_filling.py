@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +30,7 @@ _SOUND = b'{"email":"es1:a","name":"es1:b"}'
 
 
 def _stored(type_: str, data: bytes, *, stream: str = "user-7", position: int = 1) -> Recorded:
-    return Recorded(stream, position, position, 0, uuid4(), type_, data, b"{}")
+    return Recorded(stream, position, position, 0, uuid4().bytes, type_, data, b"{}")
 
 
 def _translated(
@@ -113,15 +114,44 @@ def test_a_change_of_a_missing_user_is_not_parked() -> None:
 Fill = Callable[[Projection], Filler]
 
 
-@pytest.fixture
-def filler_of(read_model: SqliteReadModel, log: Log) -> Fill:
+class _AtLast(Future[Any]):
+    """Does its work when it is waited for: as late as a thread may do it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__()
+        self._work = work
+
+    def result(self, timeout: float | None = None) -> Any:
+        self.exception()
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        if not self.done():
+            try:
+                self.set_result(self._work())
+            except ValueError as error:
+                self.set_exception(error)
+        return super().exception(0)
+
+
+class SlowWriter(Executor):
+    def submit(self, work: Any, /, *args: Any, **named: Any) -> Future[Any]:
+        return _AtLast(lambda: work(*args, **named))
+
+
+@pytest.fixture(params=[None, SlowWriter()], ids=["stores at once", "stores behind"])
+def filler_of(request: pytest.FixtureRequest, read_model: SqliteReadModel, log: Log) -> Fill:
     def made(projection: Projection, **parts: Any) -> Filler:
         codec = JsonCodec(SHELF.events)
         own: dict[str, Any] = {"store": MemoryStore(), "codec": codec, "read_model": read_model}
         filling = Filling(projection, **{**own, **parts}, now_us=lambda: 0, log=log)
-        return Filler(filling, read_model.prepare(projection, now_us=0))
+        return Filler(filling, read_model.prepare(projection, now_us=0), request.param)
 
     return made
+
+
+def _up_to_the_last(events: Sequence[Recorded]) -> History:
+    return History(events[-1].position)
 
 
 class Happening:
@@ -155,8 +185,8 @@ def test_a_projection_sees_each_row_as_earlier_events_left_it(
     ]
 
     for start in range(0, len(events), size):
-        batch = events[start : start + size]
-        assert filler.fill(batch, History(batch[-1].position))
+        assert filler.begin(events[start : start + size], _up_to_the_last)
+    assert filler.finish()
 
     assert read_model.rows(labels) == [{"label": "poems", "shelves": 1}]
 
@@ -226,6 +256,24 @@ def test_a_sum_beyond_64_bits_parks_its_event_alone(
     assert (filler.generation.checkpoint, filler.generation.events) == (9, 5)
 
 
+@pytest.mark.parametrize("projection", [Overflowing(), OverflowingSeen()], ids=["unseen", "seen"])
+def test_events_translated_before_a_batch_failed_are_parked_behind_its_event(
+    read_model: SqliteReadModel, filler_of: Fill, projection: Shelves
+) -> None:
+    happened = Happening()
+    filler = filler_of(projection)
+    opening = [happened(shelf, ShelfOpened("maps")) for shelf in (1, 2)]
+    assert filler.fill([*opening, happened(1, BookPut("A"))], History(3))
+
+    assert filler.begin([happened(1, BookPut("B")), happened(2, BookPut("A"))], _up_to_the_last)
+    assert filler.begin([happened(1, ShelfClosed("maps")), happened(2, ShelfClosed("maps"))], _up_to_the_last)
+    assert filler.finish()
+
+    assert [row["state"] for row in read_model.rows(projection)] == ["open", "closed"]
+    assert [parked.position for parked in read_model.parked(projection, filler.generation)] == [4, 6]
+    assert (filler.generation.checkpoint, filler.generation.events) == (7, 7)
+
+
 class Numbered(Shelves):
     """Stores the title of a book as a number of the shelf."""
 
@@ -283,6 +331,59 @@ def test_a_key_that_cannot_be_looked_up_parks_its_event_alone(
 
     assert [row["label"] for row in read_model.rows(projection)] == ["poems"]
     assert [item.position for item in read_model.parked(projection, filler.generation)] == [1]
+
+
+class Failing(Shelves):
+    """Has a bug for books on the first shelf."""
+
+    def __init__(self, bug: Any) -> None:
+        self._bug = bug
+
+    def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
+        is_wrong = isinstance(event, BookPut) and SHELF.id_of(recorded.stream) == 1
+        return self._bug(event) if is_wrong else super().apply(recorded, event, row)
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda event: event.no_such_field,
+        lambda event: 1 // 0,
+        lambda event: no_such_name,  # type: ignore[name-defined]  # noqa: F821
+        lambda event: [].pop(),
+        lambda event: (lambda again: again(again))(lambda again: again(again)),
+        lambda event: None,
+        lambda event: [event],
+        lambda event: [Put(1, {"no_such_column": 1})],
+        lambda event: [Change(1, {"no_such_column": 1})],
+        lambda event: [Add(1, {"no_such_column": 1})],
+        lambda event: [Change(1, {"books": event})],
+    ],
+    ids=[
+        "attribute",
+        "arithmetic",
+        "name",
+        "lookup",
+        "recursion",
+        "none",
+        "event",
+        "put",
+        "change",
+        "add",
+        "list",
+    ],
+)
+def test_a_bug_of_a_projection_parks_its_event_alone(
+    read_model: SqliteReadModel, filler_of: Fill, bug: Any
+) -> None:
+    happened, projection = Happening(), Failing(bug)
+    filler = filler_of(projection)
+    events = [happened(shelf, event) for shelf in (1, 2) for event in (ShelfOpened("maps"), BookPut("North"))]
+
+    assert filler.fill(events, History(4))
+
+    assert [(row["shelf_id"], row["books"]) for row in read_model.rows(projection)] == [(1, 0), (2, 1)]
+    assert [item.position for item in read_model.parked(projection, filler.generation)] == [2]
 
 
 def test_another_filler_that_moved_the_checkpoint_ends_the_filling(

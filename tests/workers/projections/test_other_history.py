@@ -21,7 +21,7 @@ from domain.kernel.ports.read_model import GenerationState, ReadModel
 from domain.users.account import USER
 from domain.users.projection import USERS
 from tests.support.accounts import create
-from tests.support.builders import a_stream, append, some_events
+from tests.support.builders import a_stream, append, some_events, streams_of
 from tests.support.histories import Restorable, restorable
 from tests.support.parts import before_call, replaced
 from tests.support.postgres import own_schema
@@ -100,7 +100,7 @@ def until_projected(side: ReadSide) -> None:
 
 
 def assert_rows_are_those_of_the_store(side: ReadSide) -> None:
-    streams = side.store.streams(prefix=USER.prefix, limit=10_000)
+    streams = streams_of(side.store, USER.prefix)
     assert {id_: row["version"] for id_, row in side.rows().items()} == {
         USER.id_of(name): version for name, version in streams
     }
@@ -196,7 +196,7 @@ def test_a_rebuild_that_is_asked_for_replaces_rows_that_are_ahead_of_the_store(
 def test_an_unfinished_generation_of_another_history_starts_over(
     side: ReadSide, place: Restorable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.projections.rebuild.REBUILD_BATCH", 20)
+    monkeypatch.setattr("workers.projections.next_batch.REBUILD_BATCH", 20)
     first = users(side, 5)
     put_back = place.backup()
     users(side, 30)
@@ -218,7 +218,7 @@ def test_a_store_that_changes_during_the_rebuild_makes_it_start_over(
     changing: tuple[ReadSide, Restorable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     side, place = changing
-    monkeypatch.setattr("workers.projections.rebuild.REBUILD_BATCH", 20)
+    monkeypatch.setattr("workers.projections.next_batch.REBUILD_BATCH", 20)
     monkeypatch.setattr("workers.projections.rebuild._REBUILD_PAUSE_S", 0.0)
     first = users(side, 5)
     put_back = place.backup()

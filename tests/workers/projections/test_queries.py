@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 
 from domain.features import Registry
-from domain.kernel.errors import EsError, InvalidSetting, Kind
+from domain.kernel.errors import EsError, InvalidSetting, Kind, UnknownRequest
 from domain.kernel.feature import Feature
+from domain.kernel.messages import Request
 from domain.kernel.ports.read_model import GenerationState
 from tests.support.accounts import ADA
 from tests.support.parts import Unavailable
 from tests.support.read_side import ReadSide
-from workers.projections.service import queries_of
+from workers.projections.service import QueriesService, queries_of
 
 
 def test_the_state_of_a_projection_has_position_and_lag(read_side: ReadSide) -> None:
     read_side.a_user(ADA)
-    (before,) = read_side.answer("projections.status")["projections"]
+    (before,) = read_side.answer("projections.status", name="users")["projections"]
     read_side.project()
     (after,) = read_side.answer("projections.status", name="users")["projections"]
 
@@ -35,7 +36,7 @@ def test_a_requested_rebuild_leaves_a_new_generation(read_side: ReadSide) -> Non
     read_side.rebuilds.join()
 
     assert reply == {"projection": "users", "generation": 2, "head": 1}
-    states = [state["state"] for state in read_side.answer("projections.status")["projections"]]
+    states = [state["state"] for state in read_side.answer("projections.status", name="users")["projections"]]
     assert states == [GenerationState.RETIRED.value, GenerationState.CURRENT.value]
     assert len(read_side.answer("users.list")["users"]) == 1
 
@@ -48,10 +49,14 @@ def test_an_unknown_projection_is_not_found(read_side: ReadSide, kind: str) -> N
     assert reply.kind is Kind.NOT_FOUND
 
 
-def test_two_features_with_one_kind_of_query_are_refused() -> None:
+def test_of_two_features_with_one_kind_of_query_the_second_has_none() -> None:
     streams = ("workers.projections.stream_queries",)
     twice = Registry((Feature(name="streams", queries=streams), Feature(name="others", queries=streams)))
     sources: Any = Unavailable()
 
-    with pytest.raises(InvalidSetting, match=r"two of the query 'events\.read'"):
-        queries_of(twice, sources)
+    service = QueriesService(queries_of(twice, sources))
+    refused, unknown = service.handle([Request("others.list", {}), Request("nothing.list", {})])
+
+    assert isinstance(refused, InvalidSetting)
+    assert "two of the query 'events.read'" in str(refused)
+    assert isinstance(unknown, UnknownRequest)

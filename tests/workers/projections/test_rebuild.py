@@ -34,7 +34,7 @@ def projected(read_side: ReadSide) -> ReadSide:
 
 @pytest.fixture
 def batches_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    return lambda size: monkeypatch.setattr("workers.projections.rebuild.REBUILD_BATCH", size)
+    return lambda size: monkeypatch.setattr("workers.projections.next_batch.REBUILD_BATCH", size)
 
 
 def test_a_rebuild_fills_the_same_rows_in_a_new_generation(projected: ReadSide) -> None:
@@ -223,7 +223,7 @@ def test_a_rebuild_that_meets_an_outage_resumes_after_it(
     seen: list[str] = []
 
     def look(*_: object) -> None:
-        (building,) = projected.answer("projections.status")["projections"][1:]
+        (building,) = projected.answer("projections.status", name="users")["projections"][1:]
         seen.append(building["last_error"]["message"])
 
     projected.rebuilds = rebuilds

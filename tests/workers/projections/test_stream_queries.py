@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import pytest
+
+from domain.kernel.errors import InvalidInput
 from domain.kernel.events import NO_STREAM, EventData
 from domain.kernel.messages import Request
+from domain.streams.projection import STREAMS
 from domain.users.account import USER
 from tests.support.accounts import ADA, GRACE, rename
 from tests.support.builders import a_stream, append, some_events
 from tests.support.parts import before_call
 from tests.support.read_side import ReadSide
-from workers.runtime.queries import PATIENCE_S
+from workers.runtime.queries import PATIENCE_S, ProjectionBehind
 
 
 def test_a_stream_is_shown_as_it_is_stored(read_side: ReadSide) -> None:
@@ -33,11 +37,65 @@ def test_a_stream_is_shown_as_it_is_stored(read_side: ReadSide) -> None:
 def test_streams_are_listed_in_pages(read_side: ReadSide) -> None:
     ids = [read_side.a_user(f"user{number}@example.com") for number in range(3)]
     read_side.done(rename(ids[0]))
+    read_side.project_streams()
 
     first = read_side.answer("streams.list", prefix="user-", limit=2)["streams"]
     rest = read_side.answer("streams.list", prefix="user-", after=first[-1]["stream"])["streams"]
 
     assert [*first, *rest] == [{"stream": USER.stream_of(id_), "version": int(id_ == ids[0])} for id_ in ids]
+
+
+def test_streams_of_every_kind_are_listed_and_counted(read_side: ReadSide) -> None:
+    odd = {"elsewhere": 2, "odd\x00\x1b[31m\u202e\x7f": 0, "user": 0, "é/\U0010ffff": 1}
+    for name, last in odd.items():
+        events = [EventData(uuid4(), "never-heard-of.v9", b"\xff no JSON", b"") for _ in range(last + 1)]
+        append(read_side.store, name, NO_STREAM, events)
+    user_id = read_side.a_user(ADA)
+    read_side.project_streams()
+
+    listed = {row["stream"]: row["version"] for row in read_side.answer("streams.list")["streams"]}
+
+    assert listed == {**odd, USER.stream_of(user_id): 0}
+    assert read_side.answer("streams.count") == {"streams": 5, "more": False}
+    assert read_side.answer("streams.count", prefix="user") == {"streams": 2, "more": False}
+    assert read_side.answer("streams.count", prefix="é/\U0010ffff") == {"streams": 1, "more": False}
+    assert read_side.read_model.parked(STREAMS, read_side.read_model.prepare(STREAMS, now_us=0)) == []
+
+
+@pytest.mark.parametrize("kind", ["streams.list", "streams.count"])
+def test_no_incomplete_list_of_streams_is_shown(read_side: ReadSide, kind: str) -> None:
+    read_side.project_streams()
+    read_side.a_user(ADA)
+    request = Request(kind, {})
+
+    assert read_side.waits(request)
+    read_side.now_s += PATIENCE_S + 1
+    reply = read_side.reply_to(request)
+
+    assert isinstance(reply, ProjectionBehind)
+    assert "position 0, not yet at 1" in str(reply)
+    read_side.project_streams()
+    assert isinstance(read_side.ask(kind), dict)
+
+
+def test_a_count_is_cut_at_its_limit(read_side: ReadSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.projections.stream_queries.COUNT_LIMIT", 2)
+    for count in ({"streams": 1, "more": False}, {"streams": 2, "more": False}, {"streams": 2, "more": True}):
+        append(read_side.store, a_stream(), NO_STREAM, some_events(1))
+        read_side.project_streams()
+        assert read_side.answer("streams.count") == count
+
+
+@pytest.mark.parametrize("field", ["after", "prefix"])
+def test_a_name_that_is_no_unicode_text_is_refused(read_side: ReadSide, field: str) -> None:
+    assert isinstance(read_side.ask("streams.list", **{field: "\ud800"}), InvalidInput)
+
+
+def test_rows_of_streams_hold_no_personal_data(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.project_streams()
+
+    assert read_side.read_model.rows(STREAMS) == [{"stream": USER.stream_of(user_id), "version": 0}]
 
 
 def test_events_are_paged_by_position(read_side: ReadSide) -> None:

@@ -11,7 +11,8 @@ from adapters.log import Log
 from adapters.rabbitmq.publisher import RabbitPublisher
 from domain.kernel.errors import PartUnavailable
 from tests.support.parts import Unavailable
-from tests.support.relaying import Relay, Relaying, Subscriber, full_queue, proxied
+from tests.support.proxy import proxied
+from tests.support.relaying import Relay, Relaying, Subscriber, full_queue
 from tests.support.servers import RabbitMQ
 from tests.support.waiting import DEADLINE_S, before, eventually
 

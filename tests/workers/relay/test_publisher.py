@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,8 @@ from adapters.rabbitmq.connection import open_channel
 from adapters.rabbitmq.errors import QueueMismatch
 from adapters.rabbitmq.publisher import EXCHANGE, Outgoing, RabbitPublisher
 from domain.kernel.errors import PartUnavailable
-from tests.support.relaying import Subscriber, full_queue
+from domain.kernel.events import BEGINNING
+from tests.support.relaying import Relay, Relaying, Subscriber, full_queue
 from tests.support.servers import RabbitMQ
 from tests.support.waiting import eventually
 
@@ -74,3 +77,24 @@ def test_one_relay_publishes_at_a_time_and_another_takes_over(
         eventually(lambda: publishes(standby, "3"), "the standby takes over")
 
     assert subscriber.ids() == ["1", "3"]
+
+
+def test_a_relay_that_stands_by_reads_nothing_and_reports_no_error(
+    publisher: RabbitPublisher, rabbitmq: RabbitMQ, subscriber: Subscriber, log: Log, tmp_path: Path
+) -> None:
+    log_file = tmp_path / "log" / "test.log"
+
+    publisher.publish([a_message("1")])
+    with closing(RabbitPublisher(rabbitmq.url, log=log)) as standby:
+        relay = Relay(standby, log)
+        ids = relay.store_events(1)
+        relaying = Relaying(relay.process)
+        eventually(lambda: "standing-by" in log_file.read_text(), "it stands by")
+        assert relay.process.reached == BEGINNING
+        assert not relaying.is_over
+        publisher.close()
+        relaying.wait_for(relay.store.head())
+        relaying.stop()
+
+    assert subscriber.ids() == ["1", *ids]
+    assert {json.loads(line)["level"] for line in log_file.read_text().splitlines()} == {"info"}

@@ -67,6 +67,33 @@ def test_a_worker_killed_by_a_signal_without_a_name_is_restarted(child: Child) -
     tended(child, "waiting")
 
 
+def test_a_worker_that_starts_again_keeps_its_last_error_until_it_is_ready(
+    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/bin/sh
+        cd {tmp_path}
+        if mkdir started; then
+            echo '{{"state": "failing", "error": {{"code": "key", "message": "no key"}}}}' >&2; exit 1
+        fi
+        echo '{{"state": "starting", "error": null}}' >&2; touch told
+        until test -e fixed; do sleep 0.02; done
+        echo '{{"state": "ready", "error": null}}' >&2; exec sleep 60
+        """
+    )
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    tended(child, "failing")
+
+    tended(child, "starting")
+    eventually((tmp_path / "told").exists, "it reported that it starts")
+    assert tended(child, "starting")["last_error"]["message"] == "no key"
+
+    (tmp_path / "fixed").touch()
+    assert tended(child, "ready")["last_error"] is None
+
+
 def test_the_last_words_of_a_worker_without_a_log_are_in_its_log(
     child: Child, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

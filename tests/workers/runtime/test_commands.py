@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+import es
 from adapters.codec import JsonCodec
 from adapters.log import Log
 from adapters.memory.event_store import MemoryStore
@@ -24,7 +25,8 @@ from domain.kernel.events import Event
 from domain.kernel.messages import Reply, Request
 from domain.kernel.personal import PersonalText
 from domain.kernel.ports.event_store import Append, AppendResult
-from tests.support.shelves import SHELF, ShelfIsFull, ShelfNotOpen, parse_label, parse_shelf_id
+from tests.support.builders import streams_of
+from tests.support.shelves import SHELF, ShelfIsFull, ShelfNotOpen, parse_label
 from workers.runtime.commands import CommandService, open_service
 from workers.runtime.control import Control
 from workers.runtime.worker import Worker
@@ -40,7 +42,7 @@ class CratePacked(Event):
 
 @dataclass(frozen=True, slots=True)
 class PackCrate(Command):
-    crate_id: Annotated[int, Input(parse_shelf_id, "The crate's id.", "ID")]
+    crate_id: es.Id
     label: Annotated[str, Input(parse_label, "What is in it.", "LABEL")]
     wire: ClassVar[str] = "pack-crate"
     request: ClassVar[str] = "crates.pack"
@@ -132,7 +134,7 @@ def test_commands_for_one_stream_see_each_other(store: Store, service: CommandSe
     replies = service.handle([open_shelf("1"), open_shelf("2"), put_book("1"), put_book("1"), put_book("2")])
 
     assert versions(replies) == [0, 0, 1, 2, 1]
-    assert store.appends == [2, 2, 1], "one per round: the second command for a stream waits for the first"
+    assert store.appends == [2], "one for the batch, with one item for each stream"
 
 
 def test_several_aggregates_share_a_batch_and_replies_keep_their_order(
@@ -145,7 +147,7 @@ def test_several_aggregates_share_a_batch_and_replies_keep_their_order(
     is_crate = [isinstance(reply, dict) and "crate_id" in reply for reply in replies]
     assert is_crate == [False, True, False, False]
     assert versions(replies) == [0, 0, 1, 0]
-    assert store.streams() == [("crate-1", 0), ("shelf-1", 1), ("shelf-2", 0)]
+    assert streams_of(store) == [("crate-1", 0), ("shelf-1", 1), ("shelf-2", 0)]
 
 
 def test_an_empty_batch_has_no_replies_and_appends_nothing(store: Store, service: CommandService) -> None:
@@ -163,7 +165,7 @@ def test_refused_and_unknown_requests_fail_alone(store: Store, service: CommandS
         [put_book("1"), put_book("2"), request("shelves.burn", shelf_id="1"), open_shelf("3")]
     )
 
-    assert replies[:3] == [ShelfIsFull(), ShelfNotOpen(), UnknownRequest("shelves.burn")]
+    assert replies[:3] == [ShelfIsFull(limit=3), ShelfNotOpen(), UnknownRequest("shelves.burn")]
     assert versions(replies[3:]) == [0]
 
 

@@ -16,7 +16,7 @@ from adapters.memory.event_store import MemoryStore
 from domain.kernel.errors import EsError, PartUnavailable
 from domain.kernel.events import NO_STREAM, Position, Recorded
 from domain.kernel.history import History
-from tests.support.builders import append, some_events
+from tests.support.builders import append, some_events, streams_of
 from tests.support.relaying import Checkpoints
 from tests.support.waiting import DEADLINE_S, before
 from workers.runtime.followers import CheckpointedFollowing, Follower, progress
@@ -44,7 +44,7 @@ class Bookkeeping:
         )
 
     def store_events(self, number: int, stream: str = "thing-1") -> None:
-        version = dict(self.store.streams()).get(stream, NO_STREAM)
+        version = dict(streams_of(self.store)).get(stream, NO_STREAM)
         append(self.store, stream, version, some_events(number))
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> CheckpointedFollowing:

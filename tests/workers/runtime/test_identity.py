@@ -190,7 +190,8 @@ def test_every_role_refuses_what_it_opens(
             a_worker(settings, role).open()
         channel.queue_delete(SYSTEM)
 
-        for name in {"ids": [], "projections": ["ES_VAULT", "ES_DATABASE"]}.get(role, ["ES_VAULT"]):
+        parts = {"ids": [], "projections": ["ES_VAULT", "ES_DATABASE"], "processes": ["ES_DATABASE"]}
+        for name in parts.get(role, ["ES_VAULT"]):
             with closing(apsw.Connection(str(home.home / FILES[name]))) as connection:
                 connection.execute("UPDATE system SET id = ?", (UUID(int=8).bytes,))
             with pytest.raises(ForeignPart, match="system 00000000-0000-0000-0000-000000000008"):
@@ -357,4 +358,5 @@ def test_a_recorded_place_ends_the_refusal(
     with closing(wiring.open_store(copied.store)) as store:
         record_place(store, copied)
 
-    opened(copied)
+    with closing(opened(copied)) as worker:
+        assert worker.system_id() is not None

@@ -304,6 +304,30 @@ def test_a_restart_of_the_server_with_an_older_copy_is_noticed_after_the_reconne
     assert process.run()[-30:] == new
 
 
+@pytest.mark.parametrize("change", ["restored", "swapped"])
+def test_a_server_that_goes_on_with_another_history_loses_no_event(
+    node_place: RestorableNode, log: Log, change: str
+) -> None:
+    """It has grown past everything that was seen before the follower is back."""
+    process = Process(node_place, log, monotonic_s=count(0.0, 1.1).__next__)
+    register(node_place.store, 30)
+    restore = node_place.backup() if change == "restored" else node_place.swap
+    register(node_place.store, 10)
+    new: list[UUID] = []
+
+    def replace() -> None:
+        before_it = node_place.store.head()
+        restore()
+        while node_place.store.head() <= before_it:
+            new.extend(register(node_place.store, 50))
+
+    with pytest.raises((PartUnavailable, StoreBehind, OtherHistory)):
+        end_of_a_run(process, replace)
+
+    assert process.run()[-50:] == new[-50:]
+    assert {*new} <= {*process.seen}
+
+
 # --- resume ----------------------------------------------------------------------------------
 
 

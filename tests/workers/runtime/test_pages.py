@@ -37,6 +37,7 @@ def full(read_side: ReadSide) -> ReadSide:
     for number in range(COUNT - 1):
         read_side.done(rename(1000, f"Name {number}"))
     read_side.project()
+    read_side.project_streams()
     return read_side
 
 

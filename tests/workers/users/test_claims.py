@@ -16,7 +16,17 @@ from domain.kernel.messages import Request
 from domain.kernel.ports.vault import ClaimState, DestroyedKey, Reason
 from domain.users.account import USER, EmailChangeAbandoned, RegistrationAbandoned
 from tests.support.accounts import ADA, ALAN, GRACE, Accounts, change, create, delete, erase, rename
-from tests.support.parts import Crash, Steps, before_call, crashed, every_crash, replaced, unavailable
+from tests.support.parts import (
+    Crash,
+    Steps,
+    Unavailable,
+    before_call,
+    crashed,
+    every_crash,
+    replaced,
+    unavailable,
+)
+from tests.support.vaults import holder
 
 each_end = pytest.mark.parametrize("end", [delete, erase])
 
@@ -27,11 +37,11 @@ def crash() -> None:
 
 def test_the_claim_of_the_current_address_is_confirmed(accounts: Accounts) -> None:
     with pytest.raises(Crash):
-        accounts.service(vault=before_call(accounts.vault, "confirm", crash)).handle([create(ADA)])
+        accounts.service(vault=before_call(accounts.vault, "settle_claims", crash)).handle([create(ADA)])
     ((user_id, _),) = accounts.active()
     assert accounts.states(user_id) == [ClaimState.RESERVED]
 
-    accounts.claims().settle(user_id)
+    accounts.claims().settle([user_id])
 
     assert accounts.states(user_id) == [ClaimState.CONFIRMED]
 
@@ -42,7 +52,7 @@ def test_the_claims_of_former_addresses_are_released(accounts: Accounts) -> None
     accounts.done(change(user_id, ALAN))
     assert len(accounts.states(user_id)) == 3
 
-    accounts.claims().settle(user_id)
+    accounts.claims().settle([user_id])
 
     assert accounts.holders(ADA, GRACE, ALAN) == [None, None, user_id]
 
@@ -54,10 +64,29 @@ def test_all_claims_of_a_closed_account_are_released(
     user_id = accounts.a_user(ADA)
     accounts.done(end(user_id))
 
-    accounts.claims().settle(user_id)
+    accounts.claims().settle([user_id])
 
     assert accounts.states(user_id) == []
     assert accounts.has_key(user_id), "only an erasure destroys the key"
+
+
+def test_the_stream_of_an_account_known_to_be_closed_is_not_read(accounts: Accounts) -> None:
+    gone, stays = accounts.a_user(ADA), accounts.a_user(GRACE)
+    accounts.done(delete(gone))
+
+    accounts.claims(store=Unavailable()).settle([gone], closed={gone})
+
+    assert (accounts.states(gone), accounts.states(stays)) == ([], [ClaimState.CONFIRMED])
+
+
+def test_the_stream_decides_a_reservation_of_a_closed_account(accounts: Accounts) -> None:
+    user_id = accounts.a_user(ADA)
+    accounts.reserve(GRACE, user_id)
+    accounts.done(delete(user_id))
+
+    accounts.claims().settle([user_id], closed={user_id})
+
+    assert accounts.holders(ADA, GRACE) == [None, user_id], "a paused command may still use it"
 
 
 def test_a_reservation_that_a_command_may_still_use_stays(accounts: Accounts) -> None:
@@ -66,8 +95,8 @@ def test_a_reservation_that_a_command_may_still_use_stays(accounts: Accounts) ->
     accounts.reserve(ALAN, 77, registers=True)
     head = accounts.store.head()
 
-    accounts.claims().settle(user_id)
-    accounts.claims().settle(77)
+    accounts.claims().settle([user_id])
+    accounts.claims().settle([77])
     assert accounts.claims().settle_expired() == 0
 
     assert accounts.holders(ADA, GRACE, ALAN) == [user_id, user_id, 77]
@@ -83,9 +112,9 @@ def test_an_expired_change_is_fenced_before_its_address_is_released(accounts: Ac
     accounts.let_reservations_expire()
     steps = Steps()
 
-    accounts.claims(**steps.watched(store=accounts.store, vault=accounts.vault)).settle(user_id)
+    accounts.claims(**steps.watched(store=accounts.store, vault=accounts.vault)).settle([user_id])
 
-    assert steps.calls[-2:] == ["store.append", "vault.release"]
+    assert steps.calls[-2:] == ["store.append", "vault.settle_claims"]
     (fence,) = accounts.store.read_stream(USER.stream_of(user_id), 1)
     assert accounts.codec.decode(fence) == EmailChangeAbandoned(str(reservation))
     assert accounts.codec.metadata(fence).actor == "process:claims"
@@ -97,15 +126,15 @@ def test_an_expired_registration_is_fenced_before_its_key_is_destroyed(accounts:
     accounts.let_reservations_expire()
     steps = Steps()
 
-    accounts.claims(**steps.watched(store=accounts.store, vault=accounts.vault)).settle(77)
+    accounts.claims(**steps.watched(store=accounts.store, vault=accounts.vault)).settle([77])
 
-    assert steps.calls[-2:] == ["store.append", "vault.destroy"]
+    assert steps.calls[-2:] == ["store.append", "vault.settle_claims"]
     (fence,) = accounts.store.read_stream(USER.stream_of(77))
     assert accounts.codec.decode(fence) == RegistrationAbandoned(str(reservation))
     found = accounts.vault.data_keys([77])[77]
     assert isinstance(found, DestroyedKey)
     assert found.reason is Reason.ABANDONED
-    assert accounts.vault.holder(ADA) is None
+    assert holder(accounts.vault, ADA) is None
 
 
 @each_end
@@ -128,8 +157,8 @@ def test_settling_twice_changes_nothing(accounts: Accounts) -> None:
     accounts.run_the_janitor()
     head = accounts.store.head()
 
-    accounts.claims().settle(user_id)
-    accounts.claims().settle(77)
+    accounts.claims().settle([user_id])
+    accounts.claims().settle([77])
 
     assert accounts.claims().settle_expired() == 0
     assert accounts.store.head() == head
@@ -141,7 +170,7 @@ def test_a_fence_that_met_a_conflict_is_decided_again(accounts: Accounts) -> Non
     accounts.let_reservations_expire()
     store = before_call(accounts.store, "append", lambda: accounts.done(rename(user_id, "Faster")))
 
-    accounts.claims(store=store).settle(user_id)
+    accounts.claims(store=store).settle([user_id])
 
     assert accounts.types(user_id) == ["user-registered.v1", "user-renamed.v1", "email-change-abandoned.v1"]
     assert accounts.states(user_id) == [ClaimState.CONFIRMED]
@@ -152,15 +181,15 @@ def test_a_change_whose_claim_was_released_reserves_it_again(accounts: Accounts)
 
     def meanwhile() -> None:
         accounts.let_reservations_expire()
-        accounts.claims().settle(user_id)
+        accounts.claims().settle([user_id])
 
     service = accounts.service(store=before_call(accounts.store, "append", meanwhile))
     (reply,) = service.handle([change(user_id, GRACE)])
 
     assert isinstance(reply, dict)
     assert accounts.active() == [(user_id, GRACE)]
-    accounts.claims().settle(user_id)
-    assert accounts.vault.holder(GRACE) == user_id
+    accounts.claims().settle([user_id])
+    assert holder(accounts.vault, GRACE) == user_id
 
 
 def test_endless_conflicts_leave_the_claim_to_the_next_round(accounts: Accounts) -> None:
@@ -172,11 +201,11 @@ def test_endless_conflicts_leave_the_claim_to_the_next_round(accounts: Accounts)
         accounts.done(rename(user_id, uuid4().hex))
         return accounts.store.append(batch)
 
-    accounts.claims(store=replaced(accounts.store, append=append)).settle(user_id)
+    accounts.claims(store=replaced(accounts.store, append=append)).settle([user_id])
 
-    assert accounts.vault.holder(GRACE) == user_id, "not fenced, so not released"
-    accounts.claims().settle(user_id)
-    assert accounts.vault.holder(GRACE) is None
+    assert holder(accounts.vault, GRACE) == user_id, "not fenced, so not released"
+    accounts.claims().settle([user_id])
+    assert holder(accounts.vault, GRACE) is None
 
 
 # --- the janitor -----------------------------------------------------------------------------
@@ -200,8 +229,8 @@ def test_the_janitor_settles_other_claims_despite_a_damaged_stream(accounts: Acc
     with contextlib.suppress(Damaged):  # raised after the others are settled
         accounts.run_the_janitor()
 
-    assert accounts.vault.holder("second@example.com") is None
-    assert accounts.vault.holder("first@example.com") == damaged, "without a decision it stays reserved"
+    assert holder(accounts.vault, "second@example.com") is None
+    assert holder(accounts.vault, "first@example.com") == damaged, "without a decision it stays reserved"
 
 
 def test_a_janitor_without_its_parts_changes_nothing(accounts: Accounts) -> None:
@@ -211,9 +240,9 @@ def test_a_janitor_without_its_parts_changes_nothing(accounts: Accounts) -> None
     with pytest.raises(PartUnavailable):
         accounts.claims(store=before_call(accounts.store, "append", unavailable)).settle_expired()
 
-    assert accounts.vault.holder(ADA) == 77
+    assert holder(accounts.vault, ADA) == 77
     assert accounts.claims().settle_expired() == 1
-    assert accounts.vault.holder(ADA) is None
+    assert holder(accounts.vault, ADA) is None
 
 
 @pytest.mark.parametrize("what", ["registration", "change"])
@@ -240,7 +269,63 @@ def test_the_next_janitor_completes_a_round_that_crashed_at_any_step(tmp_path: P
             accounts.claims().settle_expired()
 
             assert accounts.vault.expired_claims(now_us=accounts.now_us, limit=10) == [], where
-            assert accounts.vault.holder(ADA) is None, where
+            assert holder(accounts.vault, ADA) is None, where
             fences = [type_ for type_ in accounts.types(subject) if type_.endswith("abandoned.v1")]
             assert len(fences) == 1, where
             assert isinstance(accounts.done(create(ADA)), dict), where
+
+
+# --- many at once ----------------------------------------------------------------------------
+
+
+def test_many_users_are_settled_in_one_pass(accounts: Accounts) -> None:
+    changed = accounts.a_user("user@example.com")
+    accounts.reserve(GRACE, changed)
+    for number in range(50):
+        accounts.reserve(f"late{number}@example.com", 100 + number, registers=True)
+    accounts.let_reservations_expire()
+    steps = Steps()
+
+    claims = accounts.claims(**steps.watched(store=accounts.store, vault=accounts.vault))
+    claims.settle([changed, *range(100, 150), changed])
+
+    assert steps.calls == ["vault.claims_of", "store.read_streams", "store.append", "vault.settle_claims"]
+    assert accounts.expired() == 0
+    assert accounts.holders("late0@example.com", "late49@example.com", GRACE) == [None] * 3
+
+
+def test_after_a_conflict_only_those_who_met_it_are_settled_again(accounts: Accounts) -> None:
+    first, second = accounts.a_user("first@example.com"), accounts.a_user("second@example.com")
+    accounts.reserve(ADA, first)
+    accounts.reserve(GRACE, second)
+    accounts.let_reservations_expire()
+    store = before_call(accounts.store, "append", lambda: accounts.done(rename(second, "Faster")))
+    settled: list[list[int]] = []
+
+    def claims_of(subjects: list[int], **more: Any) -> Any:
+        settled.append(sorted(subjects))
+        return accounts.vault.claims_of(subjects, **more)
+
+    accounts.claims(store=store, vault=replaced(accounts.vault, claims_of=claims_of)).settle([first, second])
+
+    assert settled == [sorted([first, second]), [second]]
+    assert accounts.holders(ADA, GRACE) == [None, None]
+
+
+def test_a_fence_that_cannot_be_stored_keeps_the_claim_of_its_user_only(accounts: Accounts) -> None:
+    first, second = accounts.a_user("first@example.com"), accounts.a_user("second@example.com")
+    accounts.reserve(ADA, first)
+    accounts.reserve(GRACE, second)
+    accounts.let_reservations_expire()
+    full = PartUnavailable("event store", "it is full")
+
+    def append(batch: Any) -> Any:
+        return [
+            full if item.stream == USER.stream_of(first) else accounts.store.append([item])[0]
+            for item in batch
+        ]
+
+    with pytest.raises(PartUnavailable):
+        accounts.claims(store=replaced(accounts.store, append=append)).settle([first, second])
+
+    assert accounts.holders(ADA, GRACE) == [first, None]

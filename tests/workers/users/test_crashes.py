@@ -17,7 +17,7 @@ from domain.users.account import RegistrationAbandoned, Status, UserErased
 from domain.users.errors import EmailTaken, UserIsErased
 from tests.support.accounts import ADA, GRACE, NEW_IDS, Accounts, change, create, erase, rename
 from tests.support.parts import Steps, before_call, crashed, every_crash
-from tests.support.vaults import are_destroyed, destroy
+from tests.support.vaults import are_destroyed, destroy, holder
 
 SITUATIONS: dict[str, Callable[[Accounts], Request]] = {
     "register": lambda accounts: create(ADA, UUID(int=1)),
@@ -58,7 +58,7 @@ def test_a_retry_completes_a_command_that_crashed_at_any_step(tmp_path: Path, si
 
         owner = accounts.owner(ADA)
         assert int(reply["user_id"]) == owner, where
-        accounts.claims().settle(owner)
+        accounts.claims().settle([owner])
         assert accounts.states(owner) == [ClaimState.CONFIRMED], where
         assert accounts.done(asked) == reply, where
         assert accounts.expired() == 0, where
@@ -72,7 +72,7 @@ def test_the_janitor_settles_a_command_that_crashed_at_any_step(tmp_path: Path, 
         accounts.run_the_janitor()
 
         assert accounts.expired() == 0, where
-        assert (accounts.vault.holder(ADA) is not None) == stored, where
+        assert (holder(accounts.vault, ADA) is not None) == stored, where
         rival, again = accounts.handle(create(ADA), asked)
         if stored:
             assert rival == EmailTaken(), where
@@ -102,7 +102,7 @@ def test_without_a_janitor_an_expired_address_can_be_registered(tmp_path: Path, 
     for where, accounts, asked in crashes(tmp_path, situation):
         stored = is_stored(accounts, asked)
         (early,) = accounts.handle(create(ADA))
-        reserved = accounts.vault.holder(ADA) is not None
+        reserved = holder(accounts.vault, ADA) is not None
         accounts.let_reservations_expire()
 
         (late,) = accounts.handle(create(ADA))
@@ -128,7 +128,7 @@ def paused(accounts: Accounts, at: str, meanwhile: Callable[[], object]) -> dict
 
 
 @pytest.mark.parametrize("rival", [True, False])
-@pytest.mark.parametrize("paused_at", ["vault.data_keys", "store.append", "vault.confirm"])
+@pytest.mark.parametrize("paused_at", ["vault.data_keys", "store.append", "vault.settle_claims"])
 @each_situation
 def test_a_paused_worker_never_uses_an_address_that_was_released(
     accounts: Accounts, situation: str, paused_at: str, rival: bool
@@ -144,7 +144,7 @@ def test_a_paused_worker_never_uses_an_address_that_was_released(
     (reply,) = accounts.service(**paused(accounts, paused_at, meanwhile)).handle([asked])
 
     owner = accounts.owner(ADA)
-    if rival and paused_at != "vault.confirm":
+    if rival and paused_at != "vault.settle_claims":
         assert isinstance(rivals[0], dict)
         assert reply == EmailTaken()
         assert owner == int(rivals[0]["user_id"])
@@ -153,15 +153,15 @@ def test_a_paused_worker_never_uses_an_address_that_was_released(
         assert isinstance(reply, dict)
         assert owner == int(reply["user_id"])
     accounts.run_the_janitor()
-    accounts.claims().settle(owner)
+    accounts.claims().settle([owner])
     assert accounts.states(owner) == [ClaimState.CONFIRMED]
     assert accounts.owner(ADA) == owner
 
 
-_CALLS = ["vault.reserve", "vault.data_keys", "store.read_stream", "store.append", "vault.confirm"]
+_CALLS = ["vault.reserve", "vault.data_keys", "store.read_streams", "store.append", "vault.settle_claims"]
 
 
-@pytest.mark.parametrize("paused_at", [*_CALLS, "vault.release"])
+@pytest.mark.parametrize("paused_at", _CALLS)
 @each_situation
 def test_a_command_run_by_two_workers_at_once_takes_effect_once(
     accounts: Accounts, situation: str, paused_at: str
@@ -178,7 +178,7 @@ def test_a_command_run_by_two_workers_at_once_takes_effect_once(
     assert user_id == accounts.owner(ADA)
     assert accounts.handle(create(ADA)) == [EmailTaken()]
     accounts.run_the_janitor()
-    accounts.claims().settle(user_id)
+    accounts.claims().settle([user_id])
     assert accounts.states(user_id) == [ClaimState.CONFIRMED]
 
 
@@ -186,7 +186,7 @@ def test_the_late_append_of_an_abandoned_registration_conflicts(accounts: Accoun
     abandoned: list[int] = []
 
     def meanwhile() -> None:
-        abandoned.append(accounts.vault.holder(ADA) or 0)
+        abandoned.append(holder(accounts.vault, ADA) or 0)
         accounts.run_the_janitor()
 
     (reply,) = accounts.service(**paused(accounts, "store.append", meanwhile)).handle([create(ADA)])

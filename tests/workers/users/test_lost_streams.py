@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from esdbclient import EventStoreDBClient
 
+from adapters.eventstoredb.driver import EventStoreDBClient
 from adapters.eventstoredb.event_store import EventStoreDbStore
 from adapters.memory.event_store import MemoryStore
-from domain.kernel.command_handler import Done, Order
 from domain.kernel.errors import Damaged
 from domain.kernel.events import BEGINNING
-from domain.kernel.ports.vault import Destruction, Reason
+from domain.kernel.orders import Done, Order
+from domain.kernel.ports.vault import Claim, Destruction, Reason
 from domain.users.account import USER, ErasureCompleted, UserErased
 from domain.users.commands import CompleteErasure, UserCommand
 from domain.users.errors import UserNotFound
 from tests.support.accounts import ADA, GRACE, Accounts, delete, erase, rename
 from tests.support.builders import metadata
 from tests.support.node import Node
+from tests.support.parts import replaced
 from tests.support.waiting import DEADLINE_S
 
 
@@ -44,6 +45,27 @@ def people(tmp_path: Path, node: Node) -> Iterator[Accounts]:
 def admin(node: Node, people: Accounts) -> Iterator[EventStoreDBClient]:
     with closing(EventStoreDBClient(node.url)) as client:
         yield client
+
+
+def test_damage_of_one_lost_person_hinders_the_erasure_of_no_other(
+    people: Accounts, admin: EventStoreDBClient
+) -> None:
+    ada, grace = people.a_user(ADA), people.a_user(GRACE)
+    for user_id in (ada, grace):
+        admin.delete_stream(USER.stream_of(user_id), current_version=0, timeout=DEADLINE_S)
+
+    def claims_of(subjects: Sequence[int], *, now_us: int) -> list[Claim]:
+        if ada in subjects:
+            raise Damaged("vault", "a page of one person is torn")
+        return people.vault.claims_of(subjects, now_us=now_us)
+
+    vault = replaced(people.vault, claims_of=claims_of)
+    damaged, erased = people.service(vault=vault).handle([erase(ada), erase(grace)])
+
+    assert isinstance(damaged, Damaged)
+    assert isinstance(erased, dict)
+    (last,) = people.store.read_stream(USER.stream_of(grace), backwards=True, limit=1)
+    assert last.type == UserErased.type
 
 
 Loss = Callable[[EventStoreDBClient, str], object]
@@ -204,7 +226,7 @@ def test_the_erasure_of_a_person_without_a_key_says_so(accounts: Accounts) -> No
 def test_a_deleted_user_without_claims_or_events_can_be_erased(accounts: Accounts) -> None:
     user_id = accounts.a_user(ADA)
     accounts.done(delete(user_id))
-    accounts.claims().settle(user_id)
+    accounts.claims().settle([user_id])
     lose_all_events(accounts)
 
     accounts.done(erase(user_id))

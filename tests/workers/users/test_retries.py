@@ -11,8 +11,9 @@ from domain.kernel.messages import Request
 from domain.kernel.ports.vault import ClaimState
 from domain.users.errors import EmailReserved, EmailTaken
 from tests.support.accounts import ADA, ALAN, GRACE, Accounts, change, create, delete, erase, rename
+from tests.support.builders import streams_of
 from tests.support.parts import Unavailable, before_call, unavailable
-from tests.support.vaults import destroy
+from tests.support.vaults import destroy, holder
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "renamed", "address changed", "deleted", "erased"])
@@ -28,11 +29,11 @@ def test_a_retried_registration_returns_the_first_result(accounts: Accounts, mea
     }
     if meanwhile in then:
         accounts.done(then[meanwhile])
-        accounts.claims().settle(user_id)
-    versions = accounts.store.streams(limit=100)
+        accounts.claims().settle([user_id])
+    versions = streams_of(accounts.store)
 
     assert accounts.done(create(ADA, command)) == first
-    assert accounts.store.streams(limit=100) == versions
+    assert streams_of(accounts.store) == versions
     assert accounts.with_keys() == {user_id}
 
 
@@ -59,7 +60,7 @@ def moved_twice(accounts: Accounts) -> tuple[int, Request]:
     to_grace = change(user_id, GRACE, uuid4())
     accounts.done(to_grace)
     accounts.done(change(user_id, ALAN))
-    accounts.claims().settle(user_id)
+    accounts.claims().settle([user_id])
     assert accounts.states(user_id) == [ClaimState.CONFIRMED]
     return user_id, to_grace
 
@@ -73,7 +74,7 @@ def test_a_retried_change_does_not_claim_a_former_address(
 
     assert reply["version"] == 1, "the first result"
     assert accounts.active() == [(user_id, ALAN)]
-    assert accounts.vault.holder(GRACE) is None
+    assert holder(accounts.vault, GRACE) is None
     assert accounts.states(user_id) == [ClaimState.CONFIRMED]
 
 
@@ -87,7 +88,7 @@ def test_a_retried_change_of_an_erased_user_leaves_no_claim(
     accounts.handle(to_grace)
 
     assert accounts.states(user_id) == []
-    assert accounts.vault.holder(GRACE) is None
+    assert holder(accounts.vault, GRACE) is None
 
 
 def test_a_retried_change_with_another_address_claims_nothing(accounts: Accounts) -> None:
@@ -97,7 +98,7 @@ def test_a_retried_change_with_another_address_claims_nothing(accounts: Accounts
     accounts.handle(change(user_id, ALAN, command))  # a command id belongs to one command
 
     assert accounts.active() == [(user_id, GRACE)]
-    assert accounts.vault.holder(ALAN) is None
+    assert holder(accounts.vault, ALAN) is None
     assert isinstance(accounts.done(create(ALAN)), dict)
 
 
@@ -114,7 +115,7 @@ def test_the_command_id_of_a_registration_is_refused_for_another_command(account
     )
 
     assert replies == [CommandIdReused(str(command))] * 4
-    assert accounts.vault.holder(ALAN) is None
+    assert holder(accounts.vault, ALAN) is None
     assert len(accounts.active()) == 2
 
 
@@ -125,7 +126,7 @@ def test_the_command_id_of_another_command_is_refused_for_a_registration(account
 
     assert accounts.handle(create(GRACE, command)) == [CommandIdReused(str(command))]
 
-    assert accounts.vault.holder(GRACE) is None, "the address is free at once"
+    assert holder(accounts.vault, GRACE) is None, "the address is free at once"
     assert isinstance(accounts.done(create(GRACE)), dict)
 
 
@@ -162,7 +163,7 @@ def test_an_address_without_a_stored_event_is_reserved_and_not_taken(accounts: A
 def test_a_failed_confirmation_is_completed_by_a_retry(accounts: Accounts) -> None:
     asked = create(ADA, uuid4())
     with pytest.raises(PartUnavailable):
-        accounts.service(vault=before_call(accounts.vault, "confirm", unavailable)).handle([asked])
+        accounts.service(vault=before_call(accounts.vault, "settle_claims", unavailable)).handle([asked])
     assert len(accounts.active()) == 1
 
     reply = accounts.done(asked)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from domain.kernel.command_handler import Done, Order
 from domain.kernel.events import Metadata
+from domain.kernel.orders import Done, Order
 from domain.kernel.personal import Personal
-from domain.kernel.ports.vault import ClaimRequest
+from domain.kernel.ports.vault import ClaimId, ClaimRequest
 from domain.users.account import USER
 from domain.users.commands import RegisterUser, UserCommand
 from domain.users.errors import EmailTaken
 from tests.support.accounts import Accounts, change, create, delete
 from tests.support.read_side import ReadSide
+from tests.support.vaults import holder
 
 UNICODE, PUNYCODE = "ada@exämple.com", "ada@xn--exmple-cua.com"
 
@@ -26,7 +27,7 @@ def registered_by_an_earlier_version(accounts: Accounts, email: str) -> int:
     metadata = Metadata(command_id, command.wire, command_id, command_id, "uid:1000")
     order: Order[UserCommand] = Order(command, USER.stream_of(user_id), user_id, metadata)
     assert isinstance(accounts.handler().handle([order])[0], Done)
-    accounts.vault.confirm([reservation])
+    accounts.vault.settle_claims(confirmed=[ClaimId(user_id, reservation)], now_us=accounts.now_us)
     return user_id
 
 
@@ -45,10 +46,10 @@ def test_the_claim_of_an_earlier_version_holds_for_every_spelling(accounts: Acco
         subject for subject in accounts.with_keys() if accounts.is_erased(subject)
     }, "no key is left for the refused registrations"
     accounts.done(change(user_id, UNICODE))
-    assert (accounts.vault.holder(UNICODE), accounts.vault.holder(PUNYCODE)) == (user_id, user_id)
+    assert (holder(accounts.vault, UNICODE), holder(accounts.vault, PUNYCODE)) == (user_id, user_id)
 
     accounts.done(delete(user_id))
-    accounts.claims().settle(user_id)
+    accounts.claims().settle([user_id])
     assert accounts.done(create(PUNYCODE))["user_id"] != str(user_id)
 
 

@@ -1,0 +1,94 @@
+"""One connection to the workers: what `es` and `es.Client` share.
+
+Promise: it is opened for the first request and kept. Refusal: nothing of a transport is imported before that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapters.settings import Settings
+    from domain.kernel.errors import EsError
+    from domain.kernel.messages import Body, Question
+    from domain.kernel.ports.transport import Caller
+    from domain.kernel.uuid7 import Uuid7s
+
+TIMEOUT_S = 8.0
+"""How long a request waits for its reply, by default."""
+_PAGE = 1000
+
+
+class Connection:
+    """A `Caller` that opens itself."""
+
+    def __init__(self, settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> None:
+        """`on_absent` is called if no worker listens on the sockets of the home; it returns true if it started them."""
+        self._settings = settings
+        self._on_absent = on_absent
+        self._opened: Caller | None = None
+
+    def _caller(self) -> Caller:
+        if self._opened is None:
+            from adapters.wiring import open_caller
+
+            self._opened = open_caller(self._settings, on_absent=self._on_absent)
+        return self._opened
+
+    def ask(self, role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> Body:
+        """Send one request and return the reply. Raises the `EsError` that the worker replied with."""
+        return self._caller().ask(role, kind, body, timeout_s=timeout_s)
+
+    def pipeline(
+        self, role: str, requests: Iterable[Question], *, timeout_s: float = TIMEOUT_S
+    ) -> Iterator[Body | EsError]:
+        """Send many requests and yield their replies in order: see `Caller.pipeline`."""
+        return self._caller().pipeline(role, requests, timeout_s=timeout_s)
+
+    def listed(
+        self, kind: str, body: Mapping[str, Any], name: str, *, limit: int, timeout_s: float = TIMEOUT_S
+    ) -> tuple[list[Body], Mapping[str, Any] | None]:
+        """At most `limit` rows of a list, and the fields that request the rows after them; None if there are none.
+
+        A worker sends fewer rows than requested if more do not fit in one reply, so they are requested page by page.
+        """
+        rows: list[Body] = []
+        following: Mapping[str, Any] | None = {}
+        while following is not None and len(rows) < limit:
+            wanted = {"limit": min(limit - len(rows), _PAGE)}
+            page = self.ask("projections", kind, {**body, **following, **wanted}, timeout_s=timeout_s)
+            rows += page[name]
+            following = page["next"]
+        return rows, following
+
+    def close(self) -> None:
+        """Close it. Safe to call twice."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
+def command_body(command_id: str, actor: str, fields: Mapping[str, Any]) -> Body:
+    """The body of a request that is a command."""
+    return {"command_id": command_id, "actor": actor, "input": dict(fields)}
+
+
+def chosen_command_id(given: object, *, field: str) -> str:
+    """The given command id, or a new one. Raises InvalidInput unless it is the text of a UUID."""
+    if given is None:
+        return str(_new_ids()())
+    from domain.kernel.commands import parse_command_id
+
+    return str(parse_command_id(str(given), field=field))
+
+
+@cache
+def _new_ids() -> Uuid7s:
+    """The ids of all commands of this process."""
+    from adapters.clock import now_us
+    from domain.kernel.uuid7 import Uuid7s
+
+    return Uuid7s(now_us, os.urandom)

@@ -1,0 +1,44 @@
+"""The other parts of a benchmark run to their ends with few commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts.bench import distributed, ids, rabbitmq
+from scripts.bench.report import Figures, Section
+from tests.support.processes import all_processes
+
+
+def titles(section: Section) -> list[str]:
+    return [line.title for line in section.lines]
+
+
+@pytest.mark.slow
+def test_the_distributed_profile_is_measured() -> None:
+    figures = Figures()
+    distributed.measure(users=40, singles=5, rounds=1, figures=figures)
+
+    assert titles(distributed.section(figures, [])) == [wanted.title for wanted in distributed.LINES]
+
+
+@pytest.mark.slow
+def test_the_transport_over_rabbitmq_is_measured() -> None:
+    figures = Figures()
+    rabbitmq.measure(figures, seconds=0.2, rounds=1)
+
+    assert titles(rabbitmq.section(figures, [])) == [wanted.title for wanted in rabbitmq.LINES]
+    assert [pid for pid, arguments in all_processes() if "scripts.bench.rabbitmq" in arguments] == []
+
+
+@pytest.mark.slow
+def test_ids_are_measured_in_process_and_through_the_socket() -> None:
+    figures, notes = Figures(), list[str]()
+    ids.measure(figures, notes, turns=1, pauses=1)
+    found = ids.section(figures, notes)
+
+    assert found.lines[0].title == "uuid.uuid4(), ns per id"
+    assert [line.title for line in found.lines if line.title.startswith("socket")] == [
+        "socket, 1 per request: requests per second",
+        "socket, 1,000,000 per request: requests per second",
+    ]
+    assert all(line.median(0) > 0 for line in found.lines)

@@ -1,0 +1,82 @@
+"""`docker` over podman and podman-compose: translates the few options that these do not know, and passes on the rest.
+
+podman without systemd runs no health checks. `up --wait` runs them here until every service is healthy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+WAIT_S = 300.0
+
+
+def main(words: list[str]) -> int:
+    if words[:1] != ["compose"]:
+        os.execvp("podman", ["podman", *words])
+    rest = words[1:]
+    at = _command_at(rest)
+    options, command, rest = rest[:at], rest[at], rest[at + 1 :]
+    waits = command == "up" and "--wait" in rest
+    rest = [word for word in rest if not (command == "up" and word == "--wait")]
+    if command == "create":
+        command, rest = "up", ["--no-start", *rest]
+    if command in ("run", "exec") and "-T" not in rest:
+        rest = ["-T", *rest]
+    code = subprocess.run(["podman-compose", *options, command, *rest], check=False).returncode
+    return code or (_wait() if waits else 0)
+
+
+def _command_at(words: list[str]) -> int:
+    """Where the command is: options before it have one value each."""
+    at = 0
+    while words[at].startswith("-"):
+        at += 2
+    return at
+
+
+def _wait() -> int:
+    """Run the health checks of every container of this folder until all are healthy."""
+    deadline_s = time.monotonic() + WAIT_S
+    folder = os.path.realpath(".")
+    while True:
+        listed = subprocess.run(
+            ["podman", "ps", "--all", "--format", "json"], capture_output=True, check=True
+        )
+        ours = [
+            each
+            for each in json.loads(listed.stdout or b"[]")
+            if (each["Labels"] or {}).get("com.docker.compose.project.working_dir") == folder
+            and (each["Labels"] or {}).get("com.docker.compose.oneoff", "False") == "False"
+        ]
+        bad = [name for each in ours for name in each["Names"] if not _is_healthy(name)]
+        if ours and not bad:
+            return 0
+        if time.monotonic() > deadline_s:
+            print(f"not healthy: {bad}", file=sys.stderr)
+            return 1
+        time.sleep(1)
+
+
+def _is_healthy(name: str) -> bool:
+    shown = subprocess.run(["podman", "inspect", name], capture_output=True, check=False)
+    if shown.returncode:
+        return False
+    (container,) = json.loads(shown.stdout)
+    if container["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"):
+        return True  # the command line: podman-compose 1.0 knows no profiles and runs it once
+    if not container["State"]["Running"]:
+        return False
+    if not container["Config"].get("Healthcheck"):
+        return True
+    return (
+        subprocess.run(["podman", "healthcheck", "run", name], capture_output=True, check=False).returncode
+        == 0
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The `processes` role: process managers."""

@@ -1,0 +1,126 @@
+"""The errors of work on generations of projections."""
+
+from __future__ import annotations
+
+from domain.kernel.errors import EsError, Kind, Refusal
+from domain.kernel.ports.read_model import Generation, Why
+
+
+class NoSuchProjection(EsError):
+    code = "projection-not-found"
+    kind = Kind.NOT_FOUND
+    hint = "List the names with `es projections list`."
+
+    def __str__(self) -> str:
+        return "there is no such projection"
+
+
+class NoSuchReport(EsError):
+    code = "report-not-found"
+    kind = Kind.NOT_FOUND
+    hint = "Compare again: `es projections rebuild NAME --check`."
+
+    def __str__(self) -> str:
+        return "no comparison of these generations is stored"
+
+
+class ProjectionBusy(Refusal):
+    """Rule: one rebuild, check, switch or rollback of a projection runs at once."""
+
+    running: Generation
+    code = "projection-busy"
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        name = self.running.projection
+        return (
+            f"Wait until `es projections status {name}` no longer shows it as building, or end it with "
+            f"`es projections cancel {name}`."
+        )
+
+    def __str__(self) -> str:
+        why = self.running.why.value or Why.REBUILD.value
+        return f"a {why} of {self.running.projection} runs, as generation {self.running.number}"
+
+
+class NoSuchGeneration(EsError):
+    """A generation was removed, or never existed."""
+
+    projection: str
+    number: int
+    code = "generation-not-found"
+    kind = Kind.NOT_FOUND
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        return f"`es projections status {self.projection}` lists the stored ones."
+
+    def __str__(self) -> str:
+        return f"{self.projection} has no generation {self.number}"
+
+
+class NothingStored(EsError):
+    """No generation is stored beside the current one that could be chosen."""
+
+    projection: str
+    wanted: str
+    code = "nothing-stored"
+    kind = Kind.NOT_FOUND
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        return f"Build one: `es projections rebuild {self.projection} --check`."
+
+    def __str__(self) -> str:
+        return f"{self.projection} has no {self.wanted} generation"
+
+
+class NothingRuns(EsError):
+    """There is no rebuild, check, switch or rollback to cancel."""
+
+    projection: str
+    code = "nothing-runs"
+    kind = Kind.NOT_FOUND
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        return f"`es projections status {self.projection}` shows its generations."
+
+    def __str__(self) -> str:
+        return f"nothing runs on {self.projection}"
+
+
+class BuiltByOtherCode(Refusal):
+    """Rule: only the code that built a generation fills it further. Otherwise its rows would be a mixture."""
+
+    generation: Generation
+    code_now: str
+    code = "built-by-other-code"
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        name = self.generation.projection
+        return (
+            "Start a projections worker of the version that built it, and repeat; or build one with the present code: "
+            f"`es projections rebuild {name} --check`."
+        )
+
+    def __str__(self) -> str:
+        built = self.generation
+        by = built.code or "an earlier version of es"
+        return f"generation {built.number} of {built.projection} was built by {by}, and this worker has {self.code_now}"
+
+
+class GenerationOfOtherHistory(Refusal):
+    """Rule: rows of events that the store does not have are not shown."""
+
+    generation: Generation
+    code = "generation-of-other-history"
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        return f"Build another one: `es projections rebuild {self.generation.projection} --check`."
+
+    def __str__(self) -> str:
+        built = self.generation
+        return f"generation {built.number} of {built.projection} is of another history than the event store"
