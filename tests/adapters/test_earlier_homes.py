@@ -17,7 +17,7 @@ import pytest
 
 from adapters import wiring
 from adapters.sqlite.database import Database, migration_files
-from domain.kernel.errors import PartUnavailable
+from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.history import History
 from domain.kernel.personal import Personal
 from domain.kernel.ports.read_model import Why
@@ -208,7 +208,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, name: 
     broken.write_text("CREATE TABLE fresh(a); INSERT INTO missing VALUES(1)")
     before = _content(path)
 
-    with pytest.raises(apsw.SQLError, match="missing"):
+    with pytest.raises(Damaged, match="no such table: missing"):
         _migrate(path, name, broken)
 
     assert _content(path) == before

@@ -210,7 +210,7 @@ def test_a_logged_error_shows_no_value(database: Database) -> None:
     for statement, values in [
         ("INSERT INTO notes(text) VALUES(?), (?)", (CANARY, CANARY)),
         ("INSERT INTO notes(id, text) VALUES(?, 'x')", (CANARY,)),
-        (f"SELECT {CANARY} FROM notes", ()),
+        (f"SELECT {CANARY}(text) FROM notes", ()),
         (f"{CANARY} is no statement", ()),
     ]:
         with pytest.raises(apsw.Error) as raised, database.writing() as connection:
