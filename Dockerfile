@@ -7,6 +7,7 @@ COPY workers workers
 COPY domain domain
 COPY adapters adapters
 COPY es es
+COPY load load
 RUN python -m venv /opt/es && /opt/es/bin/pip install --no-cache-dir --constraint constraints.txt '.[eventstoredb,postgres]'
 
 FROM python:3.13-slim-bookworm

@@ -1,7 +1,7 @@
 # The commands of newcomers, developers and CI. `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := cli workers es domain adapters
+PACKAGES := cli workers load es domain adapters
 SEEDS ?= 1-10
 IDS ?= 100000000
 SOAK_SEEDS ?= 1-100
@@ -31,6 +31,8 @@ install: .venv/.installed ## Make .venv and install
 	@$(PIP) --only-binary grpcio,grpcio-tools,protobuf --editable '.[dev,eventstoredb]' || { \
 		echo 'no EventStoreDB client for this Python (see above): installing without the extra eventstoredb …'; \
 		$(PIP) --editable '.[dev]'; }
+	@# Without a wheel (Linux on ARM) it needs a C compiler.
+	@$(PIP) --editable '.[load]' || echo 'no histogram library (see above): `es load` will say so …'
 	@$(BIN)/python -m compileall -q $(PACKAGES)
 	@touch $@
 

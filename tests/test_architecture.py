@@ -19,7 +19,7 @@ import pytest
 from domain.features import registry
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"adapters", "cli", "domain", "es", "workers"}
+PACKAGES = {"adapters", "cli", "domain", "es", "load", "workers"}
 OTHER_FOLDERS = {"tests", "scripts", "docs", "examples"}
 """Other top-level folders that may contain Python."""
 
