@@ -1,5 +1,6 @@
 """`es projections parked …`: the events that a projection could not apply. Personal values stay sealed."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -37,10 +38,13 @@ class StillParked(EsError):
         return f"{self.count} events of {self.projection} are still parked"
 
 
-@app.command("list", epilog="Example: es projections parked list users")
+@app.command("list", epilog="Example: es projections parked list")
 def list_parked(
     context: typer.Context,
-    name: Name,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", autocompletion=projections, help="The projection. Default: all."),
+    ] = None,
     after: Annotated[
         int, typer.Option("--after", metavar="POSITION", min=0, help="Only events after this position.")
     ] = 0,
@@ -49,12 +53,20 @@ def list_parked(
 ) -> None:
     """List the first parked event of each stream, with the number of later events parked behind it.
 
-    The rows of these streams lack everything since the time of that event. Other streams are not affected.
+    Without NAME, those of all projections. The rows of these streams lack everything since the time of that event. Other streams are not affected.
     """
-    found, following = session.listed(
-        "projections.parked.list", {"name": name, "after": after}, "parked", limit=limit
-    )
-    columns = ["position", "stream", "type", "error", "behind", "since"]
+    if name is None and after:
+        raise InvalidInput("--after", "needs the NAME of a projection")
+    found: list[Body] = []
+    following: Mapping[str, Any] | None = None
+    for each in _with_parked() if name is None else [name]:
+        body = {"name": each, "after": after}
+        rows, following = session.listed("projections.parked.list", body, "parked", limit=limit - len(found))
+        found += [{"projection": each, **row} for row in rows]
+        if following is not None:
+            following = {"name": each, **following}
+            break
+    columns = ["projection", "position", "stream", "type", "error", "behind", "since"]
     render.rows(found, columns, as_json=as_json, first_dropped=["since", "type", "behind"])
     remark_on_more(context, len(found), following)
 
@@ -124,6 +136,12 @@ def drop(name: Name, position: Position, yes: render.Yes = False, as_json: rende
             f"{dropped['left']} events of {dropped['stream']} are still parked: "
             f"`es projections parked retry {name} --stream {dropped['stream']}` applies them"
         )
+
+
+def _with_parked() -> list[str]:
+    """The projections with parked events in the generation that is read."""
+    states = session.ask("projections", "projections.status", {})["projections"]
+    return [each["projection"] for each in states if each["state"] == "current" and each["parked"]]
 
 
 def _ask(what: str, name: str, **fields: Any) -> Body:

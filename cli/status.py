@@ -15,6 +15,7 @@ from cli.supervisor import ask_supervisor, name_of
 from domain.features import registry
 from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
 from domain.kernel.messages import Body
+from domain.kernel.person_streams import NAME as PERSON_STREAMS
 
 app = typer.Typer(add_completion=False)
 _PROGRESS_WAIT_S = 2.0
@@ -141,7 +142,7 @@ def _show_parts(found: Body) -> None:
         _show_progress(found)
         return
     for state in found["projections"]:
-        if state["state"] in ("current", "building"):
+        if _is_shown(state):
             render.line(
                 f"projection {state['projection']} (generation {state['generation']}, {state['state']}): "
                 f"lag {state['lag']} (position {state['position']} of {state['head']}), {state['parked']} parked"
@@ -156,6 +157,13 @@ def _show_parts(found: Body) -> None:
         )
         owed = "".join(f", {count} {state}" for state, count in follower.get("owed", {}).items())
         render.line(f"{follower['role']}: {reached}{owed}")
+
+
+def _is_shown(state: Body) -> bool:
+    """Whether a person wants to see it: an index of each aggregate is of interest only if it falls behind."""
+    if state["projection"].startswith(PERSON_STREAMS) and state["state"] == "current":
+        return bool(state["lag"] or state["parked"] or state.get("last_error"))
+    return state["state"] in ("current", "building")
 
 
 def _speed(state: Body) -> str:
@@ -176,7 +184,7 @@ def _show_progress(found: Body) -> None:
             "state": state["state"] + _speed(state),
         }
         for state in found["projections"]
-        if state["state"] in ("current", "building")
+        if _is_shown(state)
     ] or [{"follower": "projections", "state": "no reply"}]
     reached += [
         {"state": "" if "lag" in follower else "no reply", **follower, "follower": follower["role"]}

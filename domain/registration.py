@@ -131,10 +131,9 @@ def _refuse_twice(new: Parts, others: Sequence[Parts]) -> None:
             taken |= dict.fromkeys((event.type for event in kernel), "a built-in part")
         for name in names_of(new):
             if name in taken:
-                owner = "itself" if taken[name] == new.module else taken[name]
-                raise _refused(
-                    new, f"which has the second of two of the {what} {name!r}: the first is in {owner}"
-                )
+                if taken[name] == new.module:
+                    raise _refused(new, f"which declares the {what} {name!r} twice")
+                raise _refused(new, f"which declares the {what} {name!r}, but {taken[name]} has it already")
             taken[name] = new.module
 
 

@@ -41,6 +41,9 @@ def test_parked_events_are_told_of_shown_given_up_and_retried(shared: System) ->
 
     (listed,) = shared.es(*USERS, "list", "users", "--json").ok().objects
     assert (listed["stream"], listed["type"], listed["behind"]) == (stream, "user-exploded.v9", 1)
+    assert listed in shared.es(*USERS, "list", "--json").ok().objects, (
+        "without a name it lists all projections"
+    )
     position = str(listed["position"])
     shown = shared.es(*USERS, "show", "users", position, "--json").ok()
     assert shown.object["data"] == {"name": None}

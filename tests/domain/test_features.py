@@ -58,9 +58,9 @@ def refused(*modules: str) -> str:
 @pytest.mark.parametrize(
     ("feature", "said"),
     [
-        (Feature(name="users"), "two of the feature 'users'"),
-        (Feature(name="others", roles=(Role("ids"),)), "two of the role 'ids'"),
-        (Feature(name="others", roles=(Role("x"), Role("x"))), "two of the role 'x'"),
+        (Feature(name="users"), "the feature 'users'"),
+        (Feature(name="others", roles=(Role("ids"),)), "the role 'ids'"),
+        (Feature(name="others", roles=(Role("x"), Role("x"))), "the role 'x'"),
     ],
     ids=["feature", "role of another feature", "role of its own"],
 )
@@ -89,12 +89,12 @@ def aggregate(name: str, *events: type[Event]) -> Aggregate[None, None]:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({"AGGREGATES": (aggregate("user"),)}, "two of the aggregate 'user'"),
+        ({"AGGREGATES": (aggregate("user"),)}, "the aggregate 'user'"),
         (
             {"AGGREGATES": (aggregate("account", UserRegistered),)},
-            "two of the event 'user-registered.v1'",
+            "the event 'user-registered.v1'",
         ),
-        ({"EVENTS": (UserRegistered,)}, "two of the event 'user-registered.v1'"),
+        ({"EVENTS": (UserRegistered,)}, "the event 'user-registered.v1'"),
         (
             {
                 "AGGREGATES": (
@@ -104,15 +104,15 @@ def aggregate(name: str, *events: type[Event]) -> Aggregate[None, None]:
                     ),
                 )
             },
-            "two of the event 'user-registered.v1'",
+            "the event 'user-registered.v1'",
         ),
         (
             {"AGGREGATES": (replace(aggregate("account"), commands=(OtherCommand,)),)},
-            "two of the request 'users.create'",
+            "the request 'users.create'",
         ),
         (
             {"PROJECTIONS": (SimpleNamespace(name="users"),)},
-            "two of the projection 'users'",
+            "the projection 'users'",
         ),
     ],
     ids=["aggregate", "event of an aggregate", "event", "upcaster", "command", "projection"],
@@ -202,9 +202,8 @@ def test_parts_of_another_form_are_refused_and_harm_no_other_feature(
 def test_a_copy_of_a_feature_names_both_modules(outside: Outside) -> None:
     copy = outside(FEATURE=FEATURE)
 
-    assert (
-        f"name {copy}, which has the second of two of the feature 'shelves': the first is in {SHELVES}"
-        in refused(SHELVES, copy)
+    assert f"name {copy}, which declares the feature 'shelves', but {SHELVES} has it already" in refused(
+        SHELVES, copy
     )
 
 

@@ -36,7 +36,10 @@ _UNAVAILABLE = (PartUnavailable.code, KeyUnavailable.code)
 class InternalError(EsError):
     """A bug: handling the request raised an exception that is no `EsError`. The log holds the place."""
 
-    code = "internal"
+    hint = "`es logs` shows the place. A retry is safe, and fails again until the code is corrected."
+
+    def __str__(self) -> str:
+        return "a bug in the worker's code stopped this request"
 
 
 class _Unopened:
