@@ -8,7 +8,7 @@ SOAK_SEEDS ?= 1-100
 SOAK_IDS ?= 1000000000
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15
 PLATFORMS ?= x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
-SOAK_TESTS ?= tests/faults tests/simulation tests/acceptance tests/domain tests/workers/ids
+SOAK_TESTS ?= tests/faults tests/simulation tests/acceptance tests/domain tests/workers
 # `make logs users`: the words after logs are roles, not targets.
 ifeq (logs,$(firstword $(MAKECMDGOALS)))
 ROLES := $(wordlist 2,9,$(MAKECMDGOALS))
@@ -80,7 +80,7 @@ resolve: ## Find wheels of everything for each supported Python and platform; ne
 
 soak: install ## Run the long campaigns, an hour or more: make soak SOAK_SEEDS=1-20
 	@echo '1 of 2: $(SOAK_TESTS) with ES_TEST_EFFORT=long'
-	ES_TEST_EFFORT=long $(BIN)/python -m pytest $(SOAK_TESTS)
+	ES_TEST_EFFORT=long $(BIN)/python -m pytest -o faulthandler_timeout=1800 $(SOAK_TESTS)
 	@echo '2 of 2: simulated histories, seeds $(SOAK_SEEDS), $(SOAK_IDS) ids'
 	$(BIN)/python -m tests.simulation --seeds $(SOAK_SEEDS) --ids $(SOAK_IDS)
 
