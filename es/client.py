@@ -86,7 +86,7 @@ class Answer(NamedTuple):
 class Client:
     """A connection to the workers of a system, opened for the first request.
 
-    It is used by one thread at a time, and an iterator of `send_many` uses it until its end. Give each thread a client
+    It is used by one thread at a time, and an iterator of `send_many` or `ask_many` uses it until its end. Give each thread a client
     of its own. It starts no worker.
     """
 
@@ -194,6 +194,23 @@ class Client:
         with self._used(), _typed(None):
             return self._connection.ask(role, kind, body, timeout_s=self._limit(timeout_s))
 
+    def ask_many(
+        self,
+        questions: Iterable[tuple[str, Mapping[str, Any]]],
+        *,
+        role: str,
+        timeout_s: float | None = None,
+    ) -> Iterator[tuple[int, Body | Failure]]:
+        """Send requests of one role with up to 512 in flight, and yield each reply as it arrives, with its number from 0.
+
+        A slow request delays no other reply. A question is a kind and a body as JSON; that of a command is made with
+        `es.connection.command_body`. An error is yielded, not raised. The questions are read in another thread, which may
+        wait between them. The time of a request, `timeout_s`, runs from when it is sent.
+        """
+        with self._used(), _typed(None):
+            for number, reply in self._connection.exchange(role, questions, timeout_s=self._limit(timeout_s)):
+                yield number, _of_kind(reply, None) if isinstance(reply, EsError) else reply
+
     def get(
         self,
         rows: str,
@@ -251,7 +268,7 @@ class Client:
     def _used(self) -> Iterator[None]:
         if not self._in_use.acquire(blocking=False):
             raise RuntimeError(
-                "this client is in use: give each thread a client, and end an iterator of send_many first"
+                "this client is in use: give each thread a client, and end an iterator of send_many or ask_many first"
             )
         try:
             yield

@@ -48,6 +48,12 @@ class Connection:
         """Send many requests and yield their replies in order: see `Caller.pipeline`."""
         return self._caller().pipeline(role, requests, timeout_s=timeout_s)
 
+    def exchange(
+        self, role: str, requests: Iterable[Question], *, timeout_s: float = TIMEOUT_S
+    ) -> Iterator[tuple[int, Body | EsError]]:
+        """Send many requests and yield each reply as it arrives: see `Caller.exchange`."""
+        return self._caller().exchange(role, requests, timeout_s=timeout_s)
+
     def listed(
         self, kind: str, body: Mapping[str, Any], name: str, *, limit: int, timeout_s: float = TIMEOUT_S
     ) -> tuple[list[Body], Mapping[str, Any] | None]:

@@ -12,16 +12,17 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adapters.local.address import refuse_shared, socket_path
 from adapters.local.frames import CHUNK_BYTES, frame, take_frames
 from adapters.local.pipeline import LocalPipeline
-from adapters.pipeline import only_reply
+from adapters.pipeline import Arrived, only_reply
 from domain.kernel.errors import AnsweredError, EsError, PartUnavailable
 from domain.kernel.messages import Body, Question
 
 _RECONNECT_S = 0.02
+_T = TypeVar("_T")
 
 
 def ask_once(run: Path, role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float) -> Body:
@@ -60,11 +61,22 @@ class LocalCaller:
     def pipeline(
         self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0
     ) -> Iterator[Body | EsError]:
+        return self._through(role, timeout_s, lambda pipeline: pipeline.replies(requests))
+
+    def exchange(
+        self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0
+    ) -> Iterator[Arrived]:
+        return self._through(role, timeout_s, lambda pipeline: pipeline.exchange(requests))
+
+    def _through(
+        self, role: str, timeout_s: float, run: Callable[[LocalPipeline], Iterator[_T]]
+    ) -> Iterator[_T]:
+        """Yield what a pipeline yields, over the kept connection of the role. Keep the one that it leaves."""
         pipeline = LocalPipeline(
             lambda deadline: self._connect(role, deadline), self._connections.pop(role, None), role, timeout_s
         )
         try:
-            yield from pipeline.replies(requests)
+            yield from run(pipeline)
         finally:
             if pipeline.connection is not None:
                 self._connections[role] = pipeline.connection

@@ -1,4 +1,4 @@
-"""The requests of one `pipeline` call over one local connection, which is replaced when it breaks.
+"""The requests of one `pipeline` or `exchange` call over one local connection, which is replaced when it breaks.
 
 The caller's thread does all sending and receiving and blocks in neither: if both ends only sent, each would
 wait for the other to receive. Nothing is sent or received while the reader of the replies is busy, so the
@@ -19,21 +19,20 @@ import time
 from collections.abc import Callable
 
 from adapters.local.frames import CHUNK_BYTES, frame, take_frames
-from adapters.pipeline import Pipeline
+from adapters.pipeline import Arrived, Pipeline
 from domain.kernel.errors import AnsweredError, EsError, InvalidInput, MessageTooLarge, PartUnavailable
-from domain.kernel.messages import Body, Question
+from domain.kernel.messages import Question
 
 
 class _Waiting:
-    """A request: its frame until it is answered, then its reply until that is yielded."""
+    """A request without a reply."""
 
-    __slots__ = ("connection_number", "deadline", "frame", "reply")
+    __slots__ = ("deadline", "frame", "number")
 
-    def __init__(self, frame: bytes, deadline: float, reply: EsError | None) -> None:
+    def __init__(self, number: int, frame: bytes) -> None:
+        self.number = number
         self.frame = frame
-        self.deadline = deadline
-        self.reply: Body | EsError | None = reply
-        self.connection_number = 0  # of the connection that it was last sent on; 0 before it was sent
+        self.deadline = 0.0  # in seconds of `_now`, from when it is first sent
 
 
 class _Waker:
@@ -81,15 +80,14 @@ class LocalPipeline(Pipeline):
         self._role = role
         self._timeout_s = timeout_s
         # Added to by the feeder thread:
-        self._waiting: dict[int, _Waiting] = {}  # by number, in order of the requests
-        self._new: collections.deque[_Waiting] = collections.deque()  # not yet in `_outgoing`
+        self._new: collections.deque[_Waiting | Arrived] = collections.deque()
         self._count = 0
         self._waker: _Waker | None = None  # made by the caller's thread once it has to wait for the feeder
         # Of the caller's thread alone:
+        self._waiting: dict[int, _Waiting] = {}  # by number, in order of their deadlines
+        self._arrived: list[Arrived] = []
         self._incoming = bytearray()
         self._outgoing = bytearray()
-        self._next_number = 0  # of the next reply
-        self._connection_number = 1
         self._yielded_at: float | None = None
         self._paused_s = 0.0  # spent by the reader of the replies
         self._is_late = False  # a request was given up, so its reply may still arrive
@@ -102,18 +100,16 @@ class LocalPipeline(Pipeline):
 
     def add(self, question: Question) -> None:
         number, self._count = self._count, self._count + 1
-        deadline = self._now() + self._timeout_s
         if isinstance(question, EsError):
-            self._waiting[number] = _Waiting(b"", deadline, question)
+            self._new.append((number, question))
         else:
             kind, body = question
             try:
                 raw = frame({"id": number, "kind": kind, "body": body})
             except (MessageTooLarge, InvalidInput) as error:
-                self._waiting[number] = _Waiting(b"", deadline, error)
+                self._new.append((number, error))
             else:
-                waiting = self._waiting[number] = _Waiting(raw, deadline, None)
-                self._new.append(waiting)
+                self._new.append(_Waiting(number, raw))
         if len(self._new) <= 1:  # with more, the other thread was woken and has not looked yet
             self.wake()
 
@@ -127,30 +123,39 @@ class LocalPipeline(Pipeline):
 
     # --- in the caller's thread ----------------------------------------------------------------
 
-    def next_replies(self) -> list[Body | EsError]:
+    def next_replies(self) -> list[Arrived]:
         if self._yielded_at is not None:
             self._paused_s += time.monotonic() - self._yielded_at
         while True:
             is_fed = self.is_fed  # before the look: requests are added before it is set
-            replies: list[Body | EsError] = []
-            while (first := self._waiting.get(self._next_number)) and first.reply is not None:
-                replies.append(first.reply)
-                del self._waiting[self._next_number]
-                self._next_number += 1
-            if replies or (is_fed and first is None):
-                self._is_complete = not replies
+            self._take_new()
+            if self._arrived or (is_fed and not self._waiting):
+                arrived, self._arrived = self._arrived, []
+                self._is_complete = not arrived
                 self._yielded_at = time.monotonic()
-                return replies
+                return arrived
             if not is_fed and self._waker is None:
                 # Look again before waiting: requests that were added until now woke nothing.
                 self._waker = _Waker()
                 continue
-            self._wait(first)
+            self._wait(next(iter(self._waiting.values()), None))
+
+    def _take_new(self) -> None:
+        """Add the new requests to what is sent. Their time runs from here."""
+        if not self._new:
+            return
+        deadline = self._now() + self._timeout_s
+        while self._new:
+            new = self._new.popleft()
+            if isinstance(new, tuple):
+                self._arrived.append(new)
+                continue
+            new.deadline = deadline
+            self._waiting[new.number] = new
+            self._outgoing += new.frame
 
     def _wait(self, first: _Waiting | None) -> None:
         """Wait for a reply, a new request, room to send, a lost connection, or the deadline of the first."""
-        while self._new:
-            self._enqueue(self._new.popleft())
         if first is not None and self.connection is None:
             self._reconnect(first)
             return
@@ -173,16 +178,12 @@ class LocalPipeline(Pipeline):
             self._receive()
         elif first is not None and now >= first.deadline:
             # Only if nothing was readable: a reply that is here, unread, was not late.
-            first.reply = self._no_reply()
+            self._give_up(first, self._no_reply())
             self._is_late = True
 
-    def _enqueue(self, waiting: _Waiting) -> None:
-        """Add a request to what is sent, unless a reconnect has already done so."""
-        if waiting.connection_number == 0:
-            waiting.deadline = self._now() + self._timeout_s  # its time runs from here
-        if waiting.connection_number != self._connection_number:
-            waiting.connection_number = self._connection_number
-            self._outgoing += waiting.frame
+    def _give_up(self, waiting: _Waiting, error: EsError) -> None:
+        del self._waiting[waiting.number]
+        self._arrived.append((waiting.number, error))
 
     def _send(self) -> None:
         assert self.connection is not None
@@ -208,24 +209,21 @@ class LocalPipeline(Pipeline):
             return
         self._incoming += chunk
         for message, _ in take_frames(self._incoming):
-            waiting = self._waiting.get(message["id"])
-            if waiting is None or waiting.reply is not None:
+            if self._waiting.pop(message["id"], None) is None:
                 continue  # it was given up
             error = message.get("error")
-            waiting.reply = AnsweredError.from_wire(error) if error is not None else message["ok"]
-            waiting.frame = b""
+            reply = AnsweredError.from_wire(error) if error is not None else message["ok"]
+            self._arrived.append((message["id"], reply))
 
     def _reconnect(self, first: _Waiting) -> None:
         """Connect and send all unanswered requests again. If that fails, the first request gets the error."""
         try:
             self._use(self._connect(first.deadline + self._paused_s))
         except PartUnavailable as error:
-            first.reply = error
+            self._give_up(first, error)
             return
-        self._connection_number += 1
-        for waiting in list(self._waiting.values()):
-            if waiting.reply is None:
-                self._enqueue(waiting)
+        for waiting in self._waiting.values():
+            self._outgoing += waiting.frame
 
     def _use(self, connection: socket.socket | None) -> None:
         self.connection = connection

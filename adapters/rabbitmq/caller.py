@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from adapters.pipeline import only_reply
+from adapters.pipeline import Arrived, only_reply
 from adapters.rabbitmq.pipeline import RabbitPipeline
 from adapters.rabbitmq.sender import Sender
 from domain.kernel.errors import EsError
@@ -32,6 +32,11 @@ class RabbitCaller:
         self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0
     ) -> Iterator[Body | EsError]:
         return RabbitPipeline(self._open(), role, timeout_s).replies(requests)
+
+    def exchange(
+        self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0
+    ) -> Iterator[Arrived]:
+        return RabbitPipeline(self._open(), role, timeout_s).exchange(requests)
 
     def _open(self) -> Sender:
         if self._sender is None or self._sender.link.failure is not None:

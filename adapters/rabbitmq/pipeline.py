@@ -1,4 +1,4 @@
-"""The requests of one `pipeline` call over RabbitMQ, as the caller's thread sees them.
+"""The requests of one `pipeline` or `exchange` call over RabbitMQ, as the caller's thread sees them.
 
 Requests that are waiting at the same moment travel in one message; a single one is sent at once.
 
@@ -8,16 +8,15 @@ unknown. Refusal: the connection is not touched here; see `sender`.
 
 from __future__ import annotations
 
-import collections
 import math
 import time
 
-from adapters.pipeline import Pipeline
+from adapters.pipeline import Arrived, Pipeline
 from adapters.rabbitmq.errors import PART
 from adapters.rabbitmq.messages import queue_of
 from adapters.rabbitmq.sender import Envelope, Item, Outbox, Sender
 from domain.kernel.errors import EsError, InvalidInput, MessageTooLarge, PartUnavailable
-from domain.kernel.messages import Body, Question, encode
+from domain.kernel.messages import Question, encode
 
 
 class RabbitPipeline(Pipeline):
@@ -27,13 +26,19 @@ class RabbitPipeline(Pipeline):
         super().__init__()
         self._sender = sender
         self._outbox = Outbox(role, timeout_s)
-        self._items: collections.deque[Item] = collections.deque()  # in order of the requests
+        self._items: dict[
+            int, Item
+        ] = {}  # without a reply that was taken, by number, in order of their deadlines
+        self._count = 0
 
     def add(self, question: Question) -> None:
-        item = _item(question, time.monotonic() + self._outbox.timeout_s)
+        number, self._count = self._count, self._count + 1
+        item = _item(number, question, time.monotonic() + self._outbox.timeout_s)
         with self._outbox.changed:
-            self._items.append(item)
-            if len(self._items) == 1:
+            self._items[number] = item
+            if item.reply is not None:
+                self._outbox.answered.append(item)
+            if len(self._items) == 1 or item.reply is not None:
                 self._outbox.changed.notify()
         if item.reply is None:
             self._outbox.unsent.append(item)
@@ -44,35 +49,50 @@ class RabbitPipeline(Pipeline):
     def wake(self) -> None:
         self._outbox.notify()
 
-    def next_replies(self) -> list[Body | EsError]:
-        with self._outbox.changed:
+    def next_replies(self) -> list[Arrived]:
+        outbox, arrived = self._outbox, list[Arrived]()
+        with outbox.changed:
             while True:
-                replies: list[Body | EsError] = []
-                while self._items and (reply := self._items[0].reply) is not None:
-                    replies.append(reply)
-                    self._items.popleft()
-                if replies or (self.is_fed and not self._items):
-                    return replies
+                for item in outbox.answered:
+                    del self._items[item.number]
+                    assert item.reply is not None
+                    arrived.append((item.number, item.reply))
+                outbox.answered.clear()
+                if arrived or (self.is_fed and not self._items):
+                    return arrived
                 self._wait()
 
     def _wait(self) -> None:
-        """Wait for a change of the first request, or give it up at its deadline."""
+        """Wait for a change, or give up the requests whose time is up."""
         if not self._items:
             self._outbox.changed.wait()
             return
-        first = self._items[0]
-        deadline = min(first.deadline, self._sender.connect_deadline)
-        if first.envelope is not None:
-            deadline = min(deadline, first.envelope.give_up_at)
+        first = next(iter(self._items.values()))
+        deadline = min(first.deadline, self._sender.connect_deadline, self._outbox.give_up_at)
         if (wait_s := deadline - time.monotonic()) > 0 and self._sender.link.failure is None:
             self._outbox.changed.wait(wait_s)
-        elif first.reply is None:
-            self._give_up(first, self._why(first.envelope))
+            return
+        self._outbox.give_up_at = math.inf
+        for item in self._items.values():
+            if self._has_expired(item):
+                self._give_up(item, self._why(item.envelope))
+                self._outbox.answered.append(item)
+            elif item.envelope is not None:
+                self._outbox.give_up_at = min(self._outbox.give_up_at, item.envelope.give_up_at)
+
+    def _has_expired(self, item: Item) -> bool:
+        """Whether to stop waiting for a reply."""
+        if self._sender.link.failure is not None:
+            return True
+        deadline = min(item.deadline, self._sender.connect_deadline)
+        if item.envelope is not None:
+            deadline = min(deadline, item.envelope.give_up_at)
+        return deadline <= time.monotonic()
 
     def end(self) -> None:
         """Abandon the unanswered requests: do not resend them, and drop late replies."""
         with self._outbox.changed:
-            for item in self._items:
+            for item in self._items.values():
                 if item.reply is None:
                     self._give_up(item, PartUnavailable(PART, "the caller stopped waiting"))
 
@@ -112,11 +132,11 @@ class RabbitPipeline(Pipeline):
         )
 
 
-def _item(question: Question, deadline: float) -> Item:
+def _item(number: int, question: Question, deadline: float) -> Item:
     if isinstance(question, EsError):
-        return Item(b"", deadline, question)
+        return Item(number, b"", deadline, question)
     kind, body = question
     try:
-        return Item(encode({"kind": kind, "body": body}, "the request"), deadline)
+        return Item(number, encode({"kind": kind, "body": body}, "the request"), deadline)
     except (MessageTooLarge, InvalidInput) as error:
-        return Item(b"", deadline, error)
+        return Item(number, b"", deadline, error)

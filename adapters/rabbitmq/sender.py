@@ -42,9 +42,10 @@ _FIRST_CONNECT_S = 4.0
 class Item:
     """A request until its reply was yielded. The I/O thread sets `envelope`, `raw` and `reply`."""
 
-    __slots__ = ("deadline", "envelope", "raw", "reply")
+    __slots__ = ("deadline", "envelope", "number", "raw", "reply")
 
-    def __init__(self, raw: bytes, deadline: float, reply: Body | EsError | None = None) -> None:
+    def __init__(self, number: int, raw: bytes, deadline: float, reply: Body | EsError | None = None) -> None:
+        self.number = number
         self.raw = raw
         self.deadline = deadline
         self.reply = reply
@@ -60,8 +61,12 @@ class Outbox:
         self.unsent: collections.deque[Item] = collections.deque()
         self.is_queued = False
         """Whether the I/O thread is going to look at `unsent`."""
+        self.answered: list[Item] = []
+        """Items whose reply was set and not yet taken, each once."""
+        self.give_up_at = math.inf
+        """The earliest time at which to stop waiting for a queue that does not exist yet."""
         self.changed = threading.Condition()
-        """Guards the replies; notified when one is set, or when the wait for one has to end earlier."""
+        """Guards the replies and `give_up_at`; notified when one is set, or when the wait has to end earlier."""
 
     def notify(self) -> None:
         with self.changed:
@@ -201,7 +206,9 @@ class Sender:
         if envelope := self._unanswered.get(properties.message_id):
             envelope.was_returned = True
             envelope.give_up_at = min(envelope.give_up_at, time.monotonic() + _QUEUE_WAIT_S)
-            envelope.outbox.notify()  # its deadline is earlier now
+            with envelope.outbox.changed:
+                envelope.outbox.give_up_at = min(envelope.outbox.give_up_at, envelope.give_up_at)
+                envelope.outbox.changed.notify()
             self._publish_later(envelope)
 
     def _on_confirm(self, frame: Any) -> None:
@@ -232,7 +239,9 @@ class Sender:
             return  # not a reply of a worker of this program; the request times out
         with envelope.outbox.changed:
             for item, reply in replies:
-                item.reply = item.reply if item.reply is not None else reply
+                if item.reply is None:
+                    item.reply = reply
+                    envelope.outbox.answered.append(item)
             envelope.outbox.changed.notify()
         if not envelope.is_wanted:
             del self._unanswered[envelope.id]

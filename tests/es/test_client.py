@@ -45,6 +45,11 @@ class Scripted:
             self.asked.append((role, kind, dict(body)))
             yield self.reply(kind, dict(body))
 
+    def exchange(
+        self, role: str, requests: Iterable[Question], *, timeout_s: float
+    ) -> Iterator[tuple[int, Body | EsError]]:
+        yield from reversed([*enumerate(self.pipeline(role, requests, timeout_s=timeout_s))])
+
     def close(self) -> None:
         self.closed += 1
 
@@ -222,6 +227,22 @@ def test_rows_are_listed_page_by_page_up_to_the_limit(made: Made) -> None:
     ]
     assert {body["after_position"] for _, _, body in scripted.asked} == {3}
     assert len(list(client.list("shelves", after_key=2))) == 8
+
+
+def test_many_questions_are_answered_as_the_replies_arrive_with_their_numbers(made: Made) -> None:
+    def reply(kind: str, body: Body) -> Body | EsError:
+        return PartUnavailable("the shelves worker", "busy") if body["key"] == "8" else dict(body)
+
+    client, scripted = made(reply)
+    questions = (("shelves.get", {"key": key}) for key in ("7", "8", "9"))
+
+    arrived = dict(client.ask_many(questions, role="projections", timeout_s=2.0))
+
+    assert list(arrived) == [2, 1, 0], "the order of arrival"
+    assert (arrived[0], arrived[2]) == ({"key": "7"}, {"key": "9"})
+    assert isinstance(arrived[1], es.Unavailable)
+    assert {role for role, _, _ in scripted.asked} == {"projections"}
+    assert scripted.timeouts == [2.0]
 
 
 # --- threads and the end ---------------------------------------------------------------------

@@ -31,6 +31,10 @@ ROLE = "echo"
 SHORT_S = 0.2
 """A timeout that is meant to expire. Where a reply has to arrive before it, the test uses a `Clock`."""
 
+_METHODS = [
+    getattr(each, name) for each in (LocalCaller, RabbitCaller) for name in ("ask", "pipeline", "exchange")
+]
+
 Answer = Callable[[Request], Reply]
 
 
@@ -234,7 +238,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture(autouse=True)
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers wait long unless a test says otherwise: the speed of the machine is not part of the contract."""
-    for method in (LocalCaller.ask, LocalCaller.pipeline, RabbitCaller.ask, RabbitCaller.pipeline):
+    for method in _METHODS:
         defaults: Any = method.__kwdefaults__
         monkeypatch.setitem(defaults, "timeout_s", DEADLINE_S)
     monkeypatch.setattr("adapters.rabbitmq.sender._FIRST_CONNECT_S", DEADLINE_S)

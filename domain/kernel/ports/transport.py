@@ -110,6 +110,15 @@ class Caller(Protocol):
         """
         ...
 
+    def exchange(
+        self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0
+    ) -> Iterator[tuple[int, Body | EsError]]:
+        """Send many requests and yield each reply as it arrives, with the number of its request, from 0.
+
+        A request that is answered late delays no other reply. All else is as in `pipeline`.
+        """
+        ...
+
     def close(self) -> None:
         """Close all connections. Safe to call twice."""
         ...

@@ -176,3 +176,17 @@ def test_a_caller_finds_sockets_that_move_while_it_waits(
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
         with closing(LocalCaller(run, on_absent=start_elsewhere)) as caller:
             assert caller.ask(ROLE, "echo", {"n": 1}, timeout_s=SHORT_S * 20) == {"n": 1}
+
+
+def test_an_exchange_outlives_a_lost_connection(run: Path, caller: Caller) -> None:
+    def ask() -> list[tuple[int, Any]]:
+        return list(caller.exchange(ROLE, iter(questions(2000)), timeout_s=DEADLINE_S))
+
+    with server_process(run, limit=700) as first, background(ask) as asking:
+        assert first.stdout.readline() == "silent\n"
+        first.kill()
+        with server_process(run):
+            arrived = asking.result(DEADLINE_S)
+
+    assert sorted(number for number, _ in arrived) == list(range(2000)), "each number once"
+    assert all(reply["n"] == number for number, reply in arrived)
