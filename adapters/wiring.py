@@ -83,18 +83,26 @@ def check_extras(settings: Settings) -> None:
 
 
 def _need_extra(setting: str, url: str) -> None:
-    import sys
     from importlib.util import find_spec
 
     for scheme, (extra, libraries) in _EXTRAS.items():
         if url.startswith(scheme) and not any(map(find_spec, libraries)):
-            python, wanted = quoted(sys.executable), f"'es[{extra}]'"
             raise InvalidSetting(
                 setting,
                 f"begins with {scheme}, which needs the extra {extra}; it is not installed",
-                f"Install it. With pip or pipx: `{python} -m pip install {wanted}`. "
-                f"With uv: `uv pip install --python {python} {wanted}`. In a checkout: `make install`.",
+                how_to_install(extra),
             )
+
+
+def how_to_install(extra: str) -> str:
+    """The hint of an error about a missing extra of this package: the command for this interpreter."""
+    import sys
+
+    python, wanted = quoted(sys.executable), f"'es[{extra}]'"
+    return (
+        f"Install it. With pip or pipx: `{python} -m pip install {wanted}`. "
+        f"With uv: `uv pip install --python {python} {wanted}`. In a checkout: `make install`."
+    )
 
 
 def open_caller(settings: Settings, *, on_absent: Callable[[], bool] | None = None) -> Caller:

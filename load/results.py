@@ -6,9 +6,31 @@ machines can be added without loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from domain.kernel.errors import Damaged, EsError, InvalidInput, Kind
+from load import histograms
+from load.records import build
+
+FORMAT = 1
+"""Of a run's JSON. A new field with a default does not change it; a new meaning of a field does."""
+
+
+class NewerRun(EsError):
+    """The file of a run has a format that this version of the program does not know."""
+
+    name: str
+    format: int
+    code = "newer-run"
+    kind = Kind.INVALID
+    hint = "Upgrade `es` on this machine to the version that wrote the file (`es --version`)."
+
+    def __str__(self) -> str:
+        return f"{self.name} was written by a newer version of es: it has format {self.format}, and this one reads up to {FORMAT}"
 
 
 @dataclass(slots=True)
@@ -83,6 +105,8 @@ class Ledger:
     """Ids that were given more than once."""
     findings: list[Mapping[str, Any]] = field(default_factory=list)
     """At most 100 examples: `{"kind": "lost", "command_id", "operation", "stream", "why"}`."""
+    unproven: list[str] = field(default_factory=list)
+    """What the ledger of a merged run cannot tell, in sentences. Empty for the ledger of one run."""
 
     @property
     def is_clean(self) -> bool:
@@ -112,4 +136,98 @@ class Run:
     """The load processes' own cost: `{"cpu_s", "cpu_us_per_request", "memory_mb"}`."""
     verdicts: list[Verdict] = field(default_factory=list)
     ledger: Ledger | None = None
-    format: int = 1
+    parts: list[Mapping[str, Any]] = field(default_factory=list)
+    """The runs of a merged one: `{"started_at", "duration_s", "ended", "machine", "tool"}`. Empty for a run of one machine."""
+    format: int = FORMAT
+
+    @property
+    def machines(self) -> list[Mapping[str, Any]]:
+        """The machines that sent requests."""
+        return [part["machine"] for part in self.parts] or [self.machine]
+
+    @property
+    def measured(self) -> list[Second]:
+        """The seconds without the warm-up."""
+        return [second for second in self.seconds if not second.warm_up]
+
+    def to_json(self) -> str:
+        """The run on one line."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, name: str) -> Run:
+        """The inverse of `to_json`. `name` is the file's, for the errors.
+
+        Raises InvalidInput for JSON that is no run, NewerRun for an unknown format, and Damaged for everything else.
+        """
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise _damaged(name, "it is no JSON, or only a part of it") from error
+        if not isinstance(found, dict) or not isinstance(found.get("format"), int):
+            raise InvalidInput(name, "holds no load run", "Name a file that `es load run --json` wrote.")
+        if found["format"] > FORMAT:
+            raise NewerRun(name, found["format"])
+        try:
+            run = build(cls, found)
+        except ValueError as error:
+            raise _damaged(name, str(error)) from error
+        tallies = [run.totals, *(second.operations for second in run.seconds)]
+        for tally in (tally for operations in tallies for tally in operations.values()):
+            if tally.latency and not histograms.is_sound(tally.latency):
+                raise _damaged(name, "a histogram in it is incomplete or altered")
+        return run
+
+
+def read_run(path: Path) -> Run:
+    """The run in a file. Raises as `Run.from_json` does, and InvalidInput if the file cannot be read."""
+    try:
+        return Run.from_json(path.read_text("utf-8"), str(path))
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+        raise InvalidInput(str(path), reason, "Name a file that `es load run --json` wrote.") from error
+    except UnicodeDecodeError as error:
+        raise _damaged(str(path), "it is no text") from error
+
+
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """The sum of tallies. Histograms are added; percentiles are never averaged."""
+    total, latencies = Tally(), []
+    for tally in tallies:
+        total.wanted += tally.wanted
+        total.dropped += tally.dropped
+        total.succeeded += tally.succeeded
+        for code, count in tally.errors.items():
+            total.errors[code] = total.errors.get(code, 0) + count
+        latencies.append(tally.latency)
+    total.latency = histograms.add(latencies)
+    return total
+
+
+def add_operations(parts: Iterable[Mapping[str, Tally]]) -> dict[str, Tally]:
+    """The sum of each operation's tallies, in the order in which the operations first occur."""
+    by_name: dict[str, list[Tally]] = {}
+    for part in parts:
+        for name, tally in part.items():
+            by_name.setdefault(name, []).append(tally)
+    return {name: add_tallies(tallies) for name, tallies in by_name.items()}
+
+
+def add_seconds(seconds: Iterable[Second]) -> list[Second]:
+    """The sum of the seconds of several load processes, in order. A second is one of warm-up if any part of it is."""
+    by_number: dict[int, list[Second]] = {}
+    for second in seconds:
+        by_number.setdefault(second.number, []).append(second)
+    return [
+        Second(
+            number,
+            add_operations(part.operations for part in parts),
+            in_flight=sum(part.in_flight for part in parts),
+            warm_up=any(part.warm_up for part in parts),
+        )
+        for number, parts in sorted(by_number.items())
+    ]
+
+
+def _damaged(name: str, reason: str) -> Damaged:
+    return Damaged(name, reason, "Take another copy of the file, or run the scenario again.")

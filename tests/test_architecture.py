@@ -324,6 +324,7 @@ def test_every_model_that_the_registry_names_has_content() -> None:
         ("pika", "adapters.rabbitmq"),
         ("cryptography", "adapters.crypto"),
         ("msgspec", "adapters.codec"),
+        ("hdrh", "load.histograms"),
     ],
 )
 def test_a_library_is_imported_in_one_place(library: str, home: str) -> None:
@@ -339,7 +340,9 @@ def test_only_the_command_line_imports_terminal_libraries(library: str) -> None:
 def test_the_declared_libraries_are_the_imported_ones() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    optional = [requirement for extra in ("eventstoredb", "postgres") for requirement in extras[extra]]
+    optional = [
+        requirement for extra in ("eventstoredb", "load", "postgres") for requirement in extras[extra]
+    ]
     declared = {_name(requirement) for requirement in [*project["dependencies"], *optional]}
     imported = {found.package for found in IMPORTS} - PACKAGES - set(sys.stdlib_module_names)
 
@@ -350,11 +353,14 @@ def test_the_declared_libraries_are_the_imported_ones() -> None:
 INDIRECT = {"click", "grpc"}
 """Dependencies of typer and of the client of EventStoreDB, which raise their errors and take their types."""
 
+MODULES = {"hdrhistogram": "hdrh"}
+"""The module of a library that has another name."""
+
 
 def _name(requirement: str) -> str:
     for end in "[<>=~!; ":
         requirement = requirement.partition(end)[0]
-    return requirement
+    return MODULES.get(requirement, requirement)
 
 
 # --- the start of a command ------------------------------------------------------------------
