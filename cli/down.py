@@ -9,9 +9,9 @@ from adapters.local.address import is_served, socket_path
 from adapters.local.home_lock import find_holder, stop_mark
 from adapters.settings import Settings
 from cli import render, session
-from cli.supervisor import POLL_S, STOP, ask_supervisor
 from domain.features import registry
 from domain.kernel.errors import PartUnavailable
+from es.supervisor import POLL_S, STOP, ask_supervisor
 
 app = typer.Typer(add_completion=False)
 DOWN_WAIT_S = 60.0

@@ -2,24 +2,21 @@
 
 import sys
 import time
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from adapters.wiring import open_dead_letters, usual_roles, workers_everywhere
 from cli import render, session
 from cli.problems import is_sound, problems, unavailable
-from cli.supervisor import ask_supervisor, name_of
+from cli.supervisor import name_of
 from domain.features import registry
-from domain.kernel.errors import EXIT_CODES, EsError, Kind, PartUnavailable
+from domain.kernel.errors import EXIT_CODES, Kind
 from domain.kernel.messages import Body
 from domain.kernel.person_streams import NAME as PERSON_STREAMS
+from es.state import state_of
 
 app = typer.Typer(add_completion=False)
-_PROGRESS_WAIT_S = 2.0
-_ROLL_CALL_WAIT_S = 1.0
 
 
 @app.command(epilog="Example: es status --watch")
@@ -49,80 +46,16 @@ def status(
 
 
 def ask_status() -> Body:
-    """`_asked` with `problems`, see `cli.problems`. Raises PartUnavailable."""
-    found = _asked()
-    broken = registry(session.settings().features).broken
+    """`es.state.state_of` with `problems`, see `cli.problems`. Raises PartUnavailable."""
+    settings = session.settings()
+    found = state_of(settings, session.ask)
+    broken = registry(settings.features).broken
     found["problems"] = [
         *problems(found),
         *(unavailable(f"feature {each.module}", each.error) for each in broken),
     ]
     found.pop("outage", None)
     return found
-
-
-def _asked() -> Body:
-    """`{"home", "running", "workers", "silent", "queues", "projections", "followers", …}`. Raises PartUnavailable.
-
-    The supervisor reports the workers of this home. With a broker, workers may run on any machine: all are asked, and
-    `silent` is the number of those that did not reply.
-    """
-    settings = session.settings()
-    supervised = ask_supervisor(settings, "supervisor.status")
-    found: Body = {
-        "home": str(settings.home),
-        "running": supervised is not None,
-        "workers": [],
-        "silent": 0,
-        "queues": [],
-        "projections": [],
-        "followers": [],
-        **(supervised or {}),
-    }
-    if not settings.is_local:
-        try:
-            _add_workers_everywhere(found)
-        except PartUnavailable as error:
-            if supervised is None:
-                raise
-            # Show the workers of this home all the same; no request can reach them now.
-            found["outage"] = error
-            return found
-    if found["running"]:
-        found["projections"] = _progress("projections", "projections.status").get("projections", [])
-        roles = [role.name for role in usual_roles(settings) if role.follows]
-        found["followers"] = [{"role": role, **_progress(role, f"{role}.progress")} for role in roles]
-    return found
-
-
-def _add_workers_everywhere(found: Body) -> None:
-    """Add the queues of the broker, and the workers that are not of this home."""
-    settings = session.settings()
-    counts = open_dead_letters(settings, [role.name for role in usual_roles(settings)]).counts()
-    found["queues"] = [asdict(queue) for queue in counts]
-    expected = sum(queue.workers for queue in counts)
-    replies = workers_everywhere(settings, expected=expected, wait_s=_ROLL_CALL_WAIT_S) if expected else []
-    ours = {(worker["host"], worker["pid"]) for worker in found["workers"]}
-    others = [worker for worker in replies if (worker["host"], worker["pid"]) not in ours]
-    order = registry(settings.features).role_names
-    others.sort(key=lambda worker: (order.index(worker["role"]), worker["host"], worker["pid"]))
-    found["workers"] += [{**worker, "restarts": None} for worker in others]
-    found["silent"] = max(expected - len(replies), 0)
-    if found["silent"]:
-        replied = {(worker["host"], worker["pid"]) for worker in replies}
-        for worker in found["workers"]:
-            if (worker["host"], worker["pid"]) not in replied and worker["state"] == "ready":
-                worker["state"] = "silent"
-    found["running"] = found["running"] or expected > 0
-
-
-def _progress(role: str, kind: str) -> Body:
-    """The progress of the role's followers; empty if no worker can report it now."""
-    try:
-        return session.ask(role, kind, {}, timeout_s=_PROGRESS_WAIT_S)
-    except EsError as error:
-        if error.kind is not Kind.UNAVAILABLE:
-            raise
-        return {}
 
 
 def _show_status(found: Body) -> None:

@@ -1,23 +1,17 @@
-"""The supervisor as a client sees it: start it, send it a request."""
+"""The supervisor as a shell sees it: start it, and wait until it listens."""
 
 import json
 import select
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from adapters.local.caller import ask_once
 from adapters.local.home_lock import find_holder
 from adapters.settings import Settings
 from domain.kernel.errors import AnsweredError, PartUnavailable
 from domain.kernel.messages import Body
 
-POLL_S = 0.05
-STOP = "supervisor.stop"
-_REPLY_WAIT_S = 8.0
-"""Longer than a supervisor needs to notice that its socket was removed, and to listen again."""
 _START_WAIT_S = 40.0
 """Longer than a new supervisor waits for the end of one that is stopping."""
 
@@ -76,37 +70,6 @@ def lives(settings: Settings) -> bool:
     """Whether a supervisor starts or runs. One whose socket was removed binds another one."""
     holder = find_holder(settings.home)
     return holder is not None and holder.state != "stopping"
-
-
-def ask_supervisor(settings: Settings, kind: str, body: Mapping[str, Any] | None = None) -> Body | None:
-    """The supervisor's reply, or None if no supervisor lives.
-
-    Raises PartUnavailable with its process id if it is stopping, or does not reply in time. A stop of one that is stopping
-    succeeds.
-    """
-    deadline = time.monotonic() + _REPLY_WAIT_S
-    while holder := find_holder(settings.home):
-        if holder.state == "stopping":
-            if kind == STOP:
-                return {"pid": holder.pid}
-            raise PartUnavailable(
-                "the supervisor",
-                f"process {holder.pid} is stopping",
-                "`es down` waits for its end; then retry.",
-            )
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise PartUnavailable(
-                "the supervisor",
-                f"process {holder.pid or '(unknown)'} lives and does not reply",
-                f"If it is suspended, continue it (`kill -CONT {holder.pid or 'PID'}`). See `es logs supervisor`.",
-            )
-        try:
-            return ask_once(settings.run, "supervisor", kind, body or {}, timeout_s=left_s)
-        except OSError:
-            # It is starting, stopping, or its socket was removed: then it binds another one.
-            time.sleep(POLL_S)
-    return None
 
 
 def name_of(worker: Body) -> str:

@@ -11,7 +11,7 @@ from adapters.settings import Settings, shared_by
 from cli import render, session
 from cli.completion import scales
 from cli.status import show_workers
-from cli.supervisor import POLL_S, ask_supervisor, name_of, start_supervisor
+from cli.supervisor import name_of, start_supervisor
 from domain.features import registry
 from domain.kernel.errors import (
     AnsweredError,
@@ -23,6 +23,7 @@ from domain.kernel.errors import (
 )
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body
+from es.supervisor import POLL_S, ask_supervisor
 
 app = typer.Typer(add_completion=False)
 
