@@ -1,4 +1,4 @@
-"""What a load run does: phases of arrivals, a mix of operations, data, thresholds. Read from a TOML file."""
+"""What a load run does: phases of arrivals, a mix of operations, data, thresholds. `load.scenario_file` reads it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,22 @@ class Operation:
     name: str
     """As in reports and thresholds: `create`, `get`, `deposit`."""
     kind: str
-    """The kind of the request: `users.create`, `ids.range`, `wallets.deposit`."""
+    """The kind of the request: `users.create`, `ids.next`, `wallets.deposit`."""
+    role: str
+    """The role that handles it: `users`, `projections`, `ids`, or that of a service."""
     weight: float
+    """Its share of the arrivals. 0: it is sent only in place of an operation whose data does not exist yet."""
     input: Mapping[str, Any]
-    """The input with placeholders, such as `{user}`, which the data of the run replaces."""
+    """The input with placeholders, such as `{user}`, which the data of the run replaces: see `load.templates`."""
+
+    @property
+    def is_command(self) -> bool:
+        return self.role not in ("projections", "ids")
+
+    @property
+    def is_journaled(self) -> bool:
+        """Whether it may have an effect: commands, and requests for ids."""
+        return self.role != "projections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,8 @@ class Scenario:
     """`client`: the pipelined client; `process`: a real `es` for each request."""
     processes: int
     callers: int
-    """How many requests may be in flight at once, over all processes. An arrival beyond it is dropped and counted."""
+    """How many requests may be in flight at once, over all processes, at most 512 for each. An arrival beyond it is dropped
+    and counted."""
     timeout_s: float
     start_within_ms: float
     """An arrival that cannot be started so soon after its intended time is dropped and counted."""
@@ -63,3 +76,7 @@ class Scenario:
     people: Path | None
     """A file of names and addresses (CSV with a header, or NDJSON); without it they are made from the seed."""
     thresholds: tuple[Threshold, ...]
+
+    @property
+    def duration_s(self) -> float:
+        return sum(phase.duration_s for phase in self.phases)
