@@ -122,7 +122,7 @@ class Data:
             user = prepared.made[-1]
             user.email, user.position = prepared.input["email"], int(reply["position"])
             self._put_back(prepared)
-        elif pool := self.pools.get(kind):
+        elif (pool := self.pools.get(kind)) is not None:
             id_ = next(
                 (value for name, value in reply.items() if name.endswith("_id") and name != "command_id"),
                 None,

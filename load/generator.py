@@ -134,6 +134,7 @@ def _generate(
         start = json.loads(sys.stdin.readline() or "null")
         if start is None:
             return
+        cpu_s = _cpu_s()
         threading.Thread(target=_until_closed, args=(stop,), daemon=True).start()
         with _Teller(counts, output, start["start_s"]):
             times = arrivals(scenario.phases, process=part.process, processes=part.processes)
@@ -141,7 +142,7 @@ def _generate(
             sender.close()
         if failures.first is not None:
             raise failures.first
-    output.tell({"done": _cost(counts)})
+    output.tell({"done": _cost(counts, cpu_s)})
 
 
 def _share(callers: int, part: Part) -> int:
@@ -190,12 +191,18 @@ class _Teller:
         self._output.tell({"tick": tick, "in_flight": in_flight, "seconds": self._counts.news()})
 
 
-def _cost(counts: Counts) -> dict[str, float]:
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+def _cpu_s() -> float:
+    """The processor time of this process and its children so far."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in both)
+
+
+def _cost(counts: Counts, cpu_s: float) -> dict[str, float]:
+    """`cpu_s` is what was used before the start."""
     to_mb = 1 / (1 << 20) if sys.platform == "darwin" else 1 / 1024
     return {
-        "cpu_s": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
-        "memory_mb": own.ru_maxrss * to_mb,
+        "cpu_s": _cpu_s() - cpu_s,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * to_mb,
         "requests": counts.started,
         "late": counts.late,
     }

@@ -61,6 +61,7 @@ class Scenario:
     name: str
     text: str
     """The file as it was read: the report contains it."""
+    file: Path
     seed: int
     mode: str
     """`client`: the pipelined client; `process`: a real `es` for each request."""

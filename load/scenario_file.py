@@ -72,6 +72,7 @@ def parse_scenario(text: str, path: Path, *, features: tuple[str, ...] = ()) -> 
     return Scenario(
         name=keys.text("name", path.stem or "scenario"),
         text=text,
+        file=path,
         seed=keys.whole("seed", 1, 0, (1 << 63) - 1),
         mode=keys.one_of("mode", "client", ("client", "process")),
         processes=processes,

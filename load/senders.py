@@ -107,7 +107,7 @@ class ProcessSender:
         self._pool.submit(self._failures.guard, self._run, job)
 
     def _run(self, job: Job) -> None:
-        words = [sys.executable, "-m", "cli.main", *self._words.of(job)]
+        words = [_program(), *self._words.of(job)]
         try:
             ended = subprocess.run(
                 words,
@@ -126,6 +126,12 @@ class ProcessSender:
     def close(self) -> None:
         """Wait for the processes, or for their timeouts."""
         self._pool.shutdown()
+
+
+def _program() -> str:
+    """The `es` that is installed beside this Python, else that of the search path."""
+    beside = os.path.join(os.path.dirname(sys.executable), "es")
+    return beside if os.path.exists(beside) else "es"
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
