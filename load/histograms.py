@@ -12,6 +12,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import Any
 
 from adapters.wiring import how_to_install
 from domain.kernel.errors import EsError, Kind
@@ -45,6 +46,8 @@ try:
 except ImportError as error:
     raise MissingExtra("a load run", "load") from error
 
+_COUNTERS = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS).counts_len
+
 
 class Histogram:
     """Latencies in µs. Latencies outside 1 µs to 1 h count as the nearest one inside."""
@@ -53,19 +56,29 @@ class Histogram:
 
     def __init__(self, encoded: str = "") -> None:
         """Raises ValueError if the text is not the encoding of a histogram; an empty text is an empty one."""
-        self._counts = _decoded(encoded) if encoded else HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
+        # Counters are 200 kB: none are made before the first latency.
+        self._counts: Any = _decoded(encoded) if encoded else None
 
     def record(self, latency_us: int) -> None:
+        if self._counts is None:
+            self._counts = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
         self._counts.record_value(min(max(latency_us, LOWEST_US), HIGHEST_US))
 
     def add(self, other: Histogram | str) -> None:
         """Add another one, or an encoded one. Raises ValueError as the constructor does."""
+        if isinstance(other, str):
+            other = Histogram(other)
+            if not self:
+                self._counts = other._counts
+                return
         if other:
-            self._counts.add((Histogram(other) if isinstance(other, str) else other)._counts)
+            if self._counts is None:
+                self._counts = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
+            self._counts.add(other._counts)
 
     @property
     def count(self) -> int:
-        return int(self._counts.total_count)
+        return int(self._counts.total_count) if self._counts else 0
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -135,6 +148,6 @@ def _decoded(encoded: str) -> HdrHistogram:
     # The library raises these, and plain subclasses of Exception.
     except Exception as error:
         raise ValueError("the text is not an encoded histogram") from error
-    if found.counts_len != HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS).counts_len:
+    if found.counts_len != _COUNTERS:
         raise ValueError("the histogram has another range or precision")
     return found

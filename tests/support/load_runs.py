@@ -86,7 +86,9 @@ class Made:
                 operation: self._tally(chance, wanted * share, usual_ms * drift, waiting_s)
                 for operation, (share, usual_ms) in mix.items()
             }
-            seconds.append(Second(number, operations, int(wanted * (0.004 + waiting_s)), name == "warm-up"))
+            seconds.append(
+                Second(number, operations, min(int(wanted * (0.004 + waiting_s)), 256), name == "warm-up")
+            )
             server.append(self._server(chance, number, wanted, waiting_s))
         totals = add_operations(second.operations for second in seconds if not second.warm_up)
         return self._whole(seconds, totals, server)
