@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from domain.kernel.ids import STEP
-from domain.kernel.system import CommandRemembered, IdAssigned, ReservationAbandoned
 from load.accounts import EVENT_OF, folded
 from load.results import Ledger
-from load.scratch import ACCEPTED, REFUSED, UNANSWERED, Progress, Scratch
+from load.scratch import ACCEPTED, KERNEL, REFUSED, UNANSWERED, Progress, Scratch
 
 CLEANUP_ACTOR = "load-cleanup"
 """The sender of commands that remove the users of a run. They are in no journal."""
@@ -28,23 +27,17 @@ EXAMPLES = 100
 EventAt = Callable[[int], Mapping[str, Any] | None]
 """The stored event at a position before the run, as `events.read` shows it."""
 
-_KERNEL = ", ".join(f"'{each.type}'" for each in (CommandRemembered, IdAssigned, ReservationAbandoned))
 _COMMANDS_WITH_EVENTS = f"""
 SELECT c.id, c.operation, c.kind, c.outcome, c.id_field, c.instance, c.version, c.position, c.input,
     e.prefix, e.instance, e.version, e.type, e.command
-FROM commands c LEFT JOIN events e ON e.command_id = c.id AND e.type NOT IN ({_KERNEL})
+FROM commands c LEFT JOIN events e ON e.command_id = c.id AND e.type NOT IN ({KERNEL})
 WHERE c.id IS NOT NULL ORDER BY c.journal, c.n
 """  # noqa: S608  # names of event types of this program
-_CREATED = f"""
-INSERT OR IGNORE INTO created SELECT e.prefix, e.instance, c.kind
-FROM events e JOIN commands c ON c.id = e.command_id
-WHERE e.version = 0 AND e.instance IS NOT NULL AND e.type NOT IN ({_KERNEL})
-"""  # noqa: S608
 _WITHOUT_COMMAND = f"""
 SELECT e.prefix, e.instance, e.version, e.command, e.command_id
 FROM created s CROSS JOIN events e ON e.prefix = s.prefix AND e.instance = s.instance
 LEFT JOIN commands c ON c.id = e.command_id
-WHERE c.id IS NULL AND e.type NOT IN ({_KERNEL}) AND e.actor <> '{CLEANUP_ACTOR}' AND e.actor NOT LIKE 'process:%'
+WHERE c.id IS NULL AND e.type NOT IN ({KERNEL}) AND e.actor <> '{CLEANUP_ACTOR}' AND e.actor NOT LIKE 'process:%'
 """  # noqa: S608
 _HISTORY = """
 SELECT e.version, e.type, c.input FROM events e LEFT JOIN commands c ON c.id = e.command_id
@@ -181,11 +174,6 @@ class Judge:
 
     def _find_effects_without_a_command(self) -> None:
         """Find events on streams that the run created, of commands as the run sent them, under unknown command ids."""
-        self._scratch.sql.execute(
-            "CREATE TABLE IF NOT EXISTS created (prefix TEXT, instance INTEGER, kind TEXT,"
-            " PRIMARY KEY (prefix, instance)) WITHOUT ROWID"
-        )
-        self._scratch.sql.execute(_CREATED)
         for prefix, instance, version, command, id_ in self._scratch.rows(_WITHOUT_COMMAND):
             if command in self._commands:
                 why = f"version {version} has an event of a command that the run did not send"

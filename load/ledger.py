@@ -17,7 +17,8 @@ What it cannot see:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +75,7 @@ def patient(client: Client) -> Ask:
 
 def check_with(ask: Ask, journals: Sequence[Path], *, since_position: str, on_progress: Progress) -> Ledger:
     """As `check`, over any source of replies."""
-    if not journals:
-        raise InvalidJournal("journals", "are missing")
-    with Scratch(journals[0].parent) as scratch:
-        scratch.load(journals, on_progress)
-        _wait_for_requests(scratch)
-        reached = _read_events(scratch, ask, int(since_position), on_progress)
-        scratch.sort()
+    with opened(ask, journals, since_position, on_progress) as (scratch, reached):
         for _ in range(_ATTEMPTS):
             ledger = _evaluated(scratch, ask, on_progress)
             before, reached = reached, _read_events(scratch, ask, reached, on_progress)
@@ -88,6 +83,19 @@ def check_with(ask: Ask, journals: Sequence[Path], *, since_position: str, on_pr
             if ledger.is_clean or reached == before:
                 break
     return ledger
+
+
+@contextmanager
+def opened(
+    ask: Ask, journals: Sequence[Path], since_position: str, on_progress: Progress
+) -> Iterator[tuple[Scratch, int]]:
+    """The journals and the events since a position, sorted, and the position that was reached."""
+    if not journals:
+        raise InvalidJournal("journals", "are missing")
+    with Scratch(journals[0].parent) as scratch:
+        scratch.load(journals, on_progress)
+        _wait_for_requests(scratch)
+        yield scratch, _read_events(scratch, ask, int(since_position), on_progress)
 
 
 def _evaluated(scratch: Scratch, ask: Ask, on_progress: Progress) -> Ledger:
@@ -114,7 +122,7 @@ def _wait_for_requests(scratch: Scratch) -> None:
 
 
 def _read_events(scratch: Scratch, ask: Ask, after: int, on_progress: Progress) -> int:
-    """Read all events that are stored now, and return the position that was reached."""
+    """Read and sort all events that are stored now, and return the position that was reached."""
     head = int(ask("events.read", {"from_end": True})["position"])
     count = 0
     while after < head:
@@ -123,4 +131,5 @@ def _read_events(scratch: Scratch, ask: Ask, after: int, on_progress: Progress) 
         after = int(page["position"])
         count += len(page["events"])
         on_progress("events", count)
+    scratch.sort()
     return after

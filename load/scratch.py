@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from domain.kernel.errors import InvalidInput
-from domain.kernel.system import ASSIGNMENTS
+from domain.kernel.system import ASSIGNMENTS, CommandRemembered, IdAssigned, ReservationAbandoned
 
 UNANSWERED, ACCEPTED, REFUSED = range(3)
 """The outcomes of a command."""
@@ -38,12 +38,21 @@ CREATE TABLE events (
     position INTEGER PRIMARY KEY, prefix TEXT, instance INTEGER, version INTEGER, type TEXT, command TEXT,
     command_id BLOB, actor TEXT
 );
+CREATE TABLE created (prefix TEXT, instance INTEGER, kind TEXT, PRIMARY KEY (prefix, instance)) WITHOUT ROWID;
 """
 _INDEXES = """
-CREATE UNIQUE INDEX commands_by_id ON commands (id) WHERE id IS NOT NULL;
-CREATE INDEX events_by_command ON events (command_id);
-CREATE INDEX events_by_stream ON events (prefix, instance, version);
+CREATE UNIQUE INDEX IF NOT EXISTS commands_by_id ON commands (id) WHERE id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS events_by_command ON events (command_id);
+CREATE INDEX IF NOT EXISTS events_by_stream ON events (prefix, instance, version);
 """
+KERNEL = ", ".join(f"'{each.type}'" for each in (CommandRemembered, IdAssigned, ReservationAbandoned))
+"""The types of events that change no state, for questions in SQL."""
+
+_CREATED = f"""
+INSERT OR IGNORE INTO created SELECT e.prefix, e.instance, c.kind
+FROM events e JOIN commands c ON c.id = e.command_id
+WHERE e.version = 0 AND e.instance IS NOT NULL AND e.type NOT IN ({KERNEL})
+"""  # noqa: S608  # names of event types of this program
 _SENT = "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)"
 _ANSWERED = """
 UPDATE commands SET outcome = ?, id_field = ?, instance = ?, version = ?, position = ? WHERE journal = ? AND n = ?
@@ -60,7 +69,7 @@ class InvalidJournal(InvalidInput):
 
 
 class Scratch:
-    """What a run sent, what was answered and what was stored, in three tables. For one thread."""
+    """What a run sent, what was answered and what was stored, in tables. For one thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix=".ledger-", dir=folder)
@@ -85,13 +94,6 @@ class Scratch:
             while batch := list(islice(lines, _BATCH)):
                 self._take(number, path, batch)
                 on_progress("journals", done := done + len(batch))
-
-    def sort(self) -> None:
-        """Build the indexes, once journals and events are read: faster than with each row. Raises InvalidJournal."""
-        try:
-            self.sql.executescript(_INDEXES)
-        except sqlite3.IntegrityError:
-            raise InvalidJournal("journals", "name a command id twice") from None
 
     def _take(self, number: int, path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         """Store requests before replies: a reply comes after its request."""
@@ -121,6 +123,19 @@ class Scratch:
         """Store a page of `events.read`. An event that is stored already is left as it is."""
         with self._transaction():
             self.sql.executemany(_STORED, map(_event, events))
+
+    def sort(self) -> None:
+        """Prepare questions, once journals and events are read. Raises InvalidJournal.
+
+        It fills `created`: the instances whose first event is of a command of the journals. It may be called once more after
+        further events.
+        """
+        try:
+            # Not before the rows: building an index at once is faster than with each row.
+            self.sql.executescript(_INDEXES)
+        except sqlite3.IntegrityError:
+            raise InvalidJournal("journals", "name a command id twice") from None
+        self.sql.execute(_CREATED)
 
     # --- questions -----------------------------------------------------------------------------
 
