@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,7 @@ class Run:
             raise NewerRun(name, found["format"])
         try:
             run = build(cls, found)
+            datetime.fromisoformat(run.started_at)
         except ValueError as error:
             raise _damaged(name, str(error)) from error
         tallies = [run.totals, *(second.operations for second in run.seconds)]
