@@ -67,7 +67,7 @@ class Keys:
         )
 
     def _missing(self, name: str, example: str) -> InvalidScenario:
-        return self.wrong(name, "is missing", f"Add it, for example: {example}")
+        return self.wrong(name, "is missing", f"Add it: {example}, for example.")
 
     def text(self, name: str, default: str | None = None, *, example: str = "") -> str:
         value = self._found.get(name, default)

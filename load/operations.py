@@ -92,7 +92,7 @@ def _own(keys: Keys, file: str, features: tuple[str, ...]) -> Iterable[Operation
         command, role = _command(own, kind, features)
         given = own.get("input") or {}
         if not isinstance(given, dict):
-            raise own.wrong("input", "is no table", 'For example: input = { amount = "{1..100}" }')
+            raise own.wrong("input", "is no table", 'Write input = { amount = "{1..100}" }, for example.')
         _check_input(Keys(file, own.at("input"), given, inputs_of(command)), command, given)
         weight = own.number("weight", own.get("weight"), 0.0, _WEIGHT_MAX)
         yield Operation(name, kind, role, weight, given)

@@ -72,7 +72,7 @@ def read_people(file: Path) -> list[Person]:
     except UnicodeDecodeError as error:
         raise _wrong(file, "", "is not UTF-8") from error
     if not people:
-        raise _wrong(file, "", "has nobody in it")
+        raise _wrong(file, "", "has no people")
     return people
 
 

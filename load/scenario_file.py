@@ -188,7 +188,7 @@ def _threshold(
             raise inner.wrong("abort_on_fail", "cannot be with per_s", "It is judged at the end alone.")
         if bound not in inner:
             raise inner.wrong(
-                bound, "is missing", f"For example: {key} = {{ {bound} = 50, abort_on_fail = true }}"
+                bound, "is missing", f"Write {key} = {{ {bound} = 50, abort_on_fail = true }}, for example."
             )
         value, keys, key = inner.get(bound), inner, bound
     most = 1.0 if figure.endswith("_rate") else 1e12

@@ -21,7 +21,7 @@ USERS = "users.create"
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
-_KIND = re.compile(r"[a-z][a-z0-9-]*\.[a-z][a-z0-9-]*")
+_KIND = re.compile(r"(?!person\.|user\.)[a-z][a-z0-9-]*\.[a-z][a-z0-9-]*")
 _PERSON = ("person.name", "person.email")
 _USER = ("user", "user.email", "user.position")
 
@@ -107,7 +107,7 @@ class Template:
 
 
 def _has_placeholder(value: object) -> bool:
-    return isinstance(value, str) and "{" in value
+    return isinstance(value, str) and ("{" in value or "}" in value)
 
 
 def _parts(text: str) -> list[str]:
