@@ -57,7 +57,7 @@ class Damaged(AnsweredError):
 
 Failure = Refused | Invalid | NotFound | Unavailable | Damaged
 """What a client raises: each has `code`, `message`, `hint` and the `command_id` of a failed command."""
-_CLASSES: Mapping[Kind, type[Failure]] = {
+CLASSES: Mapping[Kind, type[Failure]] = {
     Kind.REFUSED: Refused,
     Kind.INVALID: Invalid,
     Kind.NOT_FOUND: NotFound,
@@ -310,7 +310,7 @@ def _until(after: str | None) -> Body:
 def _of_kind(error: EsError, command_id: str | None) -> Failure:
     """The error as one of the classes of this module."""
     wire = error.to_wire()
-    typed = _CLASSES[error.kind](wire["code"], error.kind, wire["message"], wire["hint"])
+    typed = CLASSES[error.kind](wire["code"], error.kind, wire["message"], wire["hint"])
     typed.command_id = command_id or error.command_id
     return typed
 

@@ -22,7 +22,8 @@ from domain.features import registry
 from domain.kernel.commands import Command, inputs_of, optional_inputs
 from domain.kernel.errors import EXIT_CODES, Kind
 from domain.kernel.messages import Body
-from es.client import _CLASSES, Failure
+from domain.users.commands import DEFAULT_BASIS
+from es.client import CLASSES, Failure
 from load.schedule import ACTOR, Failures, Job
 
 Answered = Callable[[Job, Body | Failure], None]
@@ -121,7 +122,7 @@ class ProcessSender:
             late = f"no answer within {self._timeout_s:g} s, so the outcome is unknown"
             self._answered(job, es.Unavailable("unavailable", Kind.UNAVAILABLE, late, "A retry is safe."))
             return
-        self._answered(job, _reply(job, ended))
+        self._answered(job, reply_of(job, ended))
 
     def close(self) -> None:
         """Wait for the processes, or for their timeouts."""
@@ -174,7 +175,8 @@ class Words:
             case "users.list":
                 return ["users", "list", "--after", given["after"], "--limit", str(given["limit"]), "--json"]
             case "users.erase":
-                words = ["gdpr", "erase", str(given["user_id"])]
+                words = ["gdpr", "erase", given["user_id"], "--basis", given.get("basis", DEFAULT_BASIS)]
+                words.append("--yes")
             case _:
                 words = operation.kind.split(".")
                 words += self._inputs(self._commands[operation.kind], given)
@@ -193,18 +195,18 @@ class Words:
         return [*options, *arguments]
 
 
-def _reply(job: Job, ended: subprocess.CompletedProcess[bytes]) -> Body | Failure:
+def reply_of(job: Job, ended: subprocess.CompletedProcess[bytes]) -> Body | Failure:
     """What a process of `es` printed, as a worker would have replied."""
     try:
         if ended.returncode == 0:
-            lines = [json.loads(line) for line in ended.stdout.splitlines() if line.strip()]
+            lines = [json.loads(line) for line in ended.stdout.splitlines()]
             operation = job.prepared.operation
             if operation.role == "ids":
                 return {"ranges": lines}
             return lines[-1] if operation.is_command else {"rows": lines}
         error = json.loads(ended.stderr.splitlines()[-1])["error"]
         kind = _KINDS.get(ended.returncode, Kind.UNAVAILABLE)
-        return _CLASSES[kind](error["code"], kind, error["message"], error["hint"])
+        return CLASSES[kind](error["code"], kind, error["message"], error["hint"])
     except (ValueError, IndexError, KeyError, TypeError):
         said = f"`es` ended with {ended.returncode} and no answer, so the outcome is unknown"
         return es.Unavailable("no-answer", Kind.UNAVAILABLE, said, "Run the command by hand.")
