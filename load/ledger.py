@@ -16,6 +16,7 @@ What it cannot see:
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Body
 from es.client import Client, Unavailable
 from es.connection import TIMEOUT_S
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 _PATIENCE_S = 300.0
 """How long a query is repeated while a part is unavailable, or while a projection is behind after an overload."""
 _PAUSE_S = 0.2
+_NO_ROOM = "Make room in the folder of the journals, or let it be written. Then check again."
 _PAGE = 1000
 _ATTEMPTS = 3
 
@@ -89,13 +92,19 @@ def check_with(ask: Ask, journals: Sequence[Path], *, since_position: str, on_pr
 def opened(
     ask: Ask, journals: Sequence[Path], since_position: str, on_progress: Progress
 ) -> Iterator[tuple[Scratch, int]]:
-    """The journals and the events since a position, sorted, and the position that was reached."""
+    """The journals and the events since a position, sorted, and the position that was reached.
+
+    Raises PartUnavailable if the folder of the first journal cannot be written, or is full.
+    """
     if not journals:
         raise InvalidJournal("journals", "are missing")
-    with Scratch(journals[0].parent) as scratch:
-        scratch.load(journals, on_progress)
-        _wait_for_requests(scratch)
-        yield scratch, _read_events(scratch, ask, int(since_position), on_progress)
+    try:
+        with Scratch(journals[0].parent) as scratch:
+            scratch.load(journals, on_progress)
+            _wait_for_requests(scratch)
+            yield scratch, _read_events(scratch, ask, int(since_position), on_progress)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise PartUnavailable("the scratch file of the ledger", str(error), _NO_ROOM) from error
 
 
 def _evaluated(scratch: Scratch, ask: Ask, on_progress: Progress) -> Ledger:

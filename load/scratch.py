@@ -90,6 +90,8 @@ class Scratch:
         """Read journals of any number of load processes. Raises InvalidJournal."""
         done = 0
         for number, path in enumerate(journals):
+            if not path.is_file():
+                raise InvalidJournal(str(path), "is no file")
             lines = _lines(path)
             while batch := list(islice(lines, _BATCH)):
                 self._take(number, path, batch)

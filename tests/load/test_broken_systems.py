@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from load.cleanup import Cleaned, cleanup
+from load.ledger import check
 from tests.support.driving import Driving, LoadProcess
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, start_python
 from tests.support.profiles import Profile
 from tests.support.system import System
 from tests.support.waiting import eventually
@@ -172,6 +173,41 @@ def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
     assert clean_up(driving, running, erase=True) == found
     assert {user["status"] for user in running.users()} == {"active", "erased"}
     assert driving.check().is_clean
+
+
+_LOADING = """
+import sys
+from pathlib import Path
+from adapters.settings import load_settings
+from tests.support.driving import LoadProcess
+process = LoadProcess(load_settings(home_flag=sys.argv[1], environment={}), Path(sys.argv[2]))
+number = int(sys.argv[3])
+while True:
+    print(process.create(number)["user_id"], flush=True)
+    number += 2
+"""
+
+
+def test_the_journals_of_killed_load_processes_are_checked(running: System) -> None:
+    driving = Driving(running.settings, running.root)
+    journals = [running.root / f"{number}.ndjson" for number in range(2)]
+    loading = [
+        start_python(_LOADING, str(running.home), str(journal), str(number))
+        for number, journal in enumerate(journals)
+    ]
+    created = 0
+    for process in loading:
+        with process:
+            assert process.stdout is not None
+            created += sum(bool(process.stdout.readline()) for _ in range(50))
+            process.kill()
+
+    ledger = check(running.settings, journals, since_position=driving.since)
+
+    assert created == 100
+    assert ledger.is_clean, ledger
+    assert ledger.accepted >= created
+    assert ledger.accepted + ledger.unanswered == ledger.commands
 
 
 def clean_up(driving: Driving, system: System, *, erase: bool = False) -> Cleaned:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from domain.kernel.errors import PartUnavailable
+from es.connection import TIMEOUT_S
 from load.ledger import check_with
 from load.results import Ledger
 from load.scratch import InvalidJournal
@@ -396,6 +399,45 @@ def test_a_damaged_journal_is_refused(kept: Kept, line: str) -> None:
 
     with pytest.raises(InvalidJournal):
         kept.check()
+
+
+def test_a_missing_journal_is_refused(kept: Kept) -> None:
+    kept.create(USER)
+    kept.journals.append(Journal(kept.folder / "2.ndjson"))
+    kept.journals[1].path.unlink()
+
+    with pytest.raises(InvalidJournal, match="no file"):
+        kept.check()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.create(USER)
+
+    def fail(**_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("load.scratch.tempfile.TemporaryDirectory", fail)
+
+    with pytest.raises(PartUnavailable, match="no space left") as failed:
+        kept.check()
+    assert "Make room" in failed.value.hint
+
+
+@pytest.mark.parametrize(("ahead_s", "slept"), [(-3600, []), (3600, [TIMEOUT_S])])
+def test_events_are_read_after_the_newest_request_has_timed_out(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, ahead_s: int, slept: list[float]
+) -> None:
+    """A clock of another machine that is ahead does not prolong the wait."""
+    waits: list[float] = []
+    monkeypatch.setattr("load.ledger.time.sleep", waits.append)
+    kept.create(USER)
+    kept.journal.at_us = time.time_ns() // 1000 + ahead_s * 1_000_000
+    kept.journal.send("users.rename", user_id=str(USER), name="B")
+
+    assert kept.check().unanswered == 1
+    assert waits == slept
 
 
 def test_a_journal_that_is_given_twice_is_refused(kept: Kept) -> None:

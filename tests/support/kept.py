@@ -37,6 +37,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.at_us = AT_US
         self._count = 0
         path.touch(0o600)
 
@@ -45,7 +46,7 @@ class Journal:
         self._count += 1
         operation = kind.partition(".")[2]
         self.write(
-            {"n": sent.n, "op": operation, "kind": kind, "id": sent.id, "at": AT_US, "in": dict(given)}
+            {"n": sent.n, "op": operation, "kind": kind, "id": sent.id, "at": self.at_us, "in": dict(given)}
         )
         return sent
 
