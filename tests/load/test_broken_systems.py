@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,35 @@ def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
     assert clean_up(driving, running, erase=True) == found
     assert {user["status"] for user in running.users()} == {"active", "erased"}
     assert driving.check().is_clean
+
+
+def test_the_work_of_processes_is_not_taken_for_a_second_effect(system: System) -> None:
+    """Transfers between wallets: processes send the same commands as the run, to wallets of the run."""
+    system.environment |= {"ES_FEATURES": "examples.wallets", "PYTHONPATH": str(ROOT)}
+    owner = system.up().create()
+    driving = Driving(system.settings, system.root)
+    process = driving.process()
+    wallets = [
+        sent(process.send("wallets.open", owner_id=owner, label=f"label {number}"))["wallet_id"]
+        for number in range(3)
+    ]
+    for wallet_id in wallets:
+        sent(process.send("wallets.deposit", wallet_id=wallet_id, amount="100"))
+    ends = [
+        sent(process.send("wallets.transfer", source_id=source, target_id=target, amount=amount))
+        for source, target in pairwise(wallets)
+        for amount in ("30", "10", "500")
+    ]
+    assert process.send("wallets.open", owner_id=owner, label="label 0") is None
+    eventually(
+        lambda: sum(event["type"] == "transfer-settled.v1" for event in system.events()) == len(ends),
+        "the transfers have ended",
+    )
+
+    ledger = driving.check()
+
+    assert ledger.is_clean, ledger
+    assert (ledger.accepted, ledger.refused, ledger.ids) == (12, 1, 9)
 
 
 _LOADING = """
