@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, settings
 from domain.kernel.ports.event_store import EventStore
 from tests.support import effort
 from tests.support.builders import open_store
-from tests.support.own_parts import vhosts  # noqa: F401  # a fixture, like the following
+from tests.support.model_places import places  # noqa: F401  # a fixture, like the following
+from tests.support.own_parts import vhosts  # noqa: F401
 from tests.support.postgres import postgres_database, postgres_url  # noqa: F401
 from tests.support.processes import forbid_opening_beside_sqlite
 from tests.support.profiles import PROFILES, profile, running, shared, system, systems  # noqa: F401

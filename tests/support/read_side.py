@@ -12,7 +12,7 @@ from adapters.sqlite.read_model import SqliteReadModel
 from domain.features import registry
 from domain.kernel.events import NO_STREAM
 from domain.kernel.messages import Body, Later, Reply, Request
-from domain.kernel.ports.read_model import Generation, GenerationState, Parked
+from domain.kernel.ports.read_model import Generation, GenerationState, Parked, ReadModel
 from domain.kernel.projection import Projection, Value
 from domain.streams.projection import STREAMS
 from domain.users.projection import USERS
@@ -29,7 +29,7 @@ from workers.runtime.queries import Sources
 class ReadSide(Accounts):
     """Accounts over a durable store, with the `users` projection and its queries."""
 
-    def __init__(self, folder: Path, read_model: SqliteReadModel, log: Log) -> None:
+    def __init__(self, folder: Path, read_model: ReadModel, log: Log) -> None:
         super().__init__(folder, durable=True)
         self.read_model = read_model
         self.log = log
@@ -105,9 +105,8 @@ class ReadSide(Accounts):
         return {int(row["user_id"] or 0): row for row in self.read_model.rows(USERS)}
 
     def change_rows(self, statement: str, *values: Any) -> None:
-        """Change the rows of the first generation, as damage or a bug would."""
-        with self.read_model._database.writing() as connection:
-            connection.execute(statement, values)
+        """Change the rows of the first generation, as damage or a bug would. Values are at `?`."""
+        change_tables(self.read_model, statement, *values)
 
     def generations(self) -> Sequence[Generation]:
         return self.read_model.generations(USERS)
@@ -161,6 +160,21 @@ class ReadSide(Accounts):
 
     def waits(self, request: Request) -> bool:
         return isinstance(self.reply_to(request), Later)
+
+
+def change_tables(read_model: ReadModel, statement: str, *values: Any) -> None:
+    """Run a statement on the tables of a read model."""
+    database: Any = read_model._database  # type: ignore[attr-defined]
+    if isinstance(read_model, SqliteReadModel):
+        with database.writing() as connection:
+            connection.execute(statement, values)
+        return
+
+    def change(connection: Any) -> None:
+        connection.execute("SELECT set_config('search_path', %s, true)", (database.schema,))
+        connection.execute(statement.replace("?", "%s"), values)
+
+    database.write(change)
 
 
 def a_busy_history(accounts: Accounts) -> tuple[int, int, int]:
