@@ -94,9 +94,18 @@ class Work:
             raise PartUnavailable(f"the {self.what}", "its generation is missing", hint)
         switches = self.kind == "projections.switch" and state["state"] == "retired"
         if switches or state.get("why") == "cancelled":
+            self._need_no_refusal(generation)
             hint = "Queries read the current generation as before. Begin it again if you need it."
             raise PartUnavailable(f"the {self.what}", "it was cancelled", hint)
         return state
+
+    def _need_no_refusal(self, generation: int) -> None:
+        """Raise the error for which a worker ended the work, if it stored one."""
+        try:
+            asked("projections.report", self.name, generation=generation)
+        except EsError as error:
+            if error.code != "report-not-found":
+                raise
 
     def _need_hope(self, error: Body | None, stalled_s: float) -> None:
         """Raise PartUnavailable after a long time without progress."""

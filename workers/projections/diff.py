@@ -38,7 +38,7 @@ def compare_asked(parts: Filling, stopped: Callable[[], bool]) -> None:
                 raise
             continue  # one was removed meanwhile, and the report with it
         except (BuiltByOtherCode, GenerationOfOtherHistory) as error:
-            _save_error(parts, report, error)
+            save_error(parts, report, error)
 
 
 def _pair(parts: Filling, report: Report) -> tuple[Generation, Generation] | None:
@@ -100,6 +100,7 @@ def _save(parts: Filling, found: Comparison, first: int) -> None:
     parts.log.info("compared", projection=parts.projection.name, result=found.result)
 
 
-def _save_error(parts: Filling, report: Report, error: EsError) -> None:
+def save_error(parts: Filling, report: Report, error: EsError) -> None:
+    """Store why there is no result, for the caller that asks for it."""
     text = json.dumps({"error": error.to_wire()})
     parts.read_model.save_report(parts.projection, Report(report.first, report.second, parts.now_us(), text))

@@ -111,6 +111,27 @@ class BuiltByOtherCode(Refusal):
         return f"generation {built.number} of {built.projection} was built by {by}, and this worker has {self.code_now}"
 
 
+class MoreParked(Refusal):
+    """Rule: a switch or rollback shows no older rows than before, so it leaves no more events out."""
+
+    generation: Generation
+    current: int
+    events: int
+    code = "more-parked"
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]
+        name = self.generation.projection
+        return f"Fix the projection and build another one: `es projections rebuild {name} --check`."
+
+    def __str__(self) -> str:
+        built = self.generation
+        return (
+            f"generation {built.number} of {built.projection} leaves out {self.events} events as parked that generation "
+            f"{self.current} has, so its rows are older"
+        )
+
+
 class GenerationOfOtherHistory(Refusal):
     """Rule: rows of events that the store does not have are not shown."""
 

@@ -201,6 +201,10 @@ class Filler:
         self._begun: tuple[_Batch, Future[Generation | None]] | None = None
         self._applier = self._new_applier()
 
+    def of(self, generation: Generation) -> Filler:
+        """A filler of the same parts for a generation that was changed meanwhile."""
+        return Filler(self._parts, generation, self._writer)
+
     def fill(self, events: Iterable[Recorded], reached: History) -> bool:
         """Apply events and move the checkpoint to `reached`, the history with these events.
 

@@ -1,8 +1,8 @@
-"""Parked events of a current generation: listed by stream, retried, and dropped.
+"""Parked events of a generation: listed by stream, retried, and dropped.
 
 Promise: the parked events of a stream are applied in their order, each in one transaction with taking it off the list.
 A projector, another retry or the end of a rebuild meanwhile makes the attempt begin again, so nothing is overtaken or
-applied twice. Refusal: the checkpoint is not moved, and a generation that is being built is left to its rebuild.
+applied twice. Refusal: the checkpoint is not moved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.events import Position, Recorded
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
-from domain.kernel.ports.read_model import Parked, ReadModel
+from domain.kernel.ports.read_model import Generation, Parked, ReadModel
 from domain.kernel.projection import Operation, Projection
 from workers.projections.filling import BEHIND, NOT_STORABLE, Applier, not_storable, rows_by_key
 
@@ -52,7 +52,10 @@ class ParkedEvents:
         read_model: ReadModel,
         now_us: Callable[[], int],
         monotonic_s: Callable[[], float] = time.monotonic,
+        generation: int | None = None,
     ) -> None:
+        """They are those of the `generation` with this number, or of the current one."""
+        self._number = generation
         self.projection = projection
         self._store = store
         self._codec = codec
@@ -62,10 +65,20 @@ class ParkedEvents:
         self._load()
 
     def _load(self) -> None:
-        self._generation = self._read_model.prepare(self.projection, now_us=self._now_us())
+        self.generation = self._stored()
         self._streams: dict[str, list[Parked]] = {}
-        for parked in self._read_model.parked(self.projection, self._generation):
+        for parked in self._read_model.parked(self.projection, self.generation):
             self._streams.setdefault(parked.stream, []).append(parked)
+
+    def _stored(self) -> Generation:
+        if self._number is None:
+            return self._read_model.prepare(self.projection, now_us=self._now_us())
+        for each in self._read_model.generations(self.projection):
+            if each.number == self._number:
+                return each
+        raise PartUnavailable(
+            "read models", f"generation {self._number} of {self.projection.name} was removed"
+        )
 
     @property
     def streams(self) -> Mapping[str, Sequence[Parked]]:
@@ -120,7 +133,7 @@ class ParkedEvents:
             self.projection,
             self._codec,
             (),
-            rows_of=lambda keys: rows_by_key(self._read_model, self.projection, self._generation, keys),
+            rows_of=lambda keys: rows_by_key(self._read_model, self.projection, self.generation, keys),
         )
         operations, again = applier.translate(attempt.events)
         rest = [*again, *(replace(each, error=BEHIND) for each in attempt.rest)] if again else attempt.rest
@@ -167,14 +180,14 @@ class ParkedEvents:
         kept = {each.position for each in left}
         changed = self._read_model.change_parked(
             self.projection,
-            self._generation,
+            self.generation,
             operations,
             removed=[each.position for each in before if each.position not in kept],
             parked=[each for each in left if each not in before],
         )
         if changed is None:
             return False
-        self._generation = changed
+        self.generation = changed
         if left:
             self._streams[stream] = [*left]
         else:

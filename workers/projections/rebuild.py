@@ -8,18 +8,22 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 
 from adapters.log import Log
 from domain.kernel.errors import EsError, OtherHistory, PartUnavailable
+from domain.kernel.events import Position
 from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import EventStore
-from domain.kernel.ports.read_model import STORED_ALREADY, Generation, ReadModel, Why
+from domain.kernel.ports.read_model import STORED_ALREADY, Generation, ReadModel, Report, Why
 from domain.kernel.projection import Projection
 from workers.projections.check import Check
-from workers.projections.diff import asked, building, compare_asked
+from workers.projections.diff import asked, building, compare_asked, save_error
+from workers.projections.errors import MoreParked
 from workers.projections.filling import Filler, Filling, is_of_other_history
 from workers.projections.next_batch import NextBatch, pause
+from workers.projections.parked_events import ParkedEvents
 from workers.runtime.last_error import LastError
 from workers.runtime.loop import InternalError
 from workers.runtime.queries import MAX_WHOLE
@@ -152,6 +156,7 @@ class Rebuild:
         """Fill and promote. A batch is read and translated while the one before is stored."""
         parts = self._parts
         batch = NextBatch(parts, filler.generation.history)
+        retried: set[Position] = set()
         while not stopped():
             if not filler.begin(batch.events(), batch.reached):
                 return None
@@ -159,6 +164,15 @@ class Rebuild:
             if drained and not filler.finish():
                 return None
             progressed()
+            more = self._more_parked(filler.generation) if drained else set()
+            if more - retried:
+                retried |= more
+                filler = filler.of(self._retry(filler.generation, more))
+                batch = NextBatch(parts, filler.generation.history)
+                continue
+            if more and filler.generation.why in STORED_ALREADY:
+                self._refuse(filler.generation, len(more))
+                return None
             if drained and self._promote(filler.generation):
                 built = filler.generation
                 parts.log.info("rebuilt", projection=built.projection, generation=built.number)
@@ -167,6 +181,39 @@ class Rebuild:
                 pause(_PROMOTE_PAUSE_S, stopped)  # otherwise it would ask for events all the time
         # The last batch may still be on its way; it is stored whole, or not at all.
         return None
+
+    def _more_parked(self, built: Generation) -> set[Position]:
+        """The positions of parked events that are in the rows of the current generation: with these it would be older."""
+        model, projection = self._parts.read_model, self._parts.projection
+        if not (parked := model.parked(projection, built)):
+            return set()
+        current = self._current()
+        also = {each.position for each in model.parked(projection, current)}
+        return {each.position for each in parked if each.position <= current.checkpoint} - also
+
+    def _retry(self, built: Generation, positions: AbstractSet[Position]) -> Generation:
+        """Apply parked events of a generation as far as the present code can. Returns the generation as it is then."""
+        parts = self._parts
+        parked = ParkedEvents(
+            parts.projection,
+            store=parts.store,
+            codec=parts.codec,
+            read_model=parts.read_model,
+            now_us=parts.now_us,
+            generation=built.number,
+        )
+        for stream, events in [*parked.streams.items()]:
+            if any(each.position in positions for each in events):
+                parked.retry(stream)
+        return parked.generation
+
+    def _refuse(self, built: Generation, events: int) -> None:
+        """End a switch that would show older rows. Its caller reads the error in the report."""
+        parts, current = self._parts, self._current()
+        error = MoreParked(built, current.number, events)
+        save_error(parts, Report(current.number, built.number, parts.now_us(), ""), error)
+        parts.read_model.cancel(parts.projection, now_us=parts.now_us())
+        parts.log.warning("switch-cancelled", projection=built.projection, generation=built.number)
 
     def _promote(self, built: Generation) -> bool:
         """Make the generation current, unless it is behind one of the same history."""

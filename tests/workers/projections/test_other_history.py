@@ -131,7 +131,7 @@ def test_no_user_is_missing_in_any_read_model(
     read_side: ReadSide, any_model: ReadModel, tmp_path: Path
 ) -> None:
     read_side.store.close()
-    read_side.read_model = any_model  # type: ignore[assignment]
+    read_side.read_model = any_model
     with restorable("sqlite", tmp_path) as place:
         read_side.store = place.store
         registered, _ = another_history(read_side, place, kept=100, lost=100, new=300)

@@ -205,6 +205,25 @@ def test_other_work_is_refused_while_a_rollback_runs(
     assert states(rebuilt) == [(1, BUILDING), (2, CURRENT)]
 
 
+def test_a_rollback_to_rows_that_leave_out_more_events_is_refused(rebuilt: ReadSide) -> None:
+    user = rebuilt.a_user("parked@example.com")
+    rebuilt.store_event(user, "user-exploded.v9")
+    rebuilt.store_event(user, "user-deleted.v1")
+    rebuilt.project()
+    (parked, _) = rebuilt.parked()
+    rebuilt.answer("projections.parked.drop", name="users", position=parked.position)
+    rebuilt.answer("projections.parked.retry", name="users", all=True)
+    before = rebuilt.rows()
+
+    rebuilt.answer("projections.switch", name="users", rollback=True)
+    rebuilt.rebuilds.join()
+
+    assert states(rebuilt) == [(1, RETIRED), (2, CURRENT)]
+    assert rebuilt.rows() == before
+    refused = rebuilt.ask("projections.report", name="users", generation=1)
+    assert "generation 1 of users leaves out 2 events as parked that generation 2 has" in str(refused)
+
+
 # --- cancelled and removed ---------------------------------------------------------------------
 
 
