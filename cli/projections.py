@@ -7,6 +7,7 @@ import typer
 from cli import comparisons, parked, render, session
 from cli.completion import projections
 from cli.watching import Work, asked, compared, states_of
+from domain.features import registry
 from domain.kernel.errors import InvalidInput, PartUnavailable
 from domain.kernel.messages import Body
 
@@ -68,7 +69,8 @@ def rebuild(
     Queries read the old generation until the switch. Ctrl-C leaves the rebuild running in its worker. With --check
     the exit code is 0 if the rows are equal, 1 if they differ, 5 if parked events make them untrustworthy.
     """
-    work = Work(name, "check" if check else "rebuild", "projections.rebuild", {"check": check})
+    request = {"check": check, "code": _present_code(name)}
+    work = Work(name, "check" if check else "rebuild", "projections.rebuild", request)
     built = _done(work, no_wait=no_wait, as_json=as_json)
     if built is None:
         return
@@ -156,6 +158,14 @@ def history(name: Name, limit: render.Limit = 100, as_json: render.Json = False)
     phases = asked("projections.history", name, limit=limit)["phases"]
     columns = ["generation", "state", "why", "from", "to", "rows", "events", "events_per_s", "code", "now"]
     render.rows(phases, columns, as_json=as_json, first_dropped=["code", "events", "events_per_s", "to"])
+
+
+def _present_code(name: str) -> str | None:
+    """The behaviour of a projection in this program: a worker of another version may get the request."""
+    from domain.kernel.behaviour import behaviour_of
+
+    known = registry(session.settings().features)
+    return next((behaviour_of(p, known.aggregates) for p in known.projections if p.name == name), None)
 
 
 def _switch(work: Work, no_wait: bool, as_json: bool) -> None:

@@ -10,6 +10,7 @@ rows and checkpoint together, and the projector repeats them. Changes of generat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +46,7 @@ class PostgresReadModel(PostgresGenerations):
         steps = migration_files("read_model")
         self._database = Database(url, part="read models", migrations=steps, derived=True)
         self.schema_version = len(steps)
+        self._known_columns: dict[tuple[str, int], set[str]] = {}
         self._until_found = Retrying(
             retry=retry_if_exception_type(TableMissing), stop=stop_after_attempt(_READ_TRIES), reraise=True
         )
@@ -112,6 +114,26 @@ class PostgresReadModel(PostgresGenerations):
         is_large = any(len(columns[-1]) >= copying.MANY for _, columns in batches)
         return self._database.write(advance, pipelined=not is_large)
 
+    def adopt(
+        self, projection: Projection, generation: Generation, *, code: str, now_us: int
+    ) -> Generation | None:
+        def adopt(connection: Connection) -> Generation | None:
+            (current,) = [e for e in self._locked(connection, projection) if e.state is CURRENT]
+            if (current.number, current.code) != (generation.number, generation.code):
+                return None
+            adopted = replace(current, code=current.adopted_by(code))
+            change = "UPDATE {schema}.generations SET code = %s WHERE projection = %s AND number = %s"
+            values = (adopted.code, projection.name, adopted.number)
+            connection.execute(self._database.sql(change), values)
+            self._end_phase(connection, current, now_us)
+            self._begin_phase(connection, adopted, CURRENT, adopted.why, now_us)
+            return adopted
+
+        return self._exclusively(projection, adopt)
+
+    def columns(self, projection: Projection, generation: Generation) -> set[str]:
+        return self._database.read(lambda c: self._columns(c, projection, generation.number))
+
     def parked(self, projection: Projection, generation: Generation) -> list[Parked]:
         select = """SELECT position, stream, error FROM {schema}.parked
             WHERE projection = %s AND generation = %s ORDER BY position"""
@@ -160,12 +182,36 @@ class PostgresReadModel(PostgresGenerations):
             found = generation or self._find(connection, projection, CURRENT)
             if found is None:
                 raise PartUnavailable("read models", f"the projection {projection.name} was never filled")
-            statement = self._sql(template, projection, found.number, **names)
+            source = self._source(connection, projection, found.number)
+            statement = self._sql(template.replace("{table}", source), projection, found.number, **names)
             # One statement sees one state. A generation that was retired meanwhile is still complete. If it was
             # removed, the next try reads its successor.
             return connection.execute(statement, arguments).fetchall()
 
         return self._database.read(read) if generation else self._until_found(self._database.read, read)
+
+    def _columns(self, connection: Connection, projection: Projection, number: int) -> set[str]:
+        """The columns of a generation but for its key. They never change; a removed one has none."""
+        own = (projection.name, number)
+        if own not in self._known_columns:
+            select = "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
+            table = (self._database.schema, f"{projection.name}_g{number}")
+            found = {str(name) for (name,) in connection.execute(select, table).fetchall()}
+            if not found:
+                return set()
+            self._known_columns[own] = found - {projection.key}
+        return self._known_columns[own]
+
+    def _source(self, connection: Connection, projection: Projection, number: int) -> str:
+        """The table of a generation; with null for each column of present code that it does not have."""
+        missing = [*(projection.columns.keys() - self._columns(connection, projection, number))]
+        if not missing:
+            return "{table}"
+        nulls = ", ".join(
+            f"NULL::{TYPES[projection.columns[name]]} AS {self._database.sql('{name}', name=name)}"
+            for name in missing
+        )
+        return f"(SELECT *, {nulls} FROM {{table}}) AS present"
 
     def system_id(self) -> UUID | None:
         return self._database.system_id()

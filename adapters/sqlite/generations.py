@@ -29,6 +29,7 @@ _PHASES_KEPT = 200
 
 class SqliteGenerations:
     _database: Database
+    _known_columns: dict[tuple[str, int], set[str]]
 
     def prepare(self, projection: Projection, *, now_us: int, code: str = "") -> Generation:
         with self._database.reading() as connection:
@@ -48,6 +49,37 @@ class SqliteGenerations:
                 (projection.name,),
             ).fetchall()
         return [generation_of(row) for row in rows]
+
+    def adopt(
+        self, projection: Projection, generation: Generation, *, code: str, now_us: int
+    ) -> Generation | None:
+        with self._database.writing() as connection:
+            current = _must_find(connection, projection, CURRENT)
+            if (current.number, current.code) != (generation.number, generation.code):
+                return None
+            connection.execute(
+                "UPDATE generations SET code = ? WHERE projection = ? AND number = ?",
+                (current.adopted_by(code), projection.name, current.number),
+            )
+            _end_phase(connection, current, now_us)
+            adopted = _must_find(connection, projection, CURRENT)
+            _begin_phase(connection, adopted, CURRENT, adopted.why, now_us)
+            return adopted
+
+    def columns(self, projection: Projection, generation: Generation) -> set[str]:
+        with self._database.reading() as connection:
+            return self._columns(connection, projection, generation.number)
+
+    def _columns(self, connection: Connection, projection: Projection, number: int) -> set[str]:
+        """The columns of a generation but for its key. They never change; a removed one has none."""
+        own = (projection.name, number)
+        if own not in self._known_columns:
+            select = "SELECT name FROM pragma_table_info(?)"
+            rows: Any = connection.execute(select, (table_of(projection, number),)).fetchall()
+            if not rows:
+                return set()
+            self._known_columns[own] = {str(name) for (name,) in rows} - {projection.key}
+        return self._known_columns[own]
 
     def begin_rebuild(
         self,

@@ -43,6 +43,7 @@ class SqliteReadModel(SqliteGenerations):
         steps = migration_files("read_model")
         self._database = Database(path, part="read models", migrations=steps, derived=True)
         self.schema_version = len(steps)
+        self._known_columns: dict[tuple[str, int], set[str]] = {}
 
     def apply(
         self,
@@ -131,12 +132,12 @@ class SqliteReadModel(SqliteGenerations):
         found: list[Any]
         # Find and read the table in one transaction: otherwise a rebuild may remove it in between.
         with self._database.reading() as connection, connection:
-            table = table_of(projection, _number_to_read(connection, projection, generation))
+            number = _number_to_read(connection, projection, generation)
             names = [projection.key, *projection.columns]
             types = {projection.key: projection.key_type, **projection.columns}
             texts = [name for name in names if types[name] == "TEXT"]
             read = partial(fetched, connection, columns=names, texts=texts)
-            select = f"SELECT {', '.join(names)} FROM {table}"
+            select = f"SELECT {', '.join(names)} FROM {self._source(connection, projection, number)}"
             if keys is not None:
                 found = []
                 for some in _parts(sorted(set(keys)), _VARIABLES):
@@ -165,6 +166,13 @@ class SqliteReadModel(SqliteGenerations):
                 (*bounds.values(), limit),
             ).get
         return int(found)
+
+    def _source(self, connection: Connection, projection: Projection, number: int) -> str:
+        """The table of a generation; with null for each column of present code that it does not have."""
+        table = table_of(projection, number)
+        missing = projection.columns.keys() - self._columns(connection, projection, number)
+        nulls = ", ".join(f"NULL AS {name}" for name in missing)
+        return f"(SELECT *, {nulls} FROM {table})" if missing else table
 
     def system_id(self) -> UUID | None:
         return self._database.system_id()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from domain.kernel.errors import EsError, Kind, Refusal
-from domain.kernel.ports.read_model import Generation, Why
+from collections.abc import Iterable
+
+from domain.kernel.errors import EsError, Kind, PartUnavailable, Refusal
+from domain.kernel.ports.read_model import ADOPTED, Generation, Why
 
 
 class NoSuchProjection(EsError):
@@ -107,8 +109,31 @@ class BuiltByOtherCode(Refusal):
 
     def __str__(self) -> str:
         built = self.generation
-        by = built.code or "an earlier version of es"
+        by = " and then by ".join(code or "an earlier version of es" for code in built.code.split(ADOPTED))
         return f"generation {built.number} of {built.projection} was built by {by}, and this worker has {self.code_now}"
+
+
+class NoWorkerWithCode(PartUnavailable):
+    """No worker with the code of a request took up the work."""
+
+    def __init__(self, projection: str, code: str) -> None:
+        super().__init__(
+            f"the {projection} projection",
+            f"no projections worker has the code {code} of this command",
+            "Start a worker of this version, or restart the workers with `es down` and `es up`, then retry.",
+        )
+
+
+class OtherColumns(PartUnavailable):
+    """Present code cannot fill a generation, because it lacks columns. Its rows are shown without them."""
+
+    def __init__(self, generation: Generation, columns: Iterable[str]) -> None:
+        super().__init__(
+            f"the {generation.projection} projection",
+            f"generation {generation.number} lacks the columns {', '.join(sorted(columns))} of the present code",
+            f"`es projections rebuild {generation.projection} --check`, then `es projections switch "
+            f"{generation.projection}`; or start a worker of the version that built it.",
+        )
 
 
 class MoreParked(Refusal):

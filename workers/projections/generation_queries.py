@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from domain.kernel.errors import InvalidInput, PartUnavailable
+from domain.kernel.errors import EsError, InvalidInput, PartUnavailable
 from domain.kernel.ids import time_text
-from domain.kernel.messages import Body, Reply, Request
-from domain.kernel.ports.read_model import Generation, GenerationState, Phase, Report, Why
+from domain.kernel.messages import LATER, Body, Reply, Request
+from domain.kernel.ports.read_model import ADOPTED, Generation, GenerationState, Phase, Report, Why
 from domain.kernel.projection import Projection
 from workers.projections.check import shown
 from workers.projections.diff import building, in_order, need_fillable
@@ -23,11 +23,12 @@ from workers.projections.errors import (
     NoSuchReport,
     NothingRuns,
     NothingStored,
+    NoWorkerWithCode,
     ProjectionBusy,
 )
 from workers.projections.filling import is_of_other_history
 from workers.projections.rebuild import begin_rebuild
-from workers.runtime.queries import MAX_WHOLE, Queries, Sources, limit_of, whole
+from workers.runtime.queries import MAX_WHOLE, PATIENCE_S, Queries, Sources, limit_of, text, whole
 
 _BUILDING, _CHECKED = GenerationState.BUILDING, GenerationState.CHECKED
 _CURRENT, _RETIRED = GenerationState.CURRENT, GenerationState.RETIRED
@@ -63,26 +64,35 @@ class GenerationQueries:
         self._sources = sources
 
     def rebuild(self, request: Request) -> Reply:
-        """Begin a rebuild, or with `check` a check, or attach to the one that runs."""
+        """Begin a rebuild, or with `check` a check, or attach to the one that runs.
+
+        It is one by the `code` of the request, if another worker has that: see `_taken_up`.
+        """
         projection = self._named(request)
+        code = text(request, "code") or self._sources.code_of(projection)
         why = Why.CHECK if request.body.get("check") is True else Why.REBUILD
         if number := whole(
             request, "generation", 0
         ):  # a caller that waits for one which was begun: begin no other
             self._sources.ensure_rebuild(projection)
             return self._begun(self._stored(projection, number))
+        if "begun" in request.memo:
+            return self._taken_up(projection, request, NoWorkerWithCode(projection.name, code))
         generation = begin_rebuild(
             projection,
             store=self._sources.store,
             read_model=self._sources.read_model,
             now_us=self._sources.now_us(),
             why=why,
-            code=self._sources.code_of(projection),
+            code=code,
         )
-        self._sources.ensure_rebuild(projection)
-        if generation.why not in _ATTACHES[why]:
+        if generation.code == self._sources.code_of(projection):
+            self._sources.ensure_rebuild(projection)
+        if generation.why not in _ATTACHES[why] or generation.code != code:
             return ProjectionBusy(generation)
-        return self._begun(generation)
+        if generation.checkpoint:  # a worker fills it
+            return self._begun(generation)
+        return self._taken_up(projection, request, NoWorkerWithCode(projection.name, code), generation)
 
     def switch(self, request: Request) -> Reply:
         """Begin to switch to a stored generation, or with `rollback` back to the one before; or attach to that.
@@ -90,6 +100,8 @@ class GenerationQueries:
         Without `generation` it is the checked one, or the one that was current before.
         """
         projection = self._named(request)
+        if "begun" in request.memo:
+            return self._taken_up(projection, request, request.memo["refusal"])
         why = Why.ROLLBACK if request.body.get("rollback") is True else Why.SWITCH
         running = building(self._sources.read_model, projection)
         number = whole(request, "generation", 0)
@@ -101,11 +113,14 @@ class GenerationQueries:
             return self._begun(chosen)
         self._need_usable(projection, chosen)
         model, now_us = self._sources.read_model, self._sources.now_us()
-        if not model.resume(projection, chosen.number, now_us=now_us, why=why):
+        begun = model.resume(projection, chosen.number, now_us=now_us, why=why)
+        if begun is None:
             running = building(model, projection)
             return ProjectionBusy(running) if running else NoSuchGeneration(projection.name, chosen.number)
-        self._sources.ensure_rebuild(projection)
-        return self._begun(chosen)
+        code = self._sources.code_of(projection)
+        if chosen.code == code:
+            self._sources.ensure_rebuild(projection)
+        return self._taken_up(projection, request, BuiltByOtherCode(chosen, code), begun)
 
     def cancel(self, request: Request) -> Reply:
         """End the rebuild, check, switch or rollback that runs. The current generation stays as it is."""
@@ -209,10 +224,30 @@ class GenerationQueries:
     def _need_usable(self, projection: Projection, chosen: Generation) -> None:
         """Raise if the generation cannot catch up: by the present code, with the events of the store."""
         code = self._sources.code_of(projection)
-        if chosen.code != code:
+        if chosen.code != code and (not chosen.code or ADOPTED in chosen.code):  # no worker can have it
             raise BuiltByOtherCode(chosen, code)
         if is_of_other_history(chosen, self._sources.store):
             raise GenerationOfOtherHistory(chosen)
+
+    def _taken_up(
+        self, projection: Projection, request: Request, refusal: EsError, begun: Generation | None = None
+    ) -> Reply:
+        """The reply for work that was `begun`. Work that needs other code is cancelled if no worker takes it up in 6 s."""
+        begun = request.memo.setdefault("begun", begun)
+        request.memo["refusal"] = refusal
+        assert isinstance(begun, Generation)
+        stored = self._sources.read_model.generations(projection)
+        if begun.code == self._sources.code_of(projection):
+            return self._begun(begun)
+        if begun not in stored:
+            # The worker with the code begins another one if its columns are not those of this worker's code.
+            later = [each for each in stored if each.code == begun.code and each.number >= begun.number]
+            return self._begun(later[0] if later else begun)
+        since_s = request.memo.setdefault("since_s", self._sources.monotonic_s())
+        if self._sources.monotonic_s() - since_s <= PATIENCE_S:
+            return LATER
+        self.cancel(request)
+        return refusal
 
     def _begun(self, generation: Generation) -> Body:
         head = self._sources.store.head()

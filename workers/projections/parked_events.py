@@ -53,8 +53,13 @@ class ParkedEvents:
         now_us: Callable[[], int],
         monotonic_s: Callable[[], float] = time.monotonic,
         generation: int | None = None,
+        code: str = "",
     ) -> None:
-        """They are those of the `generation` with this number, or of the current one."""
+        """They are those of the `generation` with this number, or of the current one.
+
+        A retry records that the current one is filled by `code`.
+        """
+        self._code = code
         self._number = generation
         self.projection = projection
         self._store = store
@@ -100,6 +105,7 @@ class ParkedEvents:
 
     def retry(self, stream: str) -> Retried | None:
         """Apply the parked events of a stream until one cannot be applied. None if none is parked."""
+        self._record_code()
         count = len(self._streams.get(stream, ()))
         end_s = self._monotonic_s() + _PATIENCE_S
         while parked := self._streams.get(stream):
@@ -113,6 +119,11 @@ class ParkedEvents:
             self._start_over(end_s)
         # Another retry has applied them, or a rebuild, since they were listed.
         return Retried(stream, 0, 0, None) if count else None
+
+    def _record_code(self) -> None:
+        found = self.generation
+        if self._number is None and found.filled_by != self._code:
+            self._read_model.adopt(self.projection, found, code=self._code, now_us=self._now_us())
 
     def _attempt(self, stream: str, parked: Sequence[Parked]) -> _Try:
         """The parked events as stored, up to one that the store has no more."""

@@ -172,6 +172,7 @@ class ParkedQueries:
             read_model=sources.read_model,
             now_us=sources.now_us,
             monotonic_s=sources.monotonic_s,
+            code=sources.code_of(projection),
         )
 
     def _named(self, name: object) -> Projection:

@@ -1,7 +1,7 @@
 """The projector: a follower that keeps the current generation of one projection up to date.
 
 Promise: `reached` is never ahead of the rows. Rows of another history than the event store's are not extended: they are
-rebuilt from the beginning. Refusal: it builds no generation; see `rebuild.py`.
+rebuilt from the beginning. A generation that a worker of other code fills is left to it: see `_stand_by`. Refusal: it builds no generation; see `rebuild.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from domain.kernel.errors import EsError, OtherHistory, StoreBehind
 from domain.kernel.events import Position, Recorded
 from domain.kernel.ports.event_store import CaughtUp
-from domain.kernel.ports.read_model import Generation
+from domain.kernel.ports.read_model import Generation, GenerationState, Why
 from domain.kernel.projection import Projection
+from workers.projections.errors import OtherColumns
 from workers.projections.filling import Filler, Filling, is_of_other_history
+from workers.projections.next_batch import pause
 from workers.projections.shared_tail import SharedTail
 from workers.runtime.followers import Verification, reached_with
 from workers.runtime.last_error import LastError
@@ -26,9 +28,12 @@ _IDLE_SAVE_S = 1.0
 _REBUILD_WAIT_S = 1.0
 """How long a projector waits for a rebuild before it asks for it again."""
 _POLL_S = 0.05
+ADOPT_S = 3.0
+"""How long events wait for a worker of the code that fills a generation. Then the present code adopts it."""
+_STAND_BY_PAUSE_S = 0.1
 _LOOK_INTERVAL_S = 0.5
-"""The minimum interval between two looks at the current generation while no event comes. One that was replaced takes no
-event, so this only delays the next projection of rows that a crash of the read model lost."""
+"""The minimum interval between two looks at the generations. One that was replaced takes no event, so this only delays
+the work that another worker was asked for, and the next projection of rows that a crash of the read model lost."""
 
 
 class Projector:
@@ -37,8 +42,15 @@ class Projector:
         parts: Filling,
         ensure_rebuild: Callable[[Projection], None],
         tail: SharedTail | None = None,
+        resume: Callable[[Projection], None] = lambda _: None,
     ) -> None:
-        """`ensure_rebuild` starts a rebuild of the projection, unless it runs already. `tail` is that of all projectors."""
+        """`ensure_rebuild` starts a rebuild of the projection, unless it runs already. `tail` is that of all projectors.
+
+        `resume` carries on work on another generation that a worker of other code was asked for.
+        """
+        self._resume = resume
+        self._seen: tuple[int, Why] | None = None
+        """The work on another generation that was seen last."""
         self._parts = parts
         self._tail = tail or SharedTail(parts.store)
         self._ensure_rebuild = ensure_rebuild
@@ -62,6 +74,12 @@ class Projector:
                         other = generation.number
                         continue
                     same = generation.number
+                    verify = None
+                if generation.filled_by != self._parts.code:
+                    self._stand_by(generation, stopped)
+                    verify = None  # it was filled meanwhile
+                    continue
+                if verify is None:
                     verify = Verification(self._parts.store, generation.history, time.monotonic())
                 self._parts.log.info(
                     "projecting",
@@ -79,6 +97,60 @@ class Projector:
     def _current(self) -> Generation:
         parts = self._parts
         return parts.read_model.prepare(parts.projection, now_us=parts.now_us(), code=parts.code)
+
+    def _look(self) -> Generation:
+        """The current generation. Carries on work that another worker was asked for and this code can do, once each."""
+        parts = self._parts
+        stored = parts.read_model.generations(parts.projection)
+        begun = next((each for each in stored if each.state is GenerationState.BUILDING), None)
+        work = None if begun is None else (begun.number, begun.why)
+        if (
+            begun is not None
+            and work != self._seen
+            and (begun.code == parts.code or begun.why is not Why.CHECK)
+        ):
+            self._resume(parts.projection)
+        self._seen = work
+        return (
+            next((each for each in stored if each.state is GenerationState.CURRENT), None) or self._current()
+        )
+
+    def _stand_by(self, generation: Generation, stopped: Callable[[], bool]) -> None:
+        """Let a worker of other code fill the generation. Returns when it was replaced or adopted.
+
+        This code adopts it once events wait for which no other worker has come in seconds.
+        """
+        parts = self._parts
+        place = {"projection": generation.projection, "generation": generation.number}
+        parts.log.info("standing-by", **place, code=generation.code)
+        reached = generation.checkpoint
+        waits_at: tuple[Position, float] | None = None
+        while not stopped():
+            head, current = parts.store.head(), self._look()
+            if (current.number, current.code) != (generation.number, generation.code):
+                return
+            events = parts.store.read_all(current.checkpoint, 1, prefixes=parts.projection.prefixes)
+            is_complete = next(iter(events), None) is None
+            reached = self.reached = max(reached, head if is_complete else current.checkpoint)
+            now_s = time.monotonic()
+            if is_complete or waits_at is None or waits_at[0] != current.checkpoint:
+                waits_at = (current.checkpoint, now_s)
+                self.last_error.ended()
+            elif now_s - waits_at[1] > ADOPT_S:
+                self._adopt(current)
+                return
+            pause(_STAND_BY_PAUSE_S, stopped)
+
+    def _adopt(self, current: Generation) -> None:
+        """Record that this code fills the generation. Raises OtherColumns if it cannot."""
+        parts = self._parts
+        missing = parts.projection.columns.keys() - parts.read_model.columns(parts.projection, current)
+        if missing:
+            raise OtherColumns(current, missing)
+        parts.read_model.adopt(parts.projection, current, code=parts.code, now_us=parts.now_us())
+        parts.log.warning(
+            "adopted", projection=current.projection, generation=current.number, code=current.code
+        )
 
     def _wait_for_rebuild(self, lost: Generation, stopped: Callable[[], bool], *, is_news: bool) -> None:
         """Have a generation of another history replaced. Returns when it is, or after a second."""
@@ -111,10 +183,10 @@ class Projector:
             reached = reached_with(history, [*events[-1:], *([caught_up] if caught_up else [])])
             is_ahead = reached != filler.generation.history
             if events or (is_ahead and now_s - saved_at_s > _IDLE_SAVE_S):
-                if not filler.fill(events, reached):
+                if not filler.fill(events, reached) or filler.generation.filled_by != self._parts.code:
                     return
                 saved_at_s = time.monotonic()
-            elif now_s - looked_at_s > _LOOK_INTERVAL_S:
+            if now_s - looked_at_s > _LOOK_INTERVAL_S:
                 looked_at_s = now_s
                 if self._is_replaced(filler.generation):
                     return
@@ -124,7 +196,7 @@ class Projector:
 
     def _is_replaced(self, generation: Generation) -> bool:
         """Whether a rebuild promoted another generation, or the read model lost its last commits in a crash."""
-        stored = self._current()
+        stored = self._look()
         return stored.number != generation.number or stored.checkpoint < generation.checkpoint
 
 

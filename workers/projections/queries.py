@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Reply, Request
-from domain.kernel.ports.read_model import STORED_ALREADY, Generation, GenerationState
+from domain.kernel.ports.read_model import ADOPTED, STORED_ALREADY, Generation, GenerationState
 from domain.kernel.projection import Projection
 from workers.projections.generation_queries import generation_queries, named
 from workers.runtime.queries import Queries, Sources
@@ -42,6 +42,7 @@ class ProjectionQueries:
             GenerationState.CURRENT: self._sources.last_error,
             GenerationState.BUILDING: self._sources.rebuild_error,
         }
+        code = self._sources.code_of(projection)
         error_of = errors.get(generation.state)
         is_filled = generation.state in errors
         return {
@@ -51,7 +52,7 @@ class ProjectionQueries:
             "why": generation.why.value,
             "code": generation.code,
             # Of one that an earlier version of es began it is not known.
-            "other_code": generation.code not in ("", self._sources.code_of(projection)),
+            "other_code": generation.code not in ("", code, ADOPTED + code),
             **self._speed(projection, generation, head),
             "position": reached,
             "head": head,

@@ -28,6 +28,8 @@ from workers.runtime.last_error import LastError
 from workers.runtime.loop import InternalError
 from workers.runtime.queries import MAX_WHOLE
 
+ABANDONED_S = 8.0
+"""Work of other code without progress for so long is taken over, or cancelled if only that code can do it."""
 _REBUILD_PAUSE_S = 1.0
 """The wait before a rebuild resumes after an outage of a part."""
 _PROMOTE_PAUSE_S = 0.1
@@ -42,15 +44,18 @@ def begin_rebuild(
     now_us: int,
     why: Why = Why.REBUILD,
     code: str = "",
+    replaces: bool = False,
 ) -> Generation:
     """The generation to fill: an unfinished one, or a new one.
 
-    An unfinished one that was begun with another history than the store's, or by other code, is replaced.
+    An unfinished one that was begun with another history than the store's is replaced, and so is a check of other code.
+    Other work of other code is left to its worker, unless this `replaces` it.
     """
     begun = read_model.begin_rebuild(projection, now_us=now_us, why=why, code=code)
     if begun.why in STORED_ALREADY and why is not Why.OTHER_HISTORY:
         return begun
-    if begun.code != code or is_of_other_history(begun, store):
+    is_of_other_code = begun.code != code and begun.why is Why.CHECK
+    if replaces or is_of_other_code or is_of_other_history(begun, store):
         begun = read_model.begin_rebuild(
             projection,
             now_us=now_us,
@@ -63,7 +68,14 @@ def begin_rebuild(
 
 def _can_go_on(unfinished: Generation, parts: Filling) -> bool:
     """Whether present code can go on to fill a generation with the events of the store."""
-    return unfinished.code == parts.code and not is_of_other_history(unfinished, parts.store)
+    is_of_this_code = unfinished.code == parts.code and _has_columns(unfinished, parts)
+    return is_of_this_code and not is_of_other_history(unfinished, parts.store)
+
+
+def _has_columns(unfinished: Generation, parts: Filling) -> bool:
+    """Whether it has the columns of present code. Not if a worker of other code began it for this one."""
+    columns = parts.read_model.columns(parts.projection, unfinished)
+    return bool(unfinished.checkpoint) or columns == parts.projection.columns.keys()
 
 
 class Rebuild:
@@ -85,7 +97,7 @@ class Rebuild:
         if the store was replaced meanwhile: the next run starts over.
         """
         parts = self._parts
-        generation = self._begun(begins)
+        generation = self._begun(begins, stopped)
         if generation is None:
             return None
         parts.log.info(
@@ -112,22 +124,28 @@ class Rebuild:
                 ended = Check(parts, filler).run(stopped, progressed)
                 if ended is not None or not self._is_of_other_history(self._current()):
                     return ended
-                self._begun(Why.OTHER_HISTORY)  # a rebuild goes on where the check ended
+                self._begun(Why.OTHER_HISTORY, stopped)  # a rebuild goes on where the check ended
             return self._fill(filler, stopped, progressed)
 
     def compare(self, stopped: Callable[[], bool]) -> None:
         """Make the comparisons of stored generations that were asked for."""
         compare_asked(self._parts, stopped)
 
-    def _begun(self, why: Why | None) -> Generation | None:
-        """The unfinished generation. Without one None, or with a reason a new one."""
+    def _begun(self, why: Why | None, stopped: Callable[[], bool]) -> Generation | None:
+        """The unfinished generation. Without one None, or with a reason a new one.
+
+        Also None for one that a worker of other code fills.
+        """
         parts = self._parts
-        unfinished = building(parts.read_model, parts.projection) if why is None else None
+        unfinished = building(parts.read_model, parts.projection)
         if unfinished is None and why is None:
             return None
-        if unfinished is not None and _can_go_on(unfinished, parts):
+        becomes_rebuild = unfinished is not None and unfinished.why is Why.CHECK and why is Why.OTHER_HISTORY
+        if unfinished is not None and _can_go_on(unfinished, parts) and not becomes_rebuild:
             return unfinished
-        if unfinished is not None and unfinished.why in STORED_ALREADY:
+        if unfinished is not None and self._is_left_to_others(unfinished, why, stopped):
+            return None
+        if unfinished is not None and unfinished.why in STORED_ALREADY and why is None:
             # It must not be filled further. It stays what it was; the current generation is as good as before.
             parts.read_model.cancel(parts.projection, now_us=parts.now_us())
             parts.log.warning(
@@ -141,7 +159,20 @@ class Rebuild:
             now_us=parts.now_us(),
             why=why or Why.REBUILD,
             code=parts.code,
+            replaces=unfinished is not None and not becomes_rebuild,
         )
+
+    def _is_left_to_others(
+        self, unfinished: Generation, why: Why | None, stopped: Callable[[], bool]
+    ) -> bool:
+        """Whether a worker of other code carries on the work. Only its progress shows that. It waits some seconds."""
+        parts = self._parts
+        if unfinished.code == parts.code or self._is_of_other_history(unfinished):
+            return False
+        if unfinished.why is Why.CHECK:  # it may compare for minutes, without any progress
+            return why is None
+        pause(ABANDONED_S, stopped)
+        return stopped() or building(parts.read_model, parts.projection) != unfinished
 
     def _current(self) -> Generation:
         parts = self._parts

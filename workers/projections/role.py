@@ -55,7 +55,9 @@ def open_service(worker: Worker) -> QueriesService:
     tail = SharedTail(store)
     for projection in projections:
         read_model.prepare(projection, now_us=now_us(), code=codes[projection.name])
-        projectors[projection.name] = projector = Projector(filling(projection), rebuilds.ensure, tail)
+        projectors[projection.name] = projector = Projector(
+            filling(projection), rebuilds.ensure, tail, rebuilds.resume
+        )
         worker.follow(f"projector-{projection.name}", projector.run)
     for projection in unfinished(read_model, projections):
         rebuilds.resume(projection)

@@ -41,12 +41,16 @@ STORED_ALREADY = frozenset({Why.SWITCH, Why.ROLLBACK})
 """The reasons for which a generation that was built before is filled again."""
 
 
+ADOPTED = ">"
+"""Stands in a generation's `code` between the code that built it and the other code that fills it now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One complete set of a projection's rows. Every event up to `checkpoint` is in it or parked.
 
-    `marks` are those of its `history`. `code` tells the behaviour of the projection that fills it; it is empty if an
-    earlier version began it.
+    `marks` are those of its `history`. `code` tells the behaviour of the projection that built it; it is empty if an
+    earlier version began it. After other code adopted it, it is `first>last`, and no code built it.
     """
 
     projection: str
@@ -60,6 +64,15 @@ class Generation:
     why: Why = field(default=Why.UNKNOWN, compare=False)
     code: str = field(default="", compare=False)
     retired_at_us: int | None = field(default=None, compare=False)
+
+    @property
+    def filled_by(self) -> str:
+        """The code that fills it now."""
+        return self.code.rpartition(ADOPTED)[2]
+
+    def adopted_by(self, code: str) -> str:
+        """Its `code` once this code fills it as well."""
+        return self.code.partition(ADOPTED)[0] + ADOPTED + code
 
     @property
     def history(self) -> History:
@@ -127,6 +140,19 @@ class ReadModel(Identified, Protocol):
 
     def generations(self, projection: Projection) -> list[Generation]:
         """All generations, oldest first."""
+        ...
+
+    def adopt(
+        self, projection: Projection, generation: Generation, *, code: str, now_us: int
+    ) -> Generation | None:
+        """Record for ever that other code fills the current generation from now on, and return it.
+
+        None, and nothing changes, if it is no longer the current one, or if its code is no longer the given one.
+        """
+        ...
+
+    def columns(self, projection: Projection, generation: Generation) -> set[str]:
+        """The columns of a generation's rows, without the key: those of the code that began it."""
         ...
 
     def apply(
@@ -264,7 +290,7 @@ class ReadModel(Identified, Protocol):
         """Rows in order of key: those of `keys`, or those after a key that match `where`, each with its key.
 
         With `prefix` they are those whose text key starts with it. They are found by an index.
-        They are rows of the given generation, or of the current one. Whole numbers are ordered by value and
+        They are rows of the given generation, or of the current one. A column that it does not have is null. Whole numbers are ordered by value and
         texts by code point. Raises `PartUnavailable` if the generation was removed or never existed.
         """
         ...

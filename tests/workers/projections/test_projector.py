@@ -88,16 +88,16 @@ def test_an_idle_projector_notices_that_the_rows_lost_their_last_commits(
     a_busy_history(read_side)
     lost: list[int] = []
 
-    def prepare(*args: Any, **more: Any) -> Any:
+    def generations(*args: Any) -> Any:
         """Once, a checkpoint as after a crash of the database server."""
-        generation = read_side.read_model.prepare(*args, **more)
+        (generation,) = read_side.read_model.generations(*args)
         if generation.checkpoint and not lost:
             lost.append(1)
-            return replace(generation, checkpoint=0)
-        return generation
+            return [replace(generation, checkpoint=0)]
+        return [generation]
 
     deadline = time.monotonic() + DEADLINE_S
-    read_side.projector(read_model=replaced(read_side.read_model, prepare=prepare)).run(
+    read_side.projector(read_model=replaced(read_side.read_model, generations=generations)).run(
         lambda: log_text().count('"projecting"') >= 2 or time.monotonic() > deadline
     )
 

@@ -362,8 +362,6 @@ def _ended(read_side: ReadSide) -> Iterator[None]:
 
 def test_a_status_tells_that_other_code_built_the_current_generation(read_side: ReadSide) -> None:
     read_side.read_model.prepare(USERS, now_us=read_side.now_us, code="1-old")
-    a_busy_history(read_side)
-    read_side.project()
     ask = Request("projections.status", {"name": "users"})
 
     for code, is_other in (("1-old", False), ("1-new", True)):
