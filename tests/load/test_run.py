@@ -193,7 +193,7 @@ def fine(request: Request) -> Body:
 CREATES = "[mix]\ncreate = 1\n"
 
 
-def test_a_stall_of_the_workers_is_in_the_latency_of_what_was_meant_to_start_meanwhile(
+def test_a_stall_is_in_the_latency_of_what_was_meant_to_start_meanwhile(
     home: Settings, tmp_path: Path
 ) -> None:
     stall: list[float] = []

@@ -158,7 +158,7 @@ def test_each_arrival_is_dropped_or_answered_at_its_intended_second(
     assert made.counts.late == 0
 
 
-def test_a_worker_that_stalls_shows_in_every_request_that_was_meant_to_start_meanwhile(
+def test_a_stall_shows_in_every_request_that_was_meant_to_start_meanwhile(
     tmp_path: Path,
 ) -> None:
     # Coordinated omission would show one slow request, because the next would be sent after its reply.
