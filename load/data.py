@@ -128,7 +128,7 @@ class Data:
                 None,
             )
             if id_ is not None:
-                made = Made(str(id_), prepared.input.get("email", ""), int(reply["position"]))
+                made = Made(str(id_), prepared.input.get("email", ""), int(reply.get("position", 0)))
                 pool.add(made, self._learning)
 
     def _put_back(self, prepared: Prepared) -> None:

@@ -18,6 +18,8 @@ from load.thresholds import FIGURES, SERVER_SIDE
 
 CALLERS_LIMIT = 512
 """Callers of one process: as many requests of one role a client keeps in flight."""
+_CALLERS = {"client": 256, "process": 16}
+"""Callers of one load process by default. In the mode `process` each may be a process of `es`."""
 _KEYS = (
     "name",
     "seed",
@@ -67,14 +69,15 @@ def parse_scenario(text: str, path: Path, *, features: tuple[str, ...] = ()) -> 
         raise InvalidScenario(file, "", f"is no TOML: {error}", "Correct the line.") from error
     keys = Keys(file, "", found, _KEYS)
     processes = keys.whole("processes", 1, 1, 64)
-    callers = keys.whole("callers", 256 * processes, processes, CALLERS_LIMIT * processes)
+    mode = keys.one_of("mode", "client", ("client", "process"))
+    callers = keys.whole("callers", _CALLERS[mode] * processes, processes, CALLERS_LIMIT * processes)
     operations = operations_of(keys, file, features)
     return Scenario(
         name=keys.text("name", path.stem or "scenario"),
         text=text,
         file=path,
         seed=keys.whole("seed", 1, 0, (1 << 63) - 1),
-        mode=keys.one_of("mode", "client", ("client", "process")),
+        mode=mode,
         processes=processes,
         callers=callers,
         timeout_s=keys.duration_s("timeout", "8s", least_s=0.1),

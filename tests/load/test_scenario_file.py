@@ -118,6 +118,7 @@ def test_a_minimal_scenario_has_defaults() -> None:
 
     assert (scenario.name, scenario.seed, scenario.mode) == ("ramp", 1, "client")
     assert (scenario.processes, scenario.callers) == (1, 256)
+    assert parsed(f'mode = "process"\nprocesses = 2\n{MINIMAL}').callers == 32
     assert (scenario.timeout_s, scenario.start_within_ms) == (8.0, 100.0)
     assert [operation.name for operation in scenario.operations] == ["ids"]
 
