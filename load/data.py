@@ -1,8 +1,8 @@
 """The data of a load process: which users exist, and the input of each request.
 
 Promise: an operation works on what this run made. Memory is bounded: a pool keeps 100,000 ids, and replaces one of them by
-a new one when it is full. While a pool is empty, the operation that fills it is sent instead. Refusal: a user is in no pool
-while its address changes, or from its deletion on.
+a new one when it is full. While a pool is empty, the operation that fills it is sent instead. Refusal: no other request uses a
+user while its address changes, or from its deletion on; so the tool's own requests never contradict each other.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from domain.kernel.messages import Body
 from es.client import Failure
 from load.people import People
 from load.scenario import Operation
-from load.templates import Made, Template
+from load.templates import USERS, Made, Template
 
 POOL_LIMIT = 100_000
+_TRIES = 8
 _CHANGE = "users.change-email"
 _TAKING = (_CHANGE, "users.delete", "users.erase")
-"""Requests during which no other operation uses the user."""
+"""Requests that no other request uses the user beside: their replies would depend on which comes first."""
 _NO_EFFECT = (Kind.REFUSED, Kind.INVALID, Kind.NOT_FOUND)
 
 
@@ -47,21 +48,31 @@ class Pool:
                 self._made[random.randrange(self._limit)] = made
 
     def pick(self, count: int, random: Random) -> list[Made]:
-        """So many different ones."""
+        """So many different ones, which are in use until `release`."""
         with self._lock:
-            return (
-                random.sample(self._made, count)
-                if count > 1
-                else [self._made[int(random.random() * len(self._made))]]
-            )
+            if count == 1:
+                picked = [self._made[int(random.random() * len(self._made))]]
+            else:
+                picked = random.sample(self._made, count)
+            for made in picked:
+                made.uses += 1
+            return picked
 
-    def take(self, random: Random) -> Made:
-        """Remove one and return it."""
+    def release(self, made: Made) -> None:
         with self._lock:
-            index = int(random.random() * len(self._made))
-            made, self._made[index] = self._made[index], self._made[-1]
-            self._made.pop()
-            return made
+            made.uses -= 1
+
+    def take(self, random: Random) -> Made | None:
+        """Remove one that is not in use and return it. None if some random ones are all in use."""
+        with self._lock:
+            for _ in range(min(_TRIES, len(self._made))):
+                index = int(random.random() * len(self._made))
+                made = self._made[index]
+                if not made.uses:
+                    self._made[index] = self._made[-1]
+                    self._made.pop()
+                    return made
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +104,11 @@ class Data:
             operation = self._makers[missing]
         template = self._templates[operation.name]
         if operation.kind in _TAKING and template.needs_user:
+            user = self.pools[USERS].take(self._random)
+            if user is None:
+                return self.prepare(self._makers[USERS])
             *others, _ = template.pools
-            made = [*self._picked(Counter(others), others), self.pools["users.create"].take(self._random)]
+            made = [*self._picked(Counter(others), others), user]
         else:
             made = self._picked(self._needs[operation.name], template.pools)
         person = self._people.next() if template.needs_person else None
@@ -113,23 +127,28 @@ class Data:
 
     def learn(self, prepared: Prepared, reply: Body | Failure) -> None:
         """Note what a reply says: an instance was made, or a user has another address."""
-        kind = prepared.operation.kind
-        if not isinstance(reply, dict):
-            if kind == _CHANGE and prepared.made and reply.kind in _NO_EFFECT:
-                self._put_back(prepared)
-            return
-        if kind == _CHANGE and prepared.made:
-            user = prepared.made[-1]
-            user.email, user.position = prepared.input["email"], int(reply["position"])
-            self._put_back(prepared)
-        elif (pool := self.pools.get(kind)) is not None:
+        operation = prepared.operation
+        template = self._templates[operation.name]
+        is_taken = operation.kind in _TAKING and template.needs_user
+        used = template.pools[:-1] if is_taken else template.pools
+        for kind, made in zip(used, prepared.made, strict=False):
+            self.pools[kind].release(made)
+        if operation.kind == _CHANGE and is_taken:
+            self._put_back(prepared, reply)
+        elif isinstance(reply, dict) and (pool := self.pools.get(operation.kind)) is not None:
             id_ = next(
                 (value for name, value in reply.items() if name.endswith("_id") and name != "command_id"),
                 None,
             )
             if id_ is not None:
-                made = Made(str(id_), prepared.input.get("email", ""), int(reply.get("position", 0)))
-                pool.add(made, self._learning)
+                new = Made(str(id_), prepared.input.get("email", ""), int(reply.get("position", 0)))
+                pool.add(new, self._learning)
 
-    def _put_back(self, prepared: Prepared) -> None:
-        self.pools["users.create"].add(prepared.made[-1], self._learning)
+    def _put_back(self, prepared: Prepared, reply: Body | Failure) -> None:
+        """After a change of the address; not if its outcome is unknown."""
+        user = prepared.made[-1]
+        if isinstance(reply, dict):
+            user.email, user.position = prepared.input["email"], int(reply["position"])
+        elif reply.kind not in _NO_EFFECT:
+            return
+        self.pools[USERS].add(user, self._learning)

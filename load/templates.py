@@ -38,7 +38,7 @@ class WrongPlaceholder(ValueError):
 class Made:
     """What a command of this run made: a user, a wallet."""
 
-    __slots__ = ("email", "id", "position")
+    __slots__ = ("email", "id", "position", "uses")
 
     def __init__(self, id_: str, email: str, position: int) -> None:
         self.id = id_
@@ -46,6 +46,8 @@ class Made:
         """Empty for anything but a user."""
         self.position = position
         """Of the last event that is known of it."""
+        self.uses = 0
+        """Requests in flight that use it. Guarded by its pool."""
 
 
 @dataclass(frozen=True, slots=True)

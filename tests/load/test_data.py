@@ -104,15 +104,27 @@ def test_a_user_whose_change_has_an_unknown_outcome_is_used_no_more() -> None:
     assert len(serving.data.pools["users.create"]) == 0
 
 
+@pytest.mark.parametrize("name", ["delete", "change-email"])
+def test_a_user_in_use_is_neither_deleted_nor_changed(name: str) -> None:
+    serving = Serving(operations())
+    serving.do("create")
+    finding = serving.data.prepare(serving.operations["find"])
+
+    assert serving.data.prepare(serving.operations[name]).operation.name == "create"
+    serving.data.learn(finding, failure(Kind.UNAVAILABLE))  # type: ignore[arg-type]
+    assert serving.do(name)[0] == name
+
+
 def test_a_pool_has_a_bounded_size_and_loses_none_of_its_ids_to_removals() -> None:
     pool, random = Pool(limit=10), Random(1)
     for number in range(1000):
         pool.add(Made(str(number), "", 0), random)
     assert len(pool) == 10
 
-    taken = [pool.take(random).id for _ in range(10)]
+    taken = [pool.take(random) for _ in range(10)]
 
-    assert len(set(taken)) == 10
+    assert len({made.id for made in taken if made}) == 10
+    assert pool.take(random) is None
     assert len(pool) == 0
 
 
