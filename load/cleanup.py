@@ -27,8 +27,8 @@ _USERS = "SELECT instance FROM created WHERE prefix = 'user-' AND kind = 'users.
 _IS_OWN = "SELECT COUNT(*) FROM created WHERE prefix = 'user-' AND kind = 'users.create' AND instance = ?"
 _CHUNK = 10_000
 _PAGE = 1000
-_STALLED_S = 30.0
-"""Erasures that are still owed are waited for as long as their number falls."""
+_STALLED_S = 60.0
+"""How long a number of owed erasures that does not fall is waited for: the cleaning goes in batches of 256 persons."""
 _POLL_S = 0.5
 
 
@@ -70,7 +70,7 @@ def cleanup(
             _remove(client, chunk, found, erase=erase)
             on_progress("users", found.users)
         if erase:
-            found.owed = _wait_for_erasures(lambda: _owed(scratch, client))
+            found.owed = _wait_for_erasures(lambda: _owed(scratch, client), on_progress)
     return found
 
 
@@ -102,12 +102,13 @@ def _owed(scratch: Scratch, client: Client) -> int:
     return count
 
 
-def _wait_for_erasures(owed: Callable[[], int]) -> int:
-    """Wait until no erasure is owed, or their number has not fallen for 30 s. Return their number."""
+def _wait_for_erasures(owed: Callable[[], int], on_progress: Progress) -> int:
+    """Wait until no erasure is owed, or their number has not fallen for 60 s. Return their number."""
     left, since_s = owed(), time.monotonic()
     while left and time.monotonic() - since_s < _STALLED_S:
         time.sleep(_POLL_S)
         now = owed()
+        on_progress("owed erasures", now)
         if now < left:
             left, since_s = now, time.monotonic()
     return left

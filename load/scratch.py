@@ -22,7 +22,8 @@ UNANSWERED, ACCEPTED, REFUSED = range(3)
 """The outcomes of a command."""
 
 Progress = Callable[[str, int], None]
-"""Is told a step (`journals`, `events`, `commands`, `rows`, `users`) and how much of it is done."""
+"""Is told a step (`journals`, `events`, `commands`, `rows`, `users`) and how much of it is done, or of `owed erasures` how
+many are left."""
 
 _NO_EFFECT = ("refused", "invalid", "not-found")
 """Kinds of errors after which a command has no effect. After another kind, or none, its outcome is unknown."""

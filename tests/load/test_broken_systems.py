@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import es
 from load.cleanup import Cleaned, cleanup
+from load.journal import journals_of
 from load.ledger import check
+from load.results import Second
+from load.run import run
+from load.scenario_file import parse_scenario
 from tests.support.driving import Driving, LoadProcess
 from tests.support.processes import ROOT, start_python
 from tests.support.profiles import Profile
@@ -203,6 +208,48 @@ def test_the_work_of_processes_is_not_taken_for_a_second_effect(system: System) 
 
     assert ledger.is_clean, ledger
     assert (ledger.accepted, ledger.refused, ledger.ids) == (12, 1, 9)
+
+
+_SCENARIO = """
+start_within = "60s"
+timeout = "5s"
+processes = 2
+callers = 200
+[[phases]]
+duration = "6s"
+rate = 80
+[mix]
+create = 5
+get = 1
+rename = 3
+change-email = 2
+delete = 1
+ids = 2
+"""
+
+
+def test_a_load_run_over_killed_workers_is_checked_from_its_journals(running: System) -> None:
+    folder = running.root / "run"
+    folder.mkdir(mode=0o700)
+    with es.Client(settings=running.settings) as client:
+        since = str(client.ask("events.read", {"from_end": True})["position"])
+
+    def kill_at(second: Second, _: object) -> None:
+        if second.number % 2:
+            running.kill("users")
+
+    found = run(
+        parse_scenario(_SCENARIO, Path("test.toml")), running.settings, folder=folder, on_second=kill_at
+    )
+    ledger = check(running.ready().settings, journals_of(folder), since_position=since)
+
+    assert ledger.is_clean, ledger
+    sent = {name: found.totals[name] for name in ("create", "rename", "change-email", "delete")}
+    assert ledger.accepted == sum(tally.succeeded for tally in sent.values())
+    assert ledger.commands == sum(tally.wanted - tally.dropped for tally in sent.values())
+    assert ledger.ids > ledger.accepted / 3
+    assert cleanup(running.settings, journals_of(folder), since_position=since, erase=False).is_complete
+    assert {user["status"] for user in running.users()} == {"deleted"}
 
 
 _LOADING = """

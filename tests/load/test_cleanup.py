@@ -89,7 +89,7 @@ def test_erasures_of_the_run_are_waited_for(kept: Kept, monkeypatch: pytest.Monk
 
 
 def test_erasures_that_do_not_get_on_are_counted(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter(range(0, 1000, 10))
+    seconds = iter(range(0, 1000, 20))
     monkeypatch.setattr("load.cleanup.time.monotonic", lambda: next(seconds))
 
     found = clean(kept, Client(kept, {}, owed=[[USER, USER + 1024]] + [[USER]] * 9), monkeypatch, erase=True)
