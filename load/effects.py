@@ -28,7 +28,7 @@ EventAt = Callable[[int], Mapping[str, Any] | None]
 """The stored event at a position before the run, as `events.read` shows it."""
 
 _COMMANDS_WITH_EVENTS = f"""
-SELECT c.id, c.operation, c.kind, c.outcome, c.id_field, c.instance, c.version, c.position, c.input,
+SELECT c.id, c.operation, c.kind, c.outcome, c.id_field, c.instance, c.version, c.position, c.input, c.journal, c.answered,
     e.prefix, e.instance, e.version, e.type, e.command
 FROM commands c LEFT JOIN events e ON e.command_id = c.id AND e.type NOT IN ({KERNEL})
 WHERE c.id IS NOT NULL ORDER BY c.journal, c.n
@@ -42,6 +42,10 @@ WHERE c.id IS NULL AND e.type NOT IN ({KERNEL}) AND e.actor <> '{CLEANUP_ACTOR}'
 _HISTORY = """
 SELECT e.version, e.type, c.input FROM events e LEFT JOIN commands c ON c.id = e.command_id
 WHERE e.prefix = 'user-' AND e.instance = ? AND e.version <= ? ORDER BY e.version
+"""
+_AT = """
+SELECT e.prefix, e.instance, e.version, c.journal, c.line
+FROM events e LEFT JOIN commands c ON c.id = e.command_id WHERE e.position = ?
 """
 _DRAWN = f"""
 SELECT instance % {STEP}, {STEP}, instance / {STEP}, 1, journal, n FROM commands
@@ -64,6 +68,9 @@ class Command(NamedTuple):
     version: int | None
     position: int | None
     input: str | None
+    journal: int
+    answered: int | None
+    """The line of its reply."""
 
 
 class Stored(NamedTuple):
@@ -136,9 +143,9 @@ class Judge:
     def _changed_nothing(self, command: Command) -> bool:
         """Whether an accepted command without an event found nothing to change, such as a rename to the same name.
 
-        Its answer then names the last event of its stream, by position and version: an answer that was given before a
-        commit that never came cannot know the position of another event. Of a user the state at that version must also
-        have the values that the command sets.
+        Its answer then names the last event of its stream, by position and version. If that event is of a command that the same
+        load process sent after the answer, the answer promised a place that another command got. Of a user the
+        state at that version must also have the values that the command sets.
         """
         if command.position is None or command.kind == "users.create":
             return False
@@ -150,18 +157,17 @@ class Judge:
         return folded(history).has(command.kind, command.input)
 
     def _names_an_event(self, command: Command, position: int) -> bool:
-        """Whether the answer names an event of the command's own stream."""
-        row = next(
-            self._scratch.rows("SELECT prefix, instance, version FROM events WHERE position = ?", position),
-            None,
-        )
+        """Whether the answer names an event of the command's own stream that was there before the answer."""
+        row = next(self._scratch.rows(_AT, position), None)
         if row is None and (event := self._event_at(position)):
             prefix, _, id_ = event["stream"].rpartition("-")
-            row = f"{prefix}-", int(id_) if id_.isdecimal() else None, event["version"]
+            row = f"{prefix}-", int(id_) if id_.isdecimal() else None, event["version"], None, None
         if row is None:
             return False
-        id_field = f"{row[0][:-1].replace('-', '_')}_id"
-        return (id_field, *row[1:]) == (command.id_field, command.instance, command.version)
+        prefix, instance, version, journal, sent = row
+        is_later = journal == command.journal and command.answered is not None and sent > command.answered
+        named = f"{prefix[:-1].replace('-', '_')}_id", instance, version
+        return named == (command.id_field, command.instance, command.version) and not is_later
 
     @staticmethod
     def _named(command: Command) -> str | None:

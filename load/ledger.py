@@ -8,8 +8,9 @@ What it cannot see:
 - A second effect outside the streams that the run created, under a command id that the run did not send. It looks like the work of
   another client. The other way round, a change of the run's own instances by another client counts as `twice`.
 - A second effect by a process (saga): its commands have ids of their own.
-- An accepted command of another service than users that left no event, if its answer names the stream's last event: it is
-  taken for one that had nothing to change. Of users the values are compared as well.
+- An accepted command of another service than users that left no event, if its answer names, by version and position, an event
+  of its stream that the same load process did not send later: it is taken for one that had nothing to change. Of users
+  the values are compared as well.
 - Effects after the check. An unanswered command whose request still waits for a worker may be carried out later; it has
   at most one effect then as well, and is missing in `unanswered_carried_out`.
 """

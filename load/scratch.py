@@ -31,7 +31,7 @@ _BATCH = 5000
 _TABLES = """
 CREATE TABLE commands (
     journal INTEGER, n INTEGER, id BLOB, operation TEXT, kind TEXT, input TEXT, id_fields TEXT, at_us INTEGER,
-    outcome INTEGER NOT NULL DEFAULT 0, id_field TEXT, instance INTEGER, version INTEGER, position INTEGER,
+    line INTEGER, outcome INTEGER NOT NULL, answered INTEGER, id_field TEXT, instance INTEGER, version INTEGER, position INTEGER,
     PRIMARY KEY (journal, n)
 ) WITHOUT ROWID;
 CREATE TABLE issued (lane INTEGER, step INTEGER, first INTEGER, count INTEGER, journal INTEGER, n INTEGER);
@@ -54,9 +54,10 @@ INSERT OR IGNORE INTO created SELECT e.prefix, e.instance, c.kind
 FROM events e JOIN commands c ON c.id = e.command_id
 WHERE e.version = 0 AND e.instance IS NOT NULL AND e.type NOT IN ({KERNEL})
 """  # noqa: S608  # names of event types of this program
-_SENT = "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)"
+_SENT = "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL, NULL)"
 _ANSWERED = """
-UPDATE commands SET outcome = ?, id_field = ?, instance = ?, version = ?, position = ? WHERE journal = ? AND n = ?
+UPDATE commands SET answered = ?, outcome = ?, id_field = ?, instance = ?, version = ?, position = ?
+WHERE journal = ? AND n = ?
 """
 _ISSUED = "INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)"
 _STORED = "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -112,10 +113,7 @@ class Scratch:
                 self.sql.executemany(_SENT, sent)
             except sqlite3.IntegrityError:
                 raise InvalidJournal(str(path), "holds a number twice") from None
-            found = self.sql.executemany(
-                _ANSWERED,
-                answers,
-            ).rowcount
+            found = self.sql.executemany(_ANSWERED, answers).rowcount
             if answers and found != len(answers):
                 raise InvalidJournal(str(path), "holds a reply without its request")
             self.sql.executemany(_ISSUED, issued)
@@ -167,9 +165,12 @@ class _Transaction:
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The lines of a journal. The last one is left out if a kill has cut it short. Raises InvalidJournal."""
+    """The lines of a journal, each with its number as `line`. Raises InvalidJournal.
+
+    The last one is left out if a kill has cut it short.
+    """
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file):
             if not line.endswith(b"\n"):
                 return
             try:
@@ -178,7 +179,7 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
                 read = None
             if not isinstance(read, dict):
                 raise InvalidJournal(str(path), "holds a line that is no JSON object")
-            yield read
+            yield {**read, "line": number}
 
 
 def _sent(number: int, line: Mapping[str, Any]) -> tuple[object, ...]:
@@ -188,18 +189,30 @@ def _sent(number: int, line: Mapping[str, Any]) -> tuple[object, ...]:
     # Only of users the input is needed later.
     given = dumps(line["in"]) if line["kind"].startswith("users.") else None
     named = f",{','.join(fields)},"
-    return number, line["n"], id_, line["op"], line["kind"], given, named, line["at"], UNANSWERED
+    return (
+        number,
+        line["n"],
+        id_,
+        line["op"],
+        line["kind"],
+        given,
+        named,
+        line["at"],
+        line["line"],
+        UNANSWERED,
+    )
 
 
 def _answer(number: int, line: Mapping[str, Any]) -> tuple[object, ...]:
     if "ok" not in line:
         line["error"]  # raises KeyError for a line that is no reply
         outcome = REFUSED if line.get("kind") in _NO_EFFECT else UNANSWERED
-        return outcome, None, None, None, None, number, line["n"]
+        return line["line"], outcome, None, None, None, None, number, line["n"]
     reply = line["ok"]
     field = next((name for name in reply if name.endswith("_id") and name != "command_id"), None)
     instance = None if field is None else int(reply[field])
-    return ACCEPTED, field, instance, reply["version"], int(reply["position"]), number, line["n"]
+    said = reply["version"], int(reply["position"])
+    return line["line"], ACCEPTED, field, instance, *said, number, line["n"]
 
 
 def _issued(number: int, line: Mapping[str, Any]) -> Iterator[tuple[int, ...]]:

@@ -126,6 +126,23 @@ def test_a_command_of_another_service_may_change_nothing(kept: Kept) -> None:
     assert (ledger.accepted, ledger.lost) == (3, 1)
 
 
+def test_an_answer_that_names_the_event_of_a_later_command_was_lost(kept: Kept) -> None:
+    """The worker promised a place, died before it stored, and another command got the place."""
+    opened = kept.journal.send("shelves.open", shelf_id="3", label="novels")
+    kept.answer(opened, kept.store("shelf-3", "shelf-opened.v1", opened.id, command="open-shelf"))
+    lost = kept.journal.send("shelves.put-book", shelf_id="3", title="Emma")
+    kept.answer(lost, {"stream": "shelf-3", "version": 1, "position": 13})
+    later = kept.journal.send("shelves.put-book", shelf_id="3", title="Persuasion")
+    unchanged = kept.journal.send("shelves.open", shelf_id="3", label="novels")
+    event = kept.store("shelf-3", "book-put.v1", later.id, command="put-book")
+    kept.answer(unchanged, event)
+    kept.answer(later, event)
+
+    ledger = kept.check()
+
+    assert [found["command_id"] for found in ledger.findings] == [lost.id]
+
+
 def test_a_command_that_changed_nothing_may_name_an_event_from_before_the_run(kept: Kept) -> None:
     early = kept.store("shelf-3", "shelf-opened.v1", "00000000-0000-0000-0000-000000000001")
     early["position"] = 4
