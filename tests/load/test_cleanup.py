@@ -11,9 +11,7 @@ import pytest
 import es
 from adapters.settings import load_settings
 from load.cleanup import Cleaned, cleanup
-from tests.support.kept import Kept
-
-USER = 7 * 1024
+from tests.support.kept import USER, Kept
 
 
 class Client:

@@ -14,6 +14,8 @@ from load.ledger import check_with
 from load.results import Ledger
 
 AT_US = 1_700_000_000_000_000
+USER = 7 * 1024
+"""The id of a user."""
 _COMMANDS = {
     "users.create": ("register-user", "user-registered.v1"),
     "users.rename": ("rename-user", "user-renamed.v1"),
@@ -142,6 +144,10 @@ class Kept:
     def check(self) -> Ledger:
         paths = [journal.path for journal in self.journals]
         return check_with(self.ask, paths, since_position="5", on_progress=lambda step, done: None)
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """The kind of each finding, and why."""
+        return [(found["kind"], found["why"]) for found in self.check().findings]
 
     def ask(self, kind: str, body: Mapping[str, Any]) -> Body:
         match kind:
