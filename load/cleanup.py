@@ -63,7 +63,7 @@ def cleanup(
     found = Cleaned()
     with (
         Client(settings=settings, actor=CLEANUP_ACTOR) as client,
-        opened(patient(client), journals, since_position, on_progress) as (scratch, _),
+        opened(patient(client, on_progress), journals, since_position, on_progress) as (scratch, _),
     ):
         users = (user_id for (user_id,) in scratch.rows(_USERS))
         while chunk := list(islice(users, _CHUNK)):

@@ -59,15 +59,18 @@ def check(
     projection cannot answer for 300 s: then nothing is known.
     """
     with Client(settings=settings, actor="load-ledger") as client:
-        return check_with(patient(client), journals, since_position=since_position, on_progress=on_progress)
+        return check_with(
+            patient(client, on_progress), journals, since_position=since_position, on_progress=on_progress
+        )
 
 
-def patient(client: Client) -> Ask:
-    """Ask queries of a client, and repeat each while a part is unavailable."""
+def patient(client: Client, on_progress: Progress) -> Ask:
+    """Ask queries of a client, and repeat each while a part is unavailable: `waiting` is told with the seconds."""
     repeating = Retrying(
         retry=retry_if_exception_type(Unavailable),
         stop=stop_after_delay(_PATIENCE_S),
         wait=wait_fixed(_PAUSE_S),
+        before_sleep=lambda state: on_progress("waiting", int(state.seconds_since_start or 0)),
         reraise=True,
     )
 

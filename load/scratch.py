@@ -23,7 +23,7 @@ UNANSWERED, ACCEPTED, REFUSED = range(3)
 
 Progress = Callable[[str, int], None]
 """Is told a step (`journals`, `events`, `commands`, `rows`, `users`) and how much of it is done, or of `owed erasures` how
-many are left."""
+many are left; and `waiting` with the seconds for which a part has been unavailable."""
 
 _NO_EFFECT = ("refused", "invalid", "not-found")
 """Kinds of errors after which a command has no effect. After another kind, or none, its outcome is unknown."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+import es
 from domain.kernel.errors import PartUnavailable
 from es.connection import TIMEOUT_S
-from load.ledger import check_with
+from load.ledger import check_with, patient
 from load.scratch import InvalidJournal
 from tests.support.kept import USER, Journal, Kept
 
@@ -227,3 +229,35 @@ def test_the_scratch_file_is_removed(kept: Kept) -> None:
     kept.check()
 
     assert [path.name for path in kept.folder.iterdir()] == ["1.ndjson"]
+
+
+# --- unavailable parts -----------------------------------------------------------------------
+
+
+def test_a_query_is_repeated_while_a_part_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    left = [es.Unavailable("unavailable", es.Kind.UNAVAILABLE, "", "") for _ in range(3)]
+    told: list[str] = []
+
+    class Client:
+        def ask(self, kind: str, body: object) -> dict[str, object]:
+            if left:
+                raise left.pop()
+            return {"kind": kind}
+
+    ask = patient(cast(es.Client, Client()), lambda step, _: told.append(step))
+
+    assert ask("users.list", {}) == {"kind": "users.list"}
+    assert told == ["waiting"] * 3
+
+
+def test_an_error_that_stays_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    monkeypatch.setattr("load.ledger._PATIENCE_S", 0.0)
+
+    class Client:
+        def ask(self, kind: str, body: object) -> dict[str, object]:
+            raise es.Unavailable("unavailable", es.Kind.UNAVAILABLE, "the workers", "")
+
+    with pytest.raises(es.Unavailable, match="the workers"):
+        patient(cast(es.Client, Client()), lambda *_: None)("users.list", {})
