@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAM_FOLDERS = ("adapters", "cli", "domain", "es", "examples", "scripts", "workers")
+PROGRAM_FOLDERS = ("adapters", "cli", "domain", "es", "examples", "load", "scripts", "workers")
 """Folders with Python that is not a test. A folder that does not exist is skipped."""
 TEST_FOLDERS = ("tests",)
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md")
