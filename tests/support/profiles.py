@@ -1,9 +1,8 @@
 """Systems over different parts, by profile.
 
 `embedded` needs no server, `rabbitmq` is RabbitMQ with SQLite, `distributed` is RabbitMQ with PostgreSQL and the
-EventStoreDB test node. `--profile` chooses one, or `all`. Without it every acceptance test that uses a system runs over
-`embedded` and `distributed`, and the quick ones that share a system over `rabbitmq` too. Two marks exempt a test, and
-both must give a reason:
+EventStoreDB test node. `--profile` chooses one, or `all`, as `make soak` does. Without it every acceptance test that uses a
+system runs over `embedded` and `distributed`. Two marks exempt a test, and both must give a reason:
 
     @pytest.mark.over("embedded", because="it reads the vault's file")
     @pytest.mark.own_store("a fence stops the ids of the whole store")
@@ -53,22 +52,19 @@ def profiles_of(metafunc: pytest.Metafunc) -> list[Any]:
     stores = metafunc.config.getoption("--store-url") or [None]
     return [
         pytest.param(profile, id=profile.id, marks=marks)
-        for name in _names(metafunc, chosen, has_store=stores != [None])
+        for name in _names(chosen, has_store=stores != [None])
         for profile in (Profile(name, store) for store in stores)
         if (marks := _exemptions(metafunc.definition, profile)) == [] or chosen or profile.store
     ]
 
 
-def _names(metafunc: pytest.Metafunc, chosen: str | None, *, has_store: bool) -> Sequence[str]:
+def _names(chosen: str | None, *, has_store: bool) -> Sequence[str]:
     if chosen is not None:
         return PROFILES if chosen == "all" else [chosen]
     if has_store:
         return ["embedded"]  # apart from the store, which is named
-    costly = {"system", "systems"} & {*metafunc.fixturenames} or metafunc.definition.get_closest_marker(
-        "slow"
-    )
     # Each part of `rabbitmq` is in another profile as well, and a run of all tests must stay short.
-    return [name for name in PROFILES if not (costly and name == "rabbitmq")]
+    return [name for name in PROFILES if name != "rabbitmq"]
 
 
 def _exemptions(test: pytest.Item, profile: Profile) -> list[pytest.MarkDecorator]:
