@@ -32,6 +32,7 @@ FIGURES = {"p50_ms": (50.0, 20), "p95_ms": (95.0, 100), "p99_ms": (99.0, 300)}
 SHARES = ("error_rate", "dropped_rate")
 MOST_SLOTS, FEWEST_SLOTS = 60, 8
 RATIO_BEYOND, RATIO_WITHIN = 1.10, 1.20
+BUSY_PER_CORE = 0.5
 _QUANTILE = 2.576  # of the normal distribution, for 99 % on both sides
 SHARE_BEYOND, SHARE_WITHIN = 0.001, 0.01
 
@@ -260,7 +261,7 @@ def _warnings(before: Run, after: Run) -> list[str]:
         for name in ("name", "seed", "mode", "processes", "callers")
     }
     compared["the profile"] = (_plain(before.profile), _plain(after.profile))
-    compared["the machine"] = (_plain(*before.machines), _plain(*after.machines))
+    compared["the machine"] = (_machines(before), _machines(after))
     found = [
         f"{name} differs: {one}, then {other}" for name, (one, other) in compared.items() if one != other
     ]
@@ -268,8 +269,27 @@ def _warnings(before: Run, after: Run) -> list[str]:
         found.append("the scenario's text differs, in something else than its phases")
     if before.totals.keys() != after.totals.keys():
         found.append(f"only one run has: {', '.join(sorted(before.totals.keys() ^ after.totals.keys()))}")
-    ends = {"the first run": before.ended, "the second run": after.ended}
-    return found + [f"{run} is not whole: {ended}" for run, ended in ends.items() if ended != "done"]
+    for name, run in (("the first run", before), ("the second run", after)):
+        found += _busy(name, run)
+        found += [f"{name} is not whole: {run.ended}"] if run.ended != "done" else []
+    return found
+
+
+def _machines(run: Run) -> str:
+    return _plain(
+        *(
+            {name: each for name, each in machine.items() if name != "load_at_start"}
+            for machine in run.machines
+        )
+    )
+
+
+def _busy(name: str, run: Run) -> Iterator[str]:
+    """A warning about each machine that had other work when the run began."""
+    for machine in run.machines:
+        load, cores = machine.get("load_at_start"), machine.get("cores")
+        if isinstance(load, float | int) and isinstance(cores, int) and load > BUSY_PER_CORE * cores:
+            yield f"{name} began on a busy machine: load average {load:g} on {cores} cores"
 
 
 def _plain(*values: Mapping[str, Any]) -> str:

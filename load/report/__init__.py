@@ -173,7 +173,7 @@ def _areas(title: str, unit: str, values: Mapping[str, Values]) -> Chart:
 
 
 def _plain_lines(title: str, unit: str, values: Mapping[str, Values], names: Sequence[str]) -> Chart:
-    lines = [Line(name, each, _colour(names.index(name))) for name, each in values.items()]
+    lines = [Line(name, each, _colour(names.index(name)), is_sampled=True) for name, each in values.items()]
     return Chart(title, unit, lines, linear(value for each in values.values() for value in each))
 
 

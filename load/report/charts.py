@@ -17,6 +17,8 @@ from load.report.series import Axis, Values
 WIDTH, HEIGHT = 1000, 100
 """Of a drawing, in its own units."""
 
+_BRIDGED = 3  # late samples in a row: more are an outage, and interrupt the line
+
 Point = tuple[float, float]
 """Shares of the width and the height, from the lower left corner."""
 
@@ -30,6 +32,8 @@ class Line:
     colour: str
     kind: str = "line"
     """`line`, `dashed`, or `area`: areas lie on top of each other, in their order."""
+    is_sampled: bool = False
+    """Whether a missing value is a sample that came late, not a time without requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +83,26 @@ def plot(drawn: str, title: str, description: str, scale: Scale, x_labels: str) 
     )
 
 
-def path(points: Sequence[Point | None]) -> str:
-    """A line through points. A missing one interrupts it; a single one is drawn as a dot."""
-    parts, pen_is_down = [], False
+def path(points: Sequence[Point | None], *, bridged: int = 0) -> str:
+    """A line through points. More missing ones than `bridged` interrupt it; a single one is drawn as a dash."""
+    runs: list[list[Point]] = [[]]
+    missing = 0
     for point in points:
-        if point is not None:
-            x, y = _place(point)
-            parts.append(f"{'L' if pen_is_down else 'M'}{x} {y}" + ("" if pen_is_down else "h0"))
-        pen_is_down = point is not None
-    return "".join(parts)
+        if point is None:
+            missing += 1
+            continue
+        if missing > bridged and runs[-1]:
+            runs.append([])
+        runs[-1].append(point)
+        missing = 0
+    return "".join(_polyline(run) for run in runs if run)
+
+
+def _polyline(points: Sequence[Point]) -> str:
+    if len(points) == 1:
+        (x, y) = points[0]
+        points = [(x - 0.002, y), (x + 0.002, y)]
+    return "M" + "L".join(f"{x} {y}" for x, y in map(_place, points))
 
 
 def area(upper: Sequence[Point], lower: Sequence[Point]) -> str:
@@ -155,7 +170,8 @@ def _drawn(chart: Chart, axis: Axis) -> str:
                 None if value is None else (x, chart.scale.share(value))
                 for x, value in zip(centres, line.values, strict=True)
             ]
-            parts.append(f'<path class="{line.kind} {line.colour}" d="{path(points)}"/>')
+            drawn = path(points, bridged=_BRIDGED if line.is_sampled else 0)
+            parts.append(f'<path class="line {line.colour}" d="{drawn}"/>')
     return "".join(parts)
 
 

@@ -217,7 +217,8 @@ def _counts(values: Iterable[tuple[str, str]]) -> str:
 
 def _group(name: str, values: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<dt>{escape(str(key))}</dt><dd>{escape(_plain(value))}</dd>" for key, value in values.items()
+        f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>"
+        for key, value in values.items()
     )
     return f"<section><h3>{escape(name)}</h3><dl>{rows}</dl></section>"
 
@@ -239,6 +240,7 @@ def _tool_name(name: str) -> str:
         "cpu_s": "CPU time, s",
         "cpu_us_per_request": "CPU time per request, µs",
         "memory_mb": "memory, MB",
+        "dropped_late": "dropped because it was late",
     }.get(name, name)
 
 

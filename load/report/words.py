@@ -13,9 +13,9 @@ NAMES = {
     "p99_ms": ("p99", "ms"),
     "p999_ms": ("p99.9", "ms"),
     "max_ms": ("longest reply", "ms"),
-    "error_rate": ("errors", "%"),
-    "dropped": ("dropped", ""),
-    "dropped_rate": ("dropped", "%"),
+    "error_rate": ("error rate", "%"),
+    "dropped": ("dropped arrivals", ""),
+    "dropped_rate": ("dropped arrivals", "%"),
     "per_s": ("throughput", "/s"),
     "lag_ms": ("projection lag", "ms"),
     "lag": ("projection lag", "events"),
@@ -58,10 +58,10 @@ def sentence(verdict: Verdict) -> str:
     name, _ = NAMES.get(verdict.figure, (verdict.figure, ""))
     subject = f"{verdict.operation or 'all operations'}: {name}"
     if verdict.measured is None:
-        return f"{subject} was never measured; the limit is {amount(verdict.figure, verdict.limit)}."
+        return f"{subject} not measured; the limit is {amount(verdict.figure, verdict.limit)}."
     beyond = "below" if verdict.figure == "per_s" else "above"
     return (
-        f"{subject} was {amount(verdict.figure, verdict.measured)}, "
+        f"{subject} {amount(verdict.figure, verdict.measured)}, "
         f"{beyond} the limit of {amount(verdict.figure, verdict.limit)}."
     )
 
@@ -87,8 +87,11 @@ def ledger_in_words(ledger: Ledger | None) -> str:
 
 
 def dropped_in_words(run: Run) -> str:
+    """How many arrivals were dropped, and for how many of them the load processes are to blame."""
     total = add_tallies(run.totals.values())
-    share = total.dropped / total.wanted if total.wanted else 0
-    return f"{total.dropped:,} of {total.wanted:,} arrivals dropped" + (
-        f" ({percent(share)})." if total.dropped else "."
-    )
+    told = f"{total.dropped:,} of {total.wanted:,} arrivals dropped"
+    if total.dropped:
+        told += f" ({percent(total.dropped / total.wanted)})"
+    if late := round(run.tool.get("dropped_late", 0)):
+        told += f"; the load processes themselves were too late for {late:,}"
+    return f"{told}."

@@ -138,6 +138,16 @@ def test_what_else_differs_is_warned_of_by_name() -> None:
     assert "only one run has: create" in warnings
 
 
+def test_a_busy_machine_is_warned_of_and_is_no_other_machine() -> None:
+    one, other = made(1), made(2)
+    one.machine = {**one.machine, "load_at_start": 0.4}
+    other.machine = {**other.machine, "load_at_start": 7.5}
+
+    assert compare(one, other).warnings == [
+        "the second run began on a busy machine: load average 7.5 on 4 cores"
+    ]
+
+
 def test_runs_alike_warn_of_nothing() -> None:
     assert compare(made(1), made(2)).warnings == []
 

@@ -11,9 +11,10 @@ import pytest
 
 from load.histograms import Histogram
 from load.report import html
+from load.report.charts import path
 from load.report.scales import Scale, clock, figure, length, linear, logarithmic, time_ticks
 from load.report.series import lines_of
-from load.report.words import headline, ledger_in_words, sentence
+from load.report.words import dropped_in_words, headline, ledger_in_words, sentence
 from load.results import Ledger, Run, Second, ServerSide, Tally, Verdict, add_operations
 from load.scenario import Threshold
 from load.thresholds import Seen, judge
@@ -284,16 +285,16 @@ def test_a_passed_run_says_what_it_was_judged_by(run: Run) -> None:
 
 def test_a_failed_run_names_the_threshold_and_the_figure() -> None:
     assert sentence(Verdict("get", "p99_ms", 50, 61.234, False)) == (
-        "get: p99 was 61.2 ms, above the limit of 50 ms."
+        "get: p99 61.2 ms, above the limit of 50 ms."
     )
     assert sentence(Verdict("", "per_s", 500, 123.4, False)) == (
-        "all operations: throughput was 123 /s, below the limit of 500 /s."
+        "all operations: throughput 123 /s, below the limit of 500 /s."
     )
     assert sentence(Verdict("", "error_rate", 0.01, 0.0345, False)) == (
-        "all operations: errors was 3.45 %, above the limit of 1 %."
+        "all operations: error rate 3.45 %, above the limit of 1 %."
     )
     assert sentence(Verdict("", "lag_ms", 50, None, False)) == (
-        "all operations: projection lag was never measured; the limit is 50 ms."
+        "all operations: projection lag not measured; the limit is 50 ms."
     )
 
 
@@ -305,6 +306,16 @@ def test_a_run_whose_ledger_is_not_clean_has_failed() -> None:
 
     assert (found.state, found.is_good) == ("Failed", False)
     assert found.reasons == ["The ledger is not clean: 3 lost, 1 twice, 2 wrong rows of 1,200 commands."]
+
+
+def test_what_the_tool_itself_dropped_is_said() -> None:
+    run = Made(duration_s=10, per_s=10).run()
+    run.totals = {"get": tally([1.0] * 15, dropped=5)}
+    run.tool = {"dropped_late": 3}
+
+    assert dropped_in_words(run) == (
+        "5 of 20 arrivals dropped (25 %); the load processes themselves were too late for 3."
+    )
 
 
 @pytest.mark.parametrize(
@@ -322,6 +333,13 @@ def test_a_run_that_ended_early_says_so(ended: str, state: str) -> None:
 
 def test_a_run_without_a_ledger_says_that_nothing_was_checked() -> None:
     assert ledger_in_words(None) == "No ledger: what the system kept was not checked."
+
+
+def test_a_line_is_interrupted_where_nothing_was_measured() -> None:
+    points = [(0.0, 0.0), None, (0.2, 1.0), (0.3, 0.5), None, None, (0.6, 0.5)]
+
+    assert path(points) == "M-2 100L2 100M200 0L300 50M598 50L602 50"
+    assert path(points, bridged=1) == "M0 100L200 0L300 50M598 50L602 50"
 
 
 # --- axes ------------------------------------------------------------------------------------
