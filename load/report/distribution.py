@@ -14,7 +14,7 @@ from load.report.charts import Point, area, grid_lines, path, plot, table_altern
 from load.report.scales import Scale, figure, linear
 
 NINES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
-_MINOR = (50.0, 99.0, 99.99)  # not labelled in a small chart
+_MINOR = (0.0, 50.0, 99.0, 99.99, 99.999)  # not labelled in a small chart
 _POINTS = 80
 _BARS = 36
 
