@@ -57,17 +57,29 @@ def state_of(settings: Settings, ask: Ask) -> Body:
             found["outage"] = error
             return found
     if found["running"]:
-        found["projections"] = _progress(ask, "projections", "projections.status").get("projections", [])
-        roles = [role.name for role in usual_roles(settings) if role.follows]
-        found["followers"] = [{"role": role, **_progress(ask, role, f"{role}.progress")} for role in roles]
+        found |= progress_of(settings, ask)
     return found
+
+
+def progress_of(settings: Settings, ask: Ask) -> Body:
+    """`{"projections", "followers"}` of `state_of`: how far each projection and follower is."""
+    roles = [role.name for role in usual_roles(settings) if role.follows]
+    return {
+        "projections": _progress(ask, "projections", "projections.status").get("projections", []),
+        "followers": [{"role": role, **_progress(ask, role, f"{role}.progress")} for role in roles],
+    }
+
+
+def queues_of(settings: Settings) -> list[Body]:
+    """The queues of the broker: `{"role", "waiting", "workers", "dead"}`. Raises PartUnavailable."""
+    counts = open_dead_letters(settings, [role.name for role in usual_roles(settings)]).counts()
+    return [asdict(queue) for queue in counts]
 
 
 def _add_workers_everywhere(found: Body, settings: Settings) -> None:
     """Add the queues of the broker, and the workers that are not of this home."""
-    counts = open_dead_letters(settings, [role.name for role in usual_roles(settings)]).counts()
-    found["queues"] = [asdict(queue) for queue in counts]
-    expected = sum(queue.workers for queue in counts)
+    found["queues"] = queues_of(settings)
+    expected = sum(queue["workers"] for queue in found["queues"])
     replies = workers_everywhere(settings, expected=expected, wait_s=_ROLL_CALL_WAIT_S) if expected else []
     ours = {(worker["host"], worker["pid"]) for worker in found["workers"]}
     others = [worker for worker in replies if (worker["host"], worker["pid"]) not in ours]

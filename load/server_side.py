@@ -2,7 +2,7 @@
 
 Promise: the run is never disturbed by it: a part that does not reply is missing in a sample, and no error is raised.
 Refusal: it asks what `es status` asks and reads /proc; it opens no store. One sample is four requests, and with a broker
-two connections; docs/load.md says what that costs.
+one connection; a roll call of all workers is another one, every 5 s. docs/load.md says what that costs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from domain.features import registry
 from domain.kernel.errors import EsError, Kind
 from domain.kernel.messages import Body
 from es.connection import Connection
-from es.state import state_of
+from es.state import progress_of, queues_of, state_of
 from load.results import ServerSide
 
 if TYPE_CHECKING:
     from adapters.settings import Settings
 
+_ROLL_CALL_EVERY = 5
+"""Seconds."""
 _RETRY_S = 0.1
 _END_WAIT_S = 3.0
 _CURRENT = "current"
@@ -44,6 +46,8 @@ class Sampler:
         self._settings = settings
         self._started_s = started_s
         self._ending = Event()
+        self._called: Body | None = None
+        self._called_at = 0
         self._meters = _Meters()
         self._probe = _Probe(settings, probed_kinds(settings, kinds), self._ending)
         self._thread = Thread(target=self._run, name="server-side", daemon=True)
@@ -78,7 +82,7 @@ class Sampler:
         number = max(int(time.monotonic() - self._started_s), 0)
         found: Body = {"workers": [], "queues": [], "projections": [], "followers": []}
         with suppress(EsError):  # the sample is empty: the report shows a gap
-            found = state_of(self._settings, connection.ask)
+            found = self._state(connection, number)
         current = [state for state in found["projections"] if state["state"] == _CURRENT]
         self._probe.begin(max((state["head"] for state in current), default=None))
         lag = {state["projection"]: state["lag"] for state in current}
@@ -86,6 +90,14 @@ class Sampler:
         queues = {queue["role"]: queue["waiting"] for queue in found["queues"]}
         workers = [self._meters.worker(worker) for worker in found["workers"] if worker["pid"]]
         return ServerSide(number, workers, queues, lag, self._probe.lag_ms)
+
+    def _state(self, connection: Connection, number: int) -> Body:
+        """The state of the system. With a broker the workers of the last roll call stay for 5 s."""
+        if self._settings.is_local or self._called is None or number >= self._called_at + _ROLL_CALL_EVERY:
+            self._called, self._called_at = state_of(self._settings, connection.ask), number
+            return self._called
+        progress = progress_of(self._settings, connection.ask)
+        return {**self._called, **progress, "queues": queues_of(self._settings)}
 
 
 # --- the lag of reads ------------------------------------------------------------------------
