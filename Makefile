@@ -99,7 +99,7 @@ format: install ## Format, and fix what the linter can fix
 docs: install ## Write docs/cli.md and the role services of the compose files
 	$(BIN)/python -m scripts.generate
 
-load: install ## Load the running workers: make load ARGS='-p 8 -n 1000'
+load: install ## Load the running workers: make load ARGS=scripts/scenarios/smoke.toml, or ARGS='-p 8 -n 1000'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/load.sh $(ARGS)
 
 # QUICK=1 takes less than five minutes. ARGS go to the benchmark: make bench ARGS='--only hot --write-docs'

@@ -19,6 +19,7 @@ from domain.kernel.errors import EXIT_CODES, EsError, InvalidInput, InvalidSetti
 from domain.kernel.feature import Feature
 
 TOOLS = {
+    "load": "Load the workers, and check that nothing was lost.",
     "dead": "Show, retry or drop dead letters.",
     "workers": "Run workers in the foreground, for systemd and containers.",
     "config": "Show the settings and their sources.",

@@ -104,5 +104,9 @@ def _options(command: Any) -> str:
         value = "" if param.is_flag else f" {param.metavar or param.type.name.upper()}"
         default = "" if param.is_flag or param.default in (None, "") else f" Default: {param.default}."
         rows.append((names + value, (param.help or "") + default))
-    lines = [f"| `{left}` | {right} |".replace("|-", "\\|-") for left, right in rows]
+    lines = [f"| `{_cell(left)}` | {_cell(right)} |" for left, right in rows]
     return "\n".join(["| | |", "| --- | --- |", *lines, ""]) if lines else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,13 +1,18 @@
 #!/bin/sh
-# Create many users with many `es` processes at once, and report errors, throughput and latency.
-# Needs `es` and POSIX tools only. Each command has a timeout of its own, and -t limits the whole run.
+# Load the workers. With a scenario: `es load run`. Without: create users with many `es` processes in a closed loop, which
+# needs `es` and POSIX tools only. Each command has a timeout of its own, and -t limits the whole run.
 set -u
 
 usage() {
     cat <<'TEXT'
-usage: scripts/load.sh [-p PROCESSES] [-n USERS] [-m single|bulk] [-b LINES] [-t SECONDS]
+usage: scripts/load.sh SCENARIO.toml [OPTIONS of `es load run`]
+       scripts/load.sh [-p PROCESSES] [-n USERS] [-m single|bulk] [-b LINES] [-t SECONDS]
 
-Creates USERS users from PROCESSES processes at once, against the current ES_HOME.
+With a scenario, such as scripts/scenarios/smoke.toml, it is `es load run`: requests at given rates from one pipelined client,
+a report, and a check that no command was lost or done twice. `es help load run` lists its options.
+
+Without one it creates USERS users from PROCESSES processes at once, against the current ES_HOME: each process sends its next
+command when the one before has ended, as a loop in a shell does.
 
   -p PROCESSES  processes at once, 1 to 256 (default 4)
   -n USERS      users to create in all, 1 to 10000000 (default 200)
@@ -17,7 +22,7 @@ Creates USERS users from PROCESSES processes at once, against the current ES_HOM
   -t SECONDS    start no new command after this time, 1 to 86400 (default 300)
   -h            show this
 
-Prints one "name value" per line. The latency is that of a whole `es` command with the start of its process.
+Without a scenario it prints one "name value" per line. The latency is that of a whole `es` command with the start of its process.
 Exit code: 0 if every user was created, 1 if not, 2 for wrong usage, 130 if interrupted.
 TEXT
 }
@@ -35,6 +40,17 @@ whole() {
     esac
     [ "$2" -le "$3" ] || wrong "$1 must be a whole number from 1 to $3"
 }
+
+need_es() {
+    command -v es >/dev/null || wrong "there is no \`es\` in PATH; activate its environment first"
+}
+
+case ${1-} in
+    *.toml)
+        need_es
+        exec es load run "$@"
+        ;;
+esac
 
 processes=4 users=200 mode=single lines=500 seconds=300
 while getopts ':p:n:m:b:t:h' flag; do
@@ -56,7 +72,7 @@ whole -n "$users" 10000000
 whole -b "$lines" 100000
 whole -t "$seconds" 86400
 case $mode in single | bulk) ;; *) wrong "-m must be single or bulk" ;; esac
-command -v es >/dev/null || wrong "there is no \`es\` in PATH; activate its environment first"
+need_es
 
 # Milliseconds since 1970 with GNU, busybox and recent BSD date; whole seconds with others.
 case $(date +%N) in
