@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("adapters", "cli", "docs", "domain", "es", "examples", "scripts", "tests", "workers")
+FOLDERS = ("adapters", "cli", "docs", "domain", "es", "examples", "load", "scripts", "tests", "workers")
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 _PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./*-]*)(?:::([\w.]+))?`")
