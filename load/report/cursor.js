@@ -4,7 +4,7 @@
   var charts = Array.from(document.querySelectorAll(".chart.time")).map(function (figure) {
     var cursor = document.createElement("div");
     cursor.className = "cursor";
-    var area = figure.querySelector(".area");
+    var area = figure.querySelector(".plot > .area");
     area.appendChild(cursor);
     return {
       area: area,
@@ -13,8 +13,8 @@
       shown: figure.querySelectorAll(".legend b"),
     };
   });
-  var strip = document.querySelector(".stack");
-  var steps = strip ? JSON.parse(strip.dataset.steps) : [];
+  var stack = document.querySelector("[data-steps]");
+  var steps = stack ? JSON.parse(stack.dataset.steps) : [];
   var end = steps.length ? steps[steps.length - 1][1] : 0;
   function text(value) {
     if (value === null) return "–";

@@ -20,19 +20,20 @@ MIX = {"get": (0.8, 1.2), "create": (0.2, 6.0)}
 STEADY = (("warm-up", 0.1, 1, 1), ("steady", 0.9, 1, 1))
 
 
-def made(seed: int, slower: float = 1.0) -> Run:
+def made(seed: int, slower: float = 1.0, stalls: float = 0.0) -> Run:
     """A minute of one system. Its machine is about 1 % faster or slower in each run, and 5 % in each second."""
     of_the_day = math.exp(random.Random(seed).gauss(0, 0.01))
-    return Made(duration_s=60, per_s=60, seed=seed, slower=slower * of_the_day, mix=MIX).run()
+    return Made(duration_s=60, per_s=60, seed=seed, slower=slower * of_the_day, stalls=stalls, mix=MIX).run()
 
 
 def verdicts(found: Comparison, operation: str) -> dict[str, str]:
     return {each.figure: each.verdict for each in found.changes if each.operation == operation}
 
 
-def test_two_runs_of_one_system_do_not_differ() -> None:
+@pytest.mark.parametrize("stalls", [0.0, 0.03])
+def test_two_runs_of_one_system_do_not_differ(stalls: float) -> None:
     for seed in SEEDS:
-        found = compare(made(seed), made(seed + 1000))
+        found = compare(made(seed, stalls=stalls), made(seed + 1000, stalls=stalls))
 
         assert {each.verdict for each in found.changes} <= {"same", "unknown"}, (seed, found.lines())
         assert not found.is_worse

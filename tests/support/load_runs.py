@@ -66,6 +66,8 @@ class Made:
     mix: Mapping[str, tuple[float, float]] | None = None
     phases: Sequence[tuple[str, float, float, float]] = PHASES
     errors: float = 0.0
+    stalls: float = 0.0
+    """The share of seconds in which everything takes 20 times as long, as while a disk is busy."""
     started_at: str = "2026-03-01T12:00:00.000001Z"
     host: str = "one"
 
@@ -82,6 +84,8 @@ class Made:
                 4.0,
             )
             drift = self.slower * math.exp(chance.gauss(0, 0.05))  # what else the machine does in this second
+            if self.stalls and chance.random() < self.stalls:
+                drift *= 20
             operations = {
                 operation: self._tally(chance, wanted * share, usual_ms * drift, waiting_s)
                 for operation, (share, usual_ms) in mix.items()
