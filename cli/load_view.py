@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cli import session
+from cli import render, session
 from cli.terminal import has_escapes, wrapped
 from load.recent import WINDOW, Figures, Place, Recent
 
@@ -86,7 +86,7 @@ def _note(text: str) -> None:
         session.note(text)
         return
     for line in wrapped(f"es: {text}", "    "):
-        print(line, file=sys.stderr)
+        print(render.safe(line), file=sys.stderr)
 
 
 # --- a plain line ----------------------------------------------------------------------------

@@ -10,7 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import projections, session, status, watching
+from domain.features import registry
+from domain.kernel.behaviour import behaviour_of
 from domain.kernel.errors import PartUnavailable
+from domain.users.projection import USERS
 
 ERROR = {"code": "unavailable", "message": "the disk is full", "at": "2026-01-02T03:04:05.000000Z"}
 
@@ -103,7 +106,7 @@ class Checking:
 
     def ask(self, role: str, kind: str, body: Any, **_: Any) -> Any:
         if kind == "projections.rebuild":
-            assert body == {"name": "users", "check": True}
+            assert body == {"name": "users", "check": True, "code": behaviour_of(USERS, registry().aggregates)}
             return {"projection": "users", "generation": 2, "head": 10}
         if kind == "projections.report":
             assert body == {"name": "users", "generation": 2}
