@@ -54,6 +54,10 @@ class ReadSide(Accounts):
     def projector(self, **parts: Any) -> Projector:
         return Projector(self._filling(**parts), self.rebuilds.ensure)
 
+    def projector_with(self, rebuilds: Rebuilds, **parts: Any) -> Projector:
+        """A projector of another worker, with its rebuilds."""
+        return Projector(self._filling(**parts), rebuilds.ensure, resume=rebuilds.resume)
+
     def project(self) -> None:
         """Run a new projector until its rows include every stored event."""
         self._projector = self.projector()

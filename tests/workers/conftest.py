@@ -12,6 +12,7 @@ from adapters import wiring
 from adapters.log import Log, open_log
 from adapters.settings import Settings, load_settings
 from adapters.sqlite.read_model import SqliteReadModel
+from domain.kernel.ports.read_model import ReadModel
 from tests.support.accounts import Accounts
 from tests.support.read_side import ReadSide
 
@@ -52,6 +53,6 @@ def read_model(tmp_path: Path) -> Iterator[SqliteReadModel]:
 
 
 @pytest.fixture
-def read_side(tmp_path: Path, read_model: SqliteReadModel, log: Log) -> Iterator[ReadSide]:
+def read_side(tmp_path: Path, read_model: ReadModel, log: Log) -> Iterator[ReadSide]:
     with closing(ReadSide(tmp_path / "accounts", read_model, log)) as opened:
         yield opened

@@ -6,6 +6,7 @@ Promise: a killed rebuild resumes from its checkpoint. Refusal: a rebuild does n
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -30,6 +31,7 @@ from workers.runtime.queries import MAX_WHOLE
 
 ABANDONED_S = 8.0
 """Work of other code without progress for so long is taken over, or cancelled if only that code can do it."""
+_LOOK_PAUSE_S = 0.3
 _REBUILD_PAUSE_S = 1.0
 """The wait before a rebuild resumes after an outage of a part."""
 _PROMOTE_PAUSE_S = 0.1
@@ -171,8 +173,12 @@ class Rebuild:
             return False
         if unfinished.why is Why.CHECK:  # it may compare for minutes, without any progress
             return why is None
-        pause(ABANDONED_S, stopped)
-        return stopped() or building(parts.read_model, parts.projection) != unfinished
+        end_s = time.monotonic() + ABANDONED_S
+        while time.monotonic() < end_s and not stopped():
+            if building(parts.read_model, parts.projection) != unfinished:
+                return True
+            pause(_LOOK_PAUSE_S, stopped)
+        return stopped()
 
     def _current(self) -> Generation:
         parts = self._parts
@@ -188,7 +194,9 @@ class Rebuild:
         parts = self._parts
         batch = NextBatch(parts, filler.generation.history)
         retried: set[Position] = set()
+        rows: int | None = None
         while not stopped():
+            before = filler.generation.events
             if not filler.begin(batch.events(), batch.reached):
                 return None
             drained = batch.is_last
@@ -204,11 +212,14 @@ class Rebuild:
             if more and filler.generation.why in STORED_ALREADY:
                 self._refuse(filler.generation, len(more))
                 return None
-            if drained and self._promote(filler.generation):
+            if drained and rows is None:
+                # Once, and before the first attempt: it may take longer than the time between two events.
+                rows = parts.read_model.count(parts.projection, limit=MAX_WHOLE, generation=filler.generation)
+            if drained and self._promote(filler.generation, rows):
                 built = filler.generation
                 parts.log.info("rebuilt", projection=built.projection, generation=built.number)
                 return built
-            if drained:
+            if drained and filler.generation.events == before:
                 pause(_PROMOTE_PAUSE_S, stopped)  # otherwise it would ask for events all the time
         # The last batch may still be on its way; it is stored whole, or not at all.
         return None
@@ -246,7 +257,7 @@ class Rebuild:
         parts.read_model.cancel(parts.projection, now_us=parts.now_us())
         parts.log.warning("switch-cancelled", projection=built.projection, generation=built.number)
 
-    def _promote(self, built: Generation) -> bool:
+    def _promote(self, built: Generation, rows: int | None) -> bool:
         """Make the generation current, unless it is behind one of the same history."""
         parts = self._parts
         if self._is_of_other_history(built):
@@ -254,8 +265,6 @@ class Rebuild:
         is_lost = self._is_of_other_history(self._current())
         if built.checkpoint < self._current().checkpoint and not is_lost:
             return False
-        # Counted before the transaction, in which readers and projectors would wait for it.
-        rows = parts.read_model.count(parts.projection, limit=MAX_WHOLE, generation=built)
         return parts.read_model.promote(
             parts.projection, built, now_us=parts.now_us(), other_history=is_lost, rows=rows
         )

@@ -12,9 +12,10 @@ import pytest
 
 from domain.kernel.history import History, Mark
 from domain.kernel.messages import Body
-from domain.kernel.ports.read_model import Generation, GenerationState, Why
+from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel, Why
 from domain.users.projection import USERS
 from tests.support.accounts import ADA, GRACE, create, rename
+from tests.support.model_places import Places
 from tests.support.parts import before_call, replaced
 from tests.support.read_side import ReadSide, a_busy_history
 from tests.support.waiting import eventually
@@ -22,6 +23,13 @@ from workers.projections.projector import Projector
 
 Start = Callable[[Projector], Projector]
 CURRENT, CHECKED = GenerationState.CURRENT, GenerationState.CHECKED
+
+
+@pytest.fixture
+def read_model(places: Places) -> Iterator[ReadModel]:
+    """Over each adapter in turn."""
+    with places.new() as opening:
+        yield opening()
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pytest
 
 from domain.kernel.history import History, Mark
 from domain.kernel.messages import Request
-from domain.kernel.ports.read_model import GenerationState, Report, Why
+from domain.kernel.ports.read_model import GenerationState, ReadModel, Report, Why
 from domain.users.projection import USERS
 from tests.support.accounts import create, rename
+from tests.support.model_places import Places
 from tests.support.parts import before_call
 from tests.support.read_side import ReadSide, a_busy_history
 from tests.support.waiting import eventually
@@ -22,6 +23,13 @@ from workers.projections.projector import Projector
 Start = Callable[[Projector], Projector]
 CURRENT, RETIRED = GenerationState.CURRENT, GenerationState.RETIRED
 BUILDING, CHECKED = GenerationState.BUILDING, GenerationState.CHECKED
+
+
+@pytest.fixture
+def read_model(places: Places) -> Iterator[ReadModel]:
+    """Over each adapter in turn."""
+    with places.new() as opening:
+        yield opening()
 
 
 @pytest.fixture
@@ -183,7 +191,10 @@ def test_a_generation_of_another_history_is_refused(rebuilt: ReadSide) -> None:
     assert "another history" in str(reply)
 
 
-def test_a_rollback_that_other_code_resumes_is_cancelled(rebuilt: ReadSide) -> None:
+def test_a_rollback_that_other_code_resumes_is_cancelled(
+    rebuilt: ReadSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.projections.rebuild.ABANDONED_S", 0.0)
     rebuilt.read_model.resume(USERS, 1, now_us=rebuilt.now_us, why=Why.ROLLBACK)
 
     assert rebuilt.rebuild(code="2-abc").run(lambda: False, begins=None) is None
@@ -380,9 +391,12 @@ def test_a_generation_of_an_earlier_version_is_no_alarm(read_side: ReadSide) -> 
     assert reply["projections"][0]["other_code"] is False
 
 
-def test_a_rebuild_that_other_code_resumes_starts_over(read_side: ReadSide) -> None:
+def test_a_rebuild_that_other_code_resumes_starts_over(
+    read_side: ReadSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a_busy_history(read_side)
     read_side.project()
+    monkeypatch.setattr("workers.projections.rebuild.ABANDONED_S", 0.0)
     begun = read_side.read_model.begin_rebuild(USERS, now_us=read_side.now_us, code="1-old")
 
     built = read_side.rebuild(code="1-new").run(lambda: False, begins=None)
