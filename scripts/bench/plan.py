@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.bench import distributed, embedded, eventstoredb, goals, hot, ids, rabbitmq, runs
+from scripts.bench import distributed, embedded, eventstoredb, goals, hot, ids, projections, rabbitmq, runs
 from scripts.bench.report import Figures, Section
 from scripts.bench.samples import Samples
 
@@ -30,6 +30,8 @@ class Plan:
     ids_pauses: int
     over_servers: int
     """The number of creates in a bulk over servers."""
+    projected: int
+    """The number of events that each projection is filled with."""
     eventstoredb: runs.Sizes
     parts: Sequence[str]
 
@@ -48,8 +50,9 @@ QUICK = Plan(
     ids_turns=10,
     ids_pauses=2,
     over_servers=2_000,
+    projected=20_000,
     eventstoredb=eventstoredb.QUICK,
-    parts=("embedded", "hot", "distributed", "ids"),
+    parts=("embedded", "hot", "distributed", "projections", "ids"),
 )
 FULL = Plan(
     limit_s=7_200,
@@ -65,8 +68,9 @@ FULL = Plan(
     ids_turns=40,
     ids_pauses=7,
     over_servers=10_000,
+    projected=100_000,
     eventstoredb=eventstoredb.FULL,
-    parts=("embedded", "hot", "distributed", "eventstoredb", "rabbitmq", "ids"),
+    parts=("embedded", "hot", "distributed", "projections", "eventstoredb", "rabbitmq", "ids"),
 )
 
 
@@ -117,6 +121,10 @@ def _eventstoredb(plan: Plan, samples: Samples, _notes: list[str]) -> None:
     eventstoredb.measure(samples, plan.eventstoredb)
 
 
+def _projections(plan: Plan, figures: Figures, _notes: list[str]) -> None:
+    projections.measure(figures, events=plan.projected, rounds=plan.rounds)
+
+
 def _rabbitmq(plan: Plan, figures: Figures, _notes: list[str]) -> None:
     rabbitmq.measure(figures, seconds=plan.seconds, rounds=plan.rounds)
 
@@ -129,6 +137,7 @@ _PARTS: dict[str, tuple[Any, Any, Callable[[], Any]]] = {
     "embedded": (_embedded, goals.section, Figures),
     "hot": (_hot, hot.section, Figures),
     "distributed": (_distributed, distributed.section, Figures),
+    "projections": (_projections, projections.section, Figures),
     "eventstoredb": (_eventstoredb, eventstoredb.section, Samples),
     "rabbitmq": (_rabbitmq, rabbitmq.section, Figures),
     "ids": (_ids, ids.section, Figures),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.bench import distributed, ids, rabbitmq
+from domain.features import registry
+from scripts.bench import distributed, ids, projections, rabbitmq
 from scripts.bench.report import Figures, Section
 from tests.support.processes import all_processes
 
@@ -42,3 +43,14 @@ def test_ids_are_measured_in_process_and_through_the_socket() -> None:
         "socket, 1,000,000 per request: requests per second",
     ]
     assert all(line.median(0) > 0 for line in found.lines)
+
+
+def test_each_projection_is_measured_alone() -> None:
+    figures = Figures()
+    projections.measure(figures, events=200, rounds=1)
+
+    lines = projections.section(figures, []).lines
+    assert [line.title for line in lines] == [
+        f"CPU µs per event: {each.name}" for each in registry().projections
+    ]
+    assert all(line.median(200) > 0 for line in lines)
