@@ -106,7 +106,11 @@ class Checking:
 
     def ask(self, role: str, kind: str, body: Any, **_: Any) -> Any:
         if kind == "projections.rebuild":
-            assert body == {"name": "users", "check": True, "code": behaviour_of(USERS, registry().aggregates)}
+            assert body == {
+                "name": "users",
+                "check": True,
+                "code": behaviour_of(USERS, registry().aggregates),
+            }
             return {"projection": "users", "generation": 2, "head": 10}
         if kind == "projections.report":
             assert body == {"name": "users", "generation": 2}
