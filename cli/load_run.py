@@ -83,6 +83,7 @@ class Wanted:
 
 def perform(wanted: Wanted) -> None:
     """Run a scenario and print what it found. Raises what makes the exit code other than 0, the worst first."""
+    _tell_errors_for(wanted.json_file)
     settings = session.settings()
     scenario = read_scenario(wanted.scenario, features=settings.features)
     for option, path in (("--report", wanted.report), ("--json", _file(wanted.json_file))):
@@ -111,6 +112,7 @@ def perform(wanted: Wanted) -> None:
 
 def conclude_merged(run: Run, json_file: str | None, report: Path | None) -> None:
     """Write and print a merged run. Raises what makes the exit code other than 0."""
+    _tell_errors_for(json_file)
     for option, path in (("--report", report), ("--json", _file(json_file))):
         if path is not None:
             need_writable(option, path)
@@ -119,6 +121,11 @@ def conclude_merged(run: Run, json_file: str | None, report: Path | None) -> Non
         load_text.show(run)
     if failure := _not_clean(run) or failed_thresholds(run):
         raise failure
+
+
+def _tell_errors_for(json_file: str | None) -> None:
+    """Errors are JSON if the result is printed as JSON, and not if it is written to a file."""
+    session.options.as_json = json_file == STANDARD_OUTPUT
 
 
 # --- before ----------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_run(
     scenario, missing = write(STEADY), str(tmp_path / "missing" / "file")
 
     for option in ("--json", "--report"):
-        assert option in _load(system, "run", scenario, option, missing).exits(2).err
+        assert option in _load(system, "run", scenario, option, missing).failed(2).err
     assert "cannot be read" in _load(system, "run", missing).failed(2).err
     system.up()
     assert "not empty" in _load(system, "run", scenario, "--folder", str(tmp_path)).failed(2).err
