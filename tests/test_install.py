@@ -66,5 +66,6 @@ def test_make_installs_the_rest_where_the_client_has_no_wheel(tmp_path: Path) ->
     assert [line.rpartition(" ")[2] for line in asked if " install " in line] == [
         ".[dev,eventstoredb]",
         ".[dev]",
+        ".[load]",
     ]
     assert (tmp_path / ".venv" / ".installed").exists()

@@ -74,11 +74,10 @@ class SqliteGenerations:
         """The columns of a generation but for its key. They never change; a removed one has none."""
         own = (projection.name, number)
         if own not in self._known_columns:
-            select = "SELECT name FROM pragma_table_info(?)"
-            rows: Any = connection.execute(select, (table_of(projection, number),)).fetchall()
-            if not rows:
+            found: Any = connection.execute(f"PRAGMA table_info({table_of(projection, number)})").fetchall()
+            if not found:
                 return set()
-            self._known_columns[own] = {str(name) for (name,) in rows} - {projection.key}
+            self._known_columns[own] = {str(name) for _, name, *_ in found} - {projection.key}
         return self._known_columns[own]
 
     def begin_rebuild(

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,9 @@ def test_new_code_is_checked_switched_and_rolled_back_beside_the_old_one(system:
     assert client.problems == []
     history = versions.es(2, "projections", "history", "notes", "--json").ok().objects
     current = [each for each in history if each["state"] == "current"]
-    assert [each["why"] for each in current] == ["first-use", "switch", "rollback", "switch"]
+    # A worker that was busy for seconds has its rows adopted by the other one: a phase with the same reason.
+    reasons = [why for why, _ in groupby(each["why"] for each in current)]
+    assert reasons == ["first-use", "switch", "rollback", "switch"]
     codes = [each["code"] for each in current]
     assert codes[0] == codes[2] != codes[1] == codes[3]
 

@@ -205,7 +205,7 @@ BROKEN = {
     "missing_package": (None, "cannot be imported: ModuleNotFoundError: No module named 'missing_package'"),
     "raising_package": ("raise LookupError('no licence')", "cannot be imported: LookupError: no licence"),
     "racks_package": (RACKS, f"streams shelf-x-…, like those of the aggregate shelf of {FEATURE}: shelf-…"),
-    "copied_package": ("from tests.support.shelves import *", "two of the feature 'shelves'"),
+    "copied_package": ("from tests.support.shelves import *", "the feature 'shelves'"),
 }
 
 

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from domain.kernel.events import NO_STREAM
 from domain.kernel.history import History, Mark
 from domain.kernel.ports.event_store import Append, CaughtUp, EventStore
-from domain.kernel.ports.read_model import Parked, ReadModel, Report, Why
+from domain.kernel.ports.read_model import GenerationState, Parked, ReadModel, Report, Why
 from domain.kernel.ports.vault import (
     ClaimId,
     Decided,
@@ -225,6 +225,9 @@ def call_read_model(model: ReadModel) -> Iterator[None]:
 
 def _call_generations(model: ReadModel) -> Iterator[None]:
     model.cancel(THINGS, now_us=NOW_US)
+    current = next(each for each in model.generations(THINGS) if each.state is GenerationState.CURRENT)
+    assert model.columns(THINGS, current)
+    assert model.adopt(THINGS, current, code="other", now_us=NOW_US)
     for _ in range(2):
         check = model.begin_rebuild(THINGS, now_us=NOW_US, why=Why.CHECK)
         assert model.end_check(THINGS, check, now_us=NOW_US, rows=1)

@@ -174,7 +174,7 @@ BROKEN = "from domain.kernel.feature import Feature, Role\nFEATURE = Feature(nam
         (None, "No module named 'broken_feature'"),
         ("raise LookupError('no licence')", "LookupError: no licence"),
         ("", "FEATURE"),
-        (BROKEN.format("roles=(Role('users'),)"), "two of the role 'users'"),
+        (BROKEN.format("roles=(Role('users'),)"), "the role 'users'"),
         (BROKEN.format("model='no_such_model'"), "no_such_model"),
         (BROKEN.format("roles=(Role('x', 'no_such_service'),)"), "no_such_service"),
         (BROKEN.format("queries=('no_such_queries',)"), "no_such_queries"),
@@ -223,7 +223,7 @@ def test_of_two_features_of_one_name_the_second_is_the_problem(
     found = examine(ES_FEATURES=f"{SHELVES} copied_shelves")
 
     assert problems(found) == {"feature copied_shelves": ("failed", "invalid-setting")}
-    assert "two of the feature 'shelves'" in found["feature copied_shelves"]["detail"]
+    assert "the feature 'shelves'" in found["feature copied_shelves"]["detail"]
 
 
 def test_an_event_store_that_went_back_is_found(

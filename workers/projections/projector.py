@@ -122,6 +122,11 @@ class Projector:
         """
         parts = self._parts
         place = {"projection": generation.projection, "generation": generation.number}
+        if (
+            not generation.filled_by
+        ):  # by an earlier version, whose workers cannot open these read models any more
+            self._adopt(generation)
+            return
         parts.log.info("standing-by", **place, code=generation.code)
         reached = generation.checkpoint
         waits_at: tuple[Position, float] | None = None

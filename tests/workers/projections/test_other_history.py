@@ -258,7 +258,8 @@ def test_a_rebuild_that_cannot_be_promoted_pauses_before_it_looks_again(
 
     rebuild.run(lambda: len(steps) >= 6)
 
-    assert steps == ["read", "pause"] * 3
+    # The first batch has events: more may have come meanwhile, so it looks again at once.
+    assert steps == ["read", *["read", "pause"] * 3]
 
 
 # --- what is shown meanwhile -----------------------------------------------------------------
