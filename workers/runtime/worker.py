@@ -190,10 +190,13 @@ class _Place:
     """The home of a worker, and its socket if it has no supervisor: without them no caller finds the worker."""
 
     def __init__(self, settings: Settings, role: str, listen_fd: int | None) -> None:
-        """Raises PartUnavailable if another worker without a supervisor serves the role."""
+        """Raises PartUnavailable if another worker without a supervisor serves the role, or if the home is gone."""
         wiring.prepare_home(settings)
         self._settings = settings
-        self._home = OpenedHome(settings.home)
+        try:
+            self._home = OpenedHome(settings.home)
+        except FileNotFoundError as error:  # since it was prepared
+            raise _lost(settings.home) from error
         self._socket: Listening | None = None
         self.listen_fd = listen_fd
         if not settings.is_local or listen_fd is not None:
@@ -294,6 +297,8 @@ def _need_sound_end(role: str, crashed: bool, missing: str | None) -> None:
     if crashed:
         raise PartUnavailable(f"the {role} worker", "a follower crashed")
     if missing is not None:
-        raise PartUnavailable(
-            "the home", f"{missing} was moved or removed", "Start the workers with `es up`."
-        )
+        raise _lost(missing)
+
+
+def _lost(missing: object) -> PartUnavailable:
+    return PartUnavailable("the home", f"{missing} was moved or removed", "Start the workers with `es up`.")
