@@ -18,7 +18,7 @@ from load.keys import InvalidScenario
 from load.templates import Person
 
 # fmt: off
-_FIRST = ("Ada", "Alan", "Barbara", "Claude", "Donald", "Dorothy", "Edsger", "Edith", "Frances", "Grace", "Hedy", "Jean", "Joan", "John", "Karen",
+_FIRST = ("Ada", "Alan", "Barbara", "Chien", "Donald", "Dorothy", "Edsger", "Edith", "Frances", "Grace", "Hedy", "Jean", "Joan", "John", "Karen",
     "Katherine", "Ken", "Leslie", "Margaret", "Mary", "Niklaus", "Radia", "Robin", "Shafi", "Sophie", "Tim", "Tony", "Vint", "Whitfield", "Yvonne")
 _LAST = ("Allen", "Backus", "Bartik", "Berners", "Cerf", "Clarke", "Codd", "Diffie", "Dijkstra", "Easley", "Floyd", "Goldwasser", "Hamilton", "Hoare", "Hopper",
     "Jackson", "Johnson", "Kay", "Knuth", "Lamarr", "Lamport", "Liskov", "Lovelace", "Milner", "Perlman", "Ritchie", "Shannon", "Thompson", "Vaughan", "Wilson")
