@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support import effort
 from tests.support.people import people
-from tests.support.postgres import execute
+from tests.support.postgres import copied_tables, execute
 from tests.support.processes import start_python
+from tests.support.profiles import Profile, a_system
 from tests.support.runs import Ran
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S
@@ -62,6 +67,28 @@ def with_users(system: System) -> list[str]:
     return [ids[0], ids[1], *ids[4:]]
 
 
+@pytest.fixture(scope="module")
+def sound(profile: Profile, request: pytest.FixtureRequest) -> Iterator[tuple[System, list[str]]]:
+    """A stopped system, and the ids of its active users."""
+    with a_system(profile, request) as made:
+        yield made, with_users(made)
+
+
+@pytest.fixture
+def stopped(sound: tuple[System, list[str]]) -> Iterator[tuple[System, list[str]]]:
+    """The same. What a test changes in it is put back."""
+    system, active = sound
+    copy = system.root / "copy"
+    with ExitStack() as ending:
+        if url := system.environment.get("ES_VAULT"):
+            for part in ("vault", "read_models"):
+                ending.callback(ending.enter_context(copied_tables(url, part)))
+        shutil.copytree(system.home, copy)
+        yield system, active
+        shutil.rmtree(system.home)
+        copy.rename(system.home)
+
+
 def test_a_sound_system_has_no_finding_and_the_counts_are_said(system: System) -> None:
     with_users(system)
 
@@ -77,7 +104,7 @@ def test_a_sound_system_has_no_finding_and_the_counts_are_said(system: System) -
 
 
 def test_what_workers_change_meanwhile_is_no_finding(running: System) -> None:
-    inputs = people(3000)
+    inputs = people(effort.sized(800, 3000))
     bulk = running.start_bulk("create", inputs)
     checked = 0
     while bulk.process.poll() is None or checked == 0:
@@ -117,8 +144,10 @@ _LAST = "ORDER BY 1 DESC LIMIT 1"
         ("read.db", "SELECT 'erased'", 0, "read models"),
     ],
 )
-def test_a_flipped_bit_is_found(system: System, file: str, select: str, number: int, part: str) -> None:
-    with_users(system)
+def test_a_flipped_bit_is_found(
+    stopped: tuple[System, list[str]], file: str, select: str, number: int, part: str
+) -> None:
+    system, _ = stopped
     flip_a_bit(system, file, select, number)
 
     ran = deep(system)
@@ -138,8 +167,10 @@ def test_a_flipped_bit_is_found(system: System, file: str, select: str, number: 
         ("read_models.users_g1", "user_id = user_id + 1", "read models"),
     ],
 )
-def test_a_changed_row_of_postgresql_is_found(system: System, table: str, change: str, part: str) -> None:
-    active = with_users(system)
+def test_a_changed_row_of_postgresql_is_found(
+    stopped: tuple[System, list[str]], table: str, change: str, part: str
+) -> None:
+    system, active = stopped
     url = system.environment["ES_VAULT"]
     schema = url.rpartition("schema=")[2]
     key = "subject" if part == "vault" else "user_id"
@@ -177,9 +208,9 @@ def change(system: System, part: str, statement: str) -> None:
     ],
 )
 def test_parts_that_contradict_each_other_are_found(
-    system: System, part: str, statement: str, said: str
+    stopped: tuple[System, list[str]], part: str, statement: str, said: str
 ) -> None:
-    user_id = with_users(system)[-1]
+    system, (*_, user_id) = stopped
     change(system, part, statement.format(id=user_id))
 
     ran = deep(system)
@@ -216,9 +247,9 @@ _LATEST = "stream = 'user-{id}' AND version = 0"
     ],
 )
 def test_a_changed_row_whose_index_agrees_is_found(
-    system: System, part: str, statement: str, said: str
+    stopped: tuple[System, list[str]], part: str, statement: str, said: str
 ) -> None:
-    user_id = with_users(system)[-1]
+    system, (*_, user_id) = stopped
     drop = "DROP TRIGGER events_are_not_deleted; DROP TRIGGER events_are_not_updated; "
     change(system, part, (drop if part == "events" else "") + statement.format(id=user_id))
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 
+from scripts.bench.cpu import cpu_s
 from tests.support.people import command_ids, confirmed, people
 from tests.support.runs import finish
 from tests.support.system import System
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def slowed(pid: int) -> Iterator[None]:
-    """Let a process run for a tenth of the time."""
+    """Let a process run for a tenth of the time: until it has had that time, which it waits for on a busy machine."""
     over = threading.Event()
 
     def stop_and_go() -> None:
@@ -36,7 +38,9 @@ def slowed(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGSTOP)
             over.wait(0.18)
             os.kill(pid, signal.SIGCONT)
-            over.wait(0.02)
+            enough_s, latest_s = cpu_s(pid) + 0.02, time.monotonic() + 0.18
+            while not over.wait(0.02) and cpu_s(pid) < enough_s and time.monotonic() < latest_s:
+                pass
 
     thread = threading.Thread(target=stop_and_go)
     thread.start()

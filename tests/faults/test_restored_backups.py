@@ -15,7 +15,7 @@ from domain.kernel.errors import EsError, Kind
 from domain.kernel.messages import Body
 from domain.kernel.ports.vault import LivingKey
 from tests.support.people import people
-from tests.support.postgres import copied_vault
+from tests.support.postgres import copied_tables
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S, eventually
 
@@ -108,7 +108,7 @@ def test_an_erasure_is_repeated_after_a_restore_beside_the_workers(on_postgres: 
             keys = vault.data_keys([int(ada), int(bob)], even_owed=True)
         return {str(subject) for subject, key in keys.items() if isinstance(key, LivingKey)}
 
-    with copied_vault(system.settings.vault) as restore:
+    with copied_tables(system.settings.vault, "vault") as restore:
         system.erase(ada)
         restore()
     assert living() == {ada, bob}

@@ -109,15 +109,19 @@ def locked(url: str, *statements: str, commit: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def copied_vault(url: str) -> Iterator[Callable[[], object]]:
-    """A copy of a vault's tables. The call puts it back in one transaction, as a restore beside running workers does."""
-    schema = parse_qs(urlsplit(url).query)["schema"][0] + "_vault"
+def copied_tables(url: str, part: str) -> Iterator[Callable[[], object]]:
+    """A copy of the tables of a `vault` or of `read_models`.
+
+    The call puts it back in one transaction, as a restore beside running workers does.
+    """
+    schema = parse_qs(urlsplit(url).query)["schema"][0] + f"_{part}"
     tables = [
         name
         for (name,) in execute(
             url,
             f"""SELECT c.relname FROM pg_class c WHERE c.relnamespace = '{schema}'::regnamespace
-                AND c.relkind IN ('r', 'p') AND NOT c.relispartition""",
+                AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+                ORDER BY c.oid""",  # a table comes after those that it refers to
         )
     ]
     copies = [f"CREATE TABLE {schema}_copy.{name} AS TABLE {schema}.{name}" for name in tables]

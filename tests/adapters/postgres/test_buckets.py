@@ -13,7 +13,7 @@ from adapters.postgres import buckets
 from adapters.postgres.vault import PostgresVault
 from domain.kernel.errors import Damaged
 from domain.kernel.ports.vault import DamagedKey, HeldByOther, LivingKey, Reserved
-from tests.support.postgres import copied_vault, execute, is_waiting, locked
+from tests.support.postgres import copied_tables, execute, is_waiting, locked
 from tests.support.together import at_once
 from tests.support.vaults import (
     ADA,
@@ -175,7 +175,7 @@ def test_a_worker_writes_under_the_keys_of_a_copy_that_was_put_back_beside_it(
     postgres_url: str, vault: PostgresVault
 ) -> None:
     register(vault, *range(1, 11))
-    with copied_vault(postgres_url) as put_back:
+    with copied_tables(postgres_url, "vault") as put_back:
         rotate(vault, block(vault, 1), bucket(vault, "user1@example.com"))
         register(vault, *range(11, 100))
         put_back()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,26 +66,44 @@ def test_a_full_disk_during_a_rebuild_leaves_the_current_generation_usable(path:
         assert apply(full, current, put(2)) is not None
 
 
+class Plans:
+    """The query plans of the statements about rows that a model ran; not of those that ask for its columns."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._statements: list[tuple[str, Any]] = []
+
+    def note(self, _: object, sql: str, arguments: Any) -> bool:
+        self._statements.append((sql, arguments))
+        return True
+
+    def of(self, projection: Things) -> list[str]:
+        return [
+            " ".join(row[3] for row in self._connection.execute(f"EXPLAIN QUERY PLAN {sql}", arguments))
+            for sql, arguments in self._statements
+            if projection.name in sql and not sql.startswith("PRAGMA")
+        ]
+
+
+@contextmanager
+def traced(model: SqliteReadModel) -> Iterator[Plans]:
+    with model._database.reading() as connection:
+        plans = Plans(connection)
+        connection.exec_trace = plans.note
+        try:
+            yield plans
+        finally:
+            connection.exec_trace = None
+
+
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_page_of_text_keys_and_a_count_search_the_key(path: Path, selection: dict[str, Any]) -> None:
     with closing(SqliteReadModel(path)) as model:
         moved(model, prepared(model, NAMED), put("a"), projection=NAMED)
-        with model._database.reading() as connection:
-            statements: list[Any] = []
-
-            def note(_: object, *statement: object) -> bool:
-                statements.append(statement)
-                return True
-
-            connection.exec_trace = note
+        with traced(model) as traces:
             model.rows(NAMED, **selection, limit=2)
             model.count(NAMED, prefix=selection["prefix"], limit=2)
-            connection.exec_trace = None
-            plans = [
-                " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", arguments))
-                for sql, arguments in statements
-                if "named_things" in sql
-            ]
+        plans = traces.of(NAMED)
     assert len(plans) == 2
     for plan in plans:
         assert re.search(r"SEARCH named_things_g1 USING (INDEX \S+|PRIMARY KEY) \(thing_id", plan), plan
@@ -97,16 +116,9 @@ def test_each_operation_and_each_row_asked_for_searches_its_key(
     path: Path, projection: Things, number: int
 ) -> None:
     keys: list[Any] = [key if projection is THINGS else f"{key}" for key in range(1, number + 1)]
-    statements: list[Any] = []
-
-    def note(_: object, *statement: object) -> bool:
-        statements.append(statement)
-        return True
-
     with closing(SqliteReadModel(path)) as model:
         generation = moved(model, prepared(model, projection), *map(put, keys), projection=projection)
-        with model._database.reading() as connection:
-            connection.exec_trace = note
+        with traced(model) as traces:
             changes = [Change(key, {"colour": "blue"}) for key in keys]
             generation = moved(model, generation, *changes, projection=projection)
             generation = moved(
@@ -114,12 +126,7 @@ def test_each_operation_and_each_row_asked_for_searches_its_key(
             )
             assert model.rows(projection, keys=keys) == [row(key, "blue", 2) for key in sorted(keys)]
             moved(model, generation, *map(Delete, keys), projection=projection)
-            connection.exec_trace = None
-            plans = [
-                " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", arguments))
-                for sql, arguments in statements
-                if projection.name in sql
-            ]
+        plans = traces.of(projection)
     assert len(plans) == 4
     for plan in plans:
         assert re.search(
