@@ -18,6 +18,7 @@ from adapters.settings import Settings, load_settings
 from domain.kernel.ports.read_model import ReadModel
 from domain.kernel.ports.vault import Vault
 from domain.kernel.ports.worklist import Worklist
+from tests.support.postgres import empty, own_schema
 from tests.support.rabbitmq import rabbit_broker
 from tests.support.transports import (  # noqa: F401  # fixtures
     caller,
@@ -46,11 +47,24 @@ def home(tmp_path: Path) -> Path:
 # --- vault -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def postgres_vault_schema(postgres_database: str) -> Iterator[str]:
+    with own_schema(postgres_database) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_vault_url(postgres_vault_schema: str) -> Iterator[str]:
+    """The URL of a vault without rows. Its many tables are made once for all tests, which takes a second."""
+    yield postgres_vault_schema
+    empty(postgres_vault_schema, "vault")
+
+
 @pytest.fixture(params=VAULT_URLS, ids=_scheme)
 def vault_settings(request: pytest.FixtureRequest, home: Path) -> Settings:
     url = request.param
     if url == "postgresql:":
-        url = request.getfixturevalue("postgres_url")
+        url = request.getfixturevalue("postgres_vault_url")
         make_kek(home / "secrets" / "kek")  # the program never makes one for a shared vault
     return load_settings(environment={"ES_HOME": str(home), "ES_VAULT": url})
 

@@ -108,22 +108,31 @@ def locked(url: str, *statements: str, commit: bool = False) -> Iterator[None]:
         other.commit() if commit else other.rollback()
 
 
+def _tables(url: str, part: str) -> tuple[str, list[object]]:
+    """The schema of a part and its tables. A table comes after those that it refers to."""
+    schema = parse_qs(urlsplit(url).query)["schema"][0] + f"_{part}"
+    found = execute(
+        url,
+        f"""SELECT c.relname FROM pg_class c WHERE c.relnamespace = '{schema}'::regnamespace
+            AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY c.oid""",
+    )
+    return schema, [name for (name,) in found]
+
+
+def empty(url: str, part: str) -> None:
+    """Delete all rows of a part, which is then as new."""
+    schema, tables = _tables(url, part)
+    deletions = [f"DELETE FROM {schema}.{name}" for name in reversed(tables) if name != "schema_version"]
+    execute(url, "; ".join(deletions))
+
+
 @contextmanager
 def copied_tables(url: str, part: str) -> Iterator[Callable[[], object]]:
     """A copy of the tables of a `vault` or of `read_models`.
 
     The call puts it back in one transaction, as a restore beside running workers does.
     """
-    schema = parse_qs(urlsplit(url).query)["schema"][0] + f"_{part}"
-    tables = [
-        name
-        for (name,) in execute(
-            url,
-            f"""SELECT c.relname FROM pg_class c WHERE c.relnamespace = '{schema}'::regnamespace
-                AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-                ORDER BY c.oid""",  # a table comes after those that it refers to
-        )
-    ]
+    schema, tables = _tables(url, part)
     copies = [f"CREATE TABLE {schema}_copy.{name} AS TABLE {schema}.{name}" for name in tables]
     execute(url, "; ".join([f"CREATE SCHEMA {schema}_copy", *copies]))
     try:
