@@ -14,6 +14,8 @@ from tests.support.people import confirmed, ndjson, people
 from tests.support.runs import Ran
 from tests.support.system import System
 
+pytestmark = pytest.mark.usually_over("embedded", because="it is about the command line")
+
 no_request_is_sent = pytest.mark.over("embedded", because="no request is sent")
 
 UNKNOWN_ID = "123"

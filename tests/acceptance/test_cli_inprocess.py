@@ -24,6 +24,8 @@ from tests.support.runs import ES, Ran
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S
 
+pytestmark = pytest.mark.usually_over("embedded", because="it is about the command line")
+
 # --- helps -----------------------------------------------------------------------------------
 
 ROOT = typer.main.get_command(app)

@@ -18,7 +18,10 @@ from tests.support.runs import ES, Ran, finish
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S, eventually
 
-pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and /proc")
+pytestmark = [
+    pytest.mark.usually_over("embedded", because="it is about the command line"),
+    pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and /proc"),
+]
 
 NUMBERS = count()
 OUTPUTS = {">/dev/full": 4, ">&-": 4, "> >(exec <&-)": 141}

@@ -15,6 +15,8 @@ from tests.support.runs import finish
 from tests.support.system import ROLES, System
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usually_over("embedded", because="a supervisor is the same in every profile")
+
 
 def test_workers_end_when_their_supervisor_is_killed(running: System) -> None:
     user_id = running.create()
@@ -103,6 +105,7 @@ def test_a_worker_that_crashes_repeatedly_is_restarted_with_back_off(running: Sy
     running.create()
 
 
+@pytest.mark.usually_over("embedded", "distributed", because="the parts differ")
 def test_a_worker_with_a_bad_key_reports_it_and_starts_once_it_is_fixed(running: System) -> None:
     user_id = running.create()
     running.es("down").ok()
@@ -118,6 +121,7 @@ def test_a_worker_with_a_bad_key_reports_it_and_starts_once_it_is_fixed(running:
     assert running.get(user_id)["name"] == "Ada Lovelace"
 
 
+@pytest.mark.usually_over("embedded", "distributed", because="the parts differ")
 def test_a_missing_key_file_is_never_replaced_by_a_new_key(running: System) -> None:
     running.create()
     running.es("down").ok()
@@ -130,6 +134,7 @@ def test_a_missing_key_file_is_never_replaced_by_a_new_key(running: System) -> N
     running.ready()
 
 
+@pytest.mark.usually_over("embedded", "distributed", because="the parts differ")
 @pytest.mark.slow
 def test_a_command_with_an_unknown_outcome_is_safe_to_retry(running: System) -> None:
     command = ("users", "create", "--email", "unknown@example.com", "--name", "Unknown")

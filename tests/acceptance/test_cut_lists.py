@@ -11,6 +11,8 @@ from tests.support.people import people
 from tests.support.system import System
 from tests.support.terminal import on_terminal, plain
 
+pytestmark = pytest.mark.usually_over("embedded", because="it is about the command line")
+
 MORE = re.compile(r"es: there are more than these (\d+)(?: \((\d+) in all\))?; the others: es (.*)")
 
 

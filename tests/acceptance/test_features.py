@@ -17,7 +17,10 @@ from tests.support.system import System
 from tests.support.terminal import on_terminal
 
 FEATURE = "tests.support.shelves"
-pytestmark = pytest.mark.own_store("the events of the feature are unknown to systems without it")
+pytestmark = [
+    pytest.mark.usually_over("embedded", because="parts know nothing of features"),
+    pytest.mark.own_store("the events of the feature are unknown to systems without it"),
+]
 
 
 @pytest.fixture(scope="module")

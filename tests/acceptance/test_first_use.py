@@ -23,6 +23,7 @@ done
 """
 
 
+@pytest.mark.usually_over("embedded", because="the loop in one process covers the parts")
 @pytest.mark.slow
 def test_a_get_right_after_its_create_never_misses_in_shell_loops(shared: System) -> None:
     rounds = effort.SHELL_ROUNDS

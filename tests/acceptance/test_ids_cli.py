@@ -29,6 +29,8 @@ from tests.support.runs import Ran
 from tests.support.system import System
 from tests.support.terminal import on_terminal
 
+pytestmark = pytest.mark.usually_over("embedded", because="it is about the command line")
+
 WHEN = "2026-01-31T12:00:00Z"
 WHEN_US = 1_769_860_800_000_000
 NOT_IDS = ["0", "-1", "abc", "1e18", "0x1", str(MAX_ID + 1), "", " 1", "١"]
@@ -258,6 +260,7 @@ def test_a_fence_on_a_terminal_asks_and_accepts_no(running: System) -> None:
     running.es("ids", "next").ok()
 
 
+@pytest.mark.usually_over("embedded", "distributed", because="leases are events of the store")
 @pytest.mark.own_store("a fence stops the ids of the whole store")
 def test_a_fence_stops_ids_and_a_retry_finds_the_same_floor(running: System) -> None:
     (last,) = running.es("ids", "next").ok().lines
@@ -301,6 +304,7 @@ def _lane_of(running: System, user_id: str) -> dict[str, Any]:
     return next(lane for lane in lanes if lane["lane"] == lane_of(int(user_id)))
 
 
+@pytest.mark.usually_over("embedded", "distributed", because="leases are events of the store")
 def test_a_stopping_worker_releases_the_rest_of_its_lease(running: System) -> None:
     user_id = running.create()
     held = _lane_of(running, user_id)

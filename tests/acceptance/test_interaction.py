@@ -19,6 +19,8 @@ from tests.support.system import System
 from tests.support.terminal import on_terminal
 from tests.support.waiting import DEADLINE_S, eventually
 
+pytestmark = pytest.mark.usually_over("embedded", because="it is about the command line")
+
 no_request_is_sent = pytest.mark.over("embedded", because="no request is sent")
 about_the_supervisor = pytest.mark.over("embedded", because="the supervisor is the same in every profile")
 

@@ -186,6 +186,7 @@ def test_failed_thresholds_are_named_and_exit_with_1(
     assert len([verdict for verdict in _kept(tmp_path / "run").verdicts if not verdict.passed]) == 2
 
 
+@pytest.mark.usually_over("embedded", because="it is about the command line")
 def test_the_first_interrupt_ends_a_run_with_its_report(
     running: System, write: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -313,6 +314,7 @@ def _assert_flat_memory(run: Run) -> None:
     assert {role: size for role, size in sizes.items() if size[-1] > size[len(size) // 3] + 30} == {}
 
 
+@pytest.mark.usually_over("embedded", because="commands are sent as in any run")
 @pytest.mark.parametrize(("how", "status"), [("delete", "deleted"), ("erase", "erased")])
 def test_the_users_of_a_run_can_be_removed_afterwards(
     running: System, write: Callable[[str], str], how: str, status: str

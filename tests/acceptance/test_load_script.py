@@ -15,6 +15,8 @@ from tests.support.runs import ES
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S, eventually
 
+pytestmark = pytest.mark.usually_over("embedded", because="it is about the script")
+
 SCRIPT = str(ROOT / "scripts" / "load.sh")
 SHELLS = [shell for shell in ("sh", "dash", "bash") if shutil.which(shell)]
 

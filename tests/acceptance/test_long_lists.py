@@ -15,6 +15,8 @@ from tests.support.local import a_frame, connected
 from tests.support.people import people
 from tests.support.system import System
 
+pytestmark = pytest.mark.usually_over("embedded", because="it is about the command line")
+
 COUNT = 1000
 
 

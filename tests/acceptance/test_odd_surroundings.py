@@ -17,7 +17,10 @@ from tests.support.runs import ES, Ran
 from tests.support.system import System
 from tests.support.waiting import DEADLINE_S
 
-pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and /proc")
+pytestmark = [
+    pytest.mark.usually_over("embedded", because="it is about the command line"),
+    pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and /proc"),
+]
 only_embedded = pytest.mark.over(
     "embedded", because="what `es` does before it connects is the same over any part"
 )

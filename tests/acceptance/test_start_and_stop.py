@@ -19,6 +19,8 @@ from tests.support.servers import free_port
 from tests.support.system import ROLES, System
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usually_over("embedded", because="a supervisor is the same in every profile")
+
 NO_AUTOSTART = {"ES_AUTOSTART": "0"}
 no_autostart_over_a_broker = pytest.mark.over(
     "embedded", because="with a broker the workers may run on other machines, so a command starts none"
@@ -136,6 +138,7 @@ def test_a_doctor_without_workers_says_how_to_start_them(system: System) -> None
     assert (finding["part"], finding["next"]) == ("workers", "Start them with `es up`.")
 
 
+@pytest.mark.usually_over("distributed", because="it is about workers on a broker")
 @pytest.mark.over("rabbitmq", "distributed", because="the workers of an embedded system are all in one home")
 def test_status_of_another_home_shows_all_workers_and_errors(running: System) -> None:
     pids = {worker["role"]: worker["pid"] for worker in running.status()["workers"]}
@@ -156,6 +159,7 @@ def test_status_of_another_home_shows_all_workers_and_errors(running: System) ->
         assert "ids worker" in last["users"]["message"]
 
 
+@pytest.mark.usually_over("distributed", because="it is about workers on a broker")
 @pytest.mark.over("rabbitmq", "distributed", because="an embedded system needs no broker")
 def test_status_without_its_broker_is_unavailable_and_not_empty(system: System) -> None:
     nowhere = {"ES_BROKER": f"amqp://guest:guest@127.0.0.1:{free_port()}/"}
@@ -193,6 +197,7 @@ def test_a_terminated_supervisor_stops_its_workers_first(running: System) -> Non
         assert log[-1]["action"] == "stopped", (name, log[-5:])
 
 
+@pytest.mark.usually_over("embedded", "distributed", because="each part is closed and opened")
 def test_a_bulk_continues_after_down_and_up_without_loss(running: System) -> None:
     bulk = running.start_bulk("create", people(3 * effort.BULK))
     bulk.reached(200)

@@ -16,6 +16,8 @@ from tests.support.runs import ES, Ran
 from tests.support.system import System, new_root
 from tests.support.waiting import DEADLINE_S
 
+pytestmark = pytest.mark.usually_over("embedded", because="it is about the command line")
+
 CLOSED_PIPE = (0, 141)  # a program whose reader has closed the pipe may succeed, or end as after SIGPIPE
 
 
@@ -200,6 +202,7 @@ def _without_its_vault(system: System) -> Iterator[None]:
     (system.home / "vault.db").write_bytes(kept)
 
 
+@pytest.mark.usually_over("embedded", "distributed", because="the parts differ")
 def test_a_missing_vault_is_an_error_and_is_not_replaced(system: System) -> None:
     """A new vault would lack the keys of all users."""
     user_id = system.up().create()

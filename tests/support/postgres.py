@@ -1,7 +1,7 @@
 """A PostgreSQL server for tests, and what other sessions of it may do meanwhile.
 
-The server is that of `ES_TEST_PG_URL`, or one on the default port of localhost, or a private one that is started
-in a temporary folder. Without any of them a test is skipped, or fails if `ES_TEST_REQUIRE` names postgres. A test
+The server is that of `ES_TEST_PG_URL`, or a private one that is started in a temporary folder, or one on the default port
+of localhost. Without any of them a test is skipped, or fails if `ES_TEST_REQUIRE` names postgres. A test
 session creates one database, and each test has its own schemas in it. Both are dropped.
 """
 
@@ -26,7 +26,7 @@ from uuid import uuid4
 import pytest
 
 from domain.kernel.errors import PartUnavailable
-from tests.support.servers import START_S, Guarded, missing
+from tests.support.servers import START_S, Guarded, free_port, missing
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _USERS = (os.environ.get("PGUSER") or os.environ.get("USER") or "postgres", "pos
 @pytest.fixture(scope="session")
 def postgres_database() -> Iterator[str]:
     """The URL of a new database, dropped after the session."""
-    with a_server() as server_url, a_database(server_url) as url:
+    with a_server(prefers_own=True) as server_url, a_database(server_url) as url:
         yield url
 
 
@@ -172,14 +172,15 @@ def unavailable(call: Callable[[], object], reason: str | None = None) -> PartUn
 
 
 @contextmanager
-def a_server() -> Iterator[str]:
+def a_server(*, prefers_own: bool = False) -> Iterator[str]:
+    """The URL of a server. A private one is faster and has no autovacuum, which holds up the removal of old keys."""
     if find_spec("psycopg") is None:
         missing("postgres", "the extra: pip install '.[postgres]'")
-    url = os.environ.get("ES_TEST_PG_URL") or _on_localhost()
+    url = os.environ.get("ES_TEST_PG_URL") or (None if prefers_own and _binaries() else _on_localhost())
     if url is not None:
         yield url
     else:
-        with private_server() as server:
+        with private_server(port=free_port()) as server:
             yield server.url
 
 
@@ -198,13 +199,17 @@ def _on_localhost() -> str | None:
 
 @dataclass(frozen=True)
 class Server:
-    """A private server on a socket in its folder, which a test may stop and start."""
+    """A private server, which a test may stop and start."""
 
     folder: Path
     binaries: Path
+    port: int | None
+    """On the loopback interface; without one it listens on a socket in its folder only."""
 
     @property
     def url(self) -> str:
+        if self.port is not None:
+            return f"postgresql://es@127.0.0.1:{self.port}/postgres"
         return f"postgresql://es@/postgres?host={self.folder}"
 
     @property
@@ -214,7 +219,8 @@ class Server:
     def start(self) -> None:
         # Autovacuum is off: it would hide an incomplete purge.
         settings = {
-            "listen_addresses": "''",
+            "listen_addresses": "''" if self.port is None else "127.0.0.1",
+            "port": self.port or 5432,
             "unix_socket_directories": self.folder,
             "fsync": "off",
             "autovacuum": "off",
@@ -299,14 +305,14 @@ def _account() -> str | None:
 
 
 @contextmanager
-def private_server() -> Iterator[Server]:
+def private_server(port: int | None = None) -> Iterator[Server]:
     binaries = _binaries()
     if binaries is None:
         missing("postgres", HOW)
     folder = Path(
         tempfile.mkdtemp(prefix="es-pg-")
     )  # short: the path of a socket has at most about 100 bytes
-    server = Server(folder, binaries)
+    server = Server(folder, binaries, port)
     stop = ["sh", "-c", 'test ! -e "$0/postmaster.pid" || exec "$@"', str(folder / "data")]
     stop += server.command(*_STOP)  # only if it still runs
     with closing(Guarded(afterwards=[stop], user=_account(), folder=folder)):

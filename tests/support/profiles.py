@@ -2,9 +2,10 @@
 
 `embedded` needs no server, `rabbitmq` is RabbitMQ with SQLite, `distributed` is RabbitMQ with PostgreSQL and the
 EventStoreDB test node. `--profile` chooses one, or `all`, as `make soak` does. Without it every acceptance test that uses a
-system runs over `embedded` and `distributed`. Two marks exempt a test, and both must give a reason:
+system runs over `embedded` and `distributed`. Three marks exempt a test, and each must give a reason:
 
     @pytest.mark.over("embedded", because="it reads the vault's file")
+    @pytest.mark.usually_over("embedded", because="it is about the command line")  # over others with --profile only
     @pytest.mark.own_store("a fence stops the ids of the whole store")
 
 Each system has a virtual host, a schema and a node of its own. With `--store-url URL` systems use that store instead,
@@ -52,19 +53,20 @@ def profiles_of(metafunc: pytest.Metafunc) -> list[Any]:
     stores = metafunc.config.getoption("--store-url") or [None]
     return [
         pytest.param(profile, id=profile.id, marks=marks)
-        for name in _names(chosen, has_store=stores != [None])
+        for name in _names(metafunc.definition, chosen, has_store=stores != [None])
         for profile in (Profile(name, store) for store in stores)
         if (marks := _exemptions(metafunc.definition, profile)) == [] or chosen or profile.store
     ]
 
 
-def _names(chosen: str | None, *, has_store: bool) -> Sequence[str]:
+def _names(test: pytest.Item, chosen: str | None, *, has_store: bool) -> Sequence[str]:
     if chosen is not None:
         return PROFILES if chosen == "all" else [chosen]
     if has_store:
         return ["embedded"]  # apart from the store, which is named
     # Each part of `rabbitmq` is in another profile as well, and a run of all tests must stay short.
-    return [name for name in PROFILES if name != "rabbitmq"]
+    usual = test.get_closest_marker("usually_over")
+    return [name for name in (usual.args if usual else PROFILES) if name != "rabbitmq"]
 
 
 def _exemptions(test: pytest.Item, profile: Profile) -> list[pytest.MarkDecorator]:
