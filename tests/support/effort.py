@@ -29,7 +29,7 @@ def some(items: Sequence[T], number: int) -> Sequence[T]:
 EXAMPLES = sized(60, 1000)  # of each hypothesis test
 BULK = sized(1000, 10_000)  # lines of a bulk that is disturbed once in each profile
 KILLED_BULK = sized(2500, 20_000)  # lines of a bulk whose workers are killed
-DISTRIBUTED_BULK = sized(4000, 20_000)  # users that are created while the broker is killed as well
+DISTRIBUTED_BULK = sized(2000, 20_000)  # users that are created while the broker is killed as well
 BULK_S = float(sized(240, 1200))  # the deadline of such a bulk
 CONTAINER_BULK = sized(400, 800)  # users that are created while one container is killed
 ABANDONED_REQUESTS = sized(1000, 10_000)  # without a caller

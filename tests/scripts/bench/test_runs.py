@@ -14,7 +14,7 @@ from tests.support.processes import all_processes
 def test_a_short_benchmark_measures_every_goal() -> None:
     samples = Samples()
     with throw_away(None) as parts:
-        Runs(parts, Sizes(rounds=1, commands=20, throughput=300, idle_s=0.2), samples).all()
+        Runs(parts, Sizes(rounds=1, commands=20, throughput=100, idle_s=0.2), samples).all()
         home = str(parts.system.home)
 
     found = list(goals(samples))

@@ -80,7 +80,7 @@ def _episodes(depth: int) -> st.SearchStrategy[Episode]:
     return st.tuples(_operations, interruptions, crashes_after)
 
 
-@settings(max_examples=max(60, settings().max_examples // 4))  # each takes 0.2 s
+@settings(max_examples=effort.sized(30, 250))  # each takes 0.2 s
 @given(story=st.lists(_episodes(2), min_size=1, max_size=4))
 def test_values_stay_unique_under_any_interruptions_and_crashes(story: list[Episode]) -> None:
     with closing(WalletInterleavings()) as world:

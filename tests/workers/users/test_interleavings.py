@@ -93,7 +93,7 @@ def _episodes(depth: int) -> st.SearchStrategy[Episode]:
     return st.tuples(_operations, interruptions, crashes_after)
 
 
-@settings(max_examples=max(100, settings().max_examples))
+@settings(max_examples=effort.sized(60, 1000))
 @given(story=st.lists(_episodes(2), min_size=1, max_size=4))
 def test_claims_stay_consistent_under_any_interruptions_and_crashes(story: list[Episode]) -> None:
     with closing(Interleavings()) as world:
