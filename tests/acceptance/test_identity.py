@@ -88,9 +88,8 @@ def test_a_copied_home_with_all_its_parts_works_without_ceremony(
     assert copy.es("doctor", "--quiet").ok().out == ""
 
 
-@pytest.mark.over("rabbitmq", because="its broker is shared with a second home")
 def test_a_second_home_on_one_broker_serves_nothing_and_says_why(
-    profile: object, request: pytest.FixtureRequest, another: Callable[..., System]
+    request: pytest.FixtureRequest, another: Callable[..., System]
 ) -> None:
     with a_system("rabbitmq", request) as first:
         first.up().es("users", "create", *ADA).ok()
