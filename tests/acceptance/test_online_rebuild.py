@@ -92,6 +92,7 @@ def test_gets_never_miss_while_a_bulk_writes_and_rebuilds_run(running: System) -
     assert all(generation["parked"] == 0 for generation in running.generations())
 
 
+@pytest.mark.usually_over("embedded", because="gets beside a bulk cover the parts")
 def test_a_get_right_after_its_create_never_misses_while_rebuilds_run(running: System) -> None:
     running.bulk("create", people(ROWS // 2)).ok()
     created = people(effort.GETS if running.settings.is_local else effort.GETS // 3, prefix="now")
@@ -118,6 +119,7 @@ def test_a_killed_rebuild_resumes_and_its_rows_are_equal(running: System) -> Non
     assert len(before) == ROWS
 
 
+@pytest.mark.usually_over("embedded", because="gets beside a bulk cover the parts")
 def test_reads_continue_from_the_old_rows_while_a_rebuild_is_killed(running: System) -> None:
     user_id = running.create()
     running.bulk("create", people(ROWS)).ok()

@@ -197,7 +197,6 @@ def test_a_terminated_supervisor_stops_its_workers_first(running: System) -> Non
         assert log[-1]["action"] == "stopped", (name, log[-5:])
 
 
-@pytest.mark.usually_over("embedded", "distributed", because="each part is closed and opened")
 def test_a_bulk_continues_after_down_and_up_without_loss(running: System) -> None:
     bulk = running.start_bulk("create", people(3 * effort.BULK))
     bulk.reached(200)

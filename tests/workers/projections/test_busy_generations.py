@@ -213,9 +213,7 @@ class Busy:
             self.side.rebuilds = rebuilds
             self.side.ask(f"projections.{kind}", name="users", **body)  # it may be refused
         if self._chance.randrange(4):
-            eventually(
-                lambda: self._done.is_set() or not self._is_building(), "the work is done", within_s=60
-            )
+            eventually(lambda: self._done.is_set() or not self._is_building(), "the work is done")
         enough = [each.reads + 2 for each in self.readers]
 
         def have_read() -> bool:
