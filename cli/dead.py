@@ -44,6 +44,8 @@ def show(
 ) -> None:
     """Show the dead letters of a role, oldest first. It changes nothing."""
     queues = _open(role)
+    # Before they are shown: letters that were just held are back in their queue a moment later.
+    dead = next((state.dead for state in queues.counts() if state.role == role), 0)
     letters = queues.show(role, limit=limit)
     if as_json:
         for letter in letters:
@@ -51,7 +53,6 @@ def show(
     else:
         columns = ["message", "died", "reason", "requests", "commands", *(["values"] if values else [])]
         render.table(columns, [_row(letter, values=values) for letter in letters])
-    dead = next((state.dead for state in queues.counts() if state.role == role), 0)
     remark_on_more(context, len(letters), {"limit": min(dead, 1000)} if dead > len(letters) else None)
 
 
