@@ -2,7 +2,7 @@
 
 The server is that of `ES_TEST_PG_URL`, or a private one that is started in a temporary folder, or one on the default port
 of localhost. Without any of them a test is skipped, or fails if `ES_TEST_REQUIRE` names postgres. A test
-session creates one database, and each test has its own schemas in it. Both are dropped.
+session creates one database, and a test has schemas of its own in it, or those of a vault that was emptied. Both are dropped.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from workers.projections.rebuild import Rebuilds
 
 _UNKNOWN = "user-exploded.v9"
 _ROUNDS = effort.sized(2, 12)
-_LIVES = effort.sized(1, 12)
+_LIVES = effort.sized(1, 30)
 _ASKS: list[tuple[str, dict[str, object]]] = [
     ("rebuild", {"check": True}),
     ("switch", {}),
