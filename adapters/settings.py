@@ -72,6 +72,11 @@ class Settings:
         return self.broker.startswith("local:")
 
     @property
+    def waits_for_servers(self) -> bool:
+        """Whether the event store or the vault is a server, so that a worker mostly waits for it."""
+        return not (self.store.startswith("sqlite:") and self.vault.startswith("sqlite:"))
+
+    @property
     def run(self) -> Path:
         return self.home / "run"
 

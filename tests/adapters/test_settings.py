@@ -46,6 +46,14 @@ def test_without_any_configuration_everything_is_embedded(home: Path) -> None:
     assert settings.kek_file == home / "secrets" / "kek"
     assert settings.kek_is_ours is True
     assert (settings.run, settings.log) == (home / "run", home / "log")
+    assert not settings.waits_for_servers
+
+
+@pytest.mark.parametrize(
+    ("name", "url"), [("STORE", "esdb://127.0.0.1:2113?tls=false"), ("VAULT", "postgresql://127.0.0.1/es")]
+)
+def test_a_worker_waits_for_servers_if_its_store_or_vault_is_one(home: Path, name: str, url: str) -> None:
+    assert load(home, {f"ES_{name}": url, "ES_BROKER": "amqp://127.0.0.1"}).waits_for_servers
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 Promise: every received request gets one reply, also during a stop, and a request that fails does not fail the others of
 its batch. Refusal: nothing is kept here; what has to survive a crash is in the stores.
 
-If a service has two stages, one batch is completed in a thread of its own while the loop receives and begins the next one:
-most of the time of both is waiting for other machines. A third batch is not received before the first is answered,
+If the parts are servers and a service has two stages, one batch is completed in a thread of its own while the loop receives
+and begins the next one: most of the time of both is waiting for other machines. Over files it is computing, and two threads
+of one interpreter would only take turns: a bulk was a third slower. A third batch is not received before the first is answered,
 so no more than two are in memory, and callers wait as they did. Batches are completed in order, so the commands to a stream
 keep theirs. A request that may have ended a worker is handled while no other batch is under way: it would take
 that one's requests with it, and the broker counts their deliveries.
@@ -99,12 +100,15 @@ def serve(
     stopping: Callable[[], bool],
     log: Log,
     on_reply: Callable[[EsError | None], None] = lambda _: None,
+    overlaps: bool = False,
 ) -> None:
     """Serve until `stopping()`; then answer the received requests, for at most 5 s, and return.
 
+    `overlaps`: whether batches of a service with two stages overlap.
+
     `on_reply` is called after each batch: with a reply that says that a part is unavailable, or with None.
     """
-    batches = _Batches(service, server, on_reply, log)
+    batches = _Batches(service, server, on_reply, log, overlaps=overlaps)
     try:
         waiting: list[Delivery] = []
         while not stopping():
@@ -134,16 +138,22 @@ def _received(server: Server, batches: _Batches, is_waiting: bool) -> list[Deliv
 
 
 class _Batches:
-    """Handles and answers batches, one after the other, or overlapped if the service has two stages."""
+    """Handles and answers batches, one after the other or overlapped."""
 
     def __init__(
-        self, service: Service, server: Server, on_reply: Callable[[EsError | None], None], log: Log
+        self,
+        service: Service,
+        server: Server,
+        on_reply: Callable[[EsError | None], None],
+        log: Log,
+        *,
+        overlaps: bool = False,
     ) -> None:
         self._service = service
         self._server = server
         self._on_reply = on_reply
         self._log = log
-        self._staged = service if isinstance(service, StagedService) else None
+        self._staged = service if overlaps and isinstance(service, StagedService) else None
         self._thread = ThreadPoolExecutor(1, "complete") if self._staged else None
         self._running: tuple[list[Delivery], Future[list[Reply]]] | None = None
 

@@ -254,7 +254,14 @@ def run_role(
             control.serving()
         try:
             service = _opened(worker, server, has_to_stop, control)
-            serve(service, server, stopping=has_to_stop, on_reply=control.replied, log=log)
+            serve(
+                service,
+                server,
+                stopping=has_to_stop,
+                on_reply=control.replied,
+                log=log,
+                overlaps=settings.waits_for_servers,
+            )
             crashed, missing = worker.crashed, place.missing
             service.close()
         except OtherSystem:

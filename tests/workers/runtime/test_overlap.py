@@ -60,9 +60,11 @@ def server() -> ScriptedServer:
 def run(service: StagedService, server: ScriptedServer, log: Log) -> Callable[..., None]:
     """Serves these turns, then stops."""
 
-    def serve_turns(*turns: Sequence[int], stopping: Callable[[], bool] | None = None) -> None:
+    def serve_turns(
+        *turns: Sequence[int], stopping: Callable[[], bool] | None = None, overlaps: bool = True
+    ) -> None:
         server.turns = list(turns)
-        serve(service, server, stopping=stopping or (lambda: not server.turns), log=log)
+        serve(service, server, stopping=stopping or (lambda: not server.turns), log=log, overlaps=overlaps)
 
     return serve_turns
 
@@ -92,6 +94,19 @@ def test_a_batch_is_begun_while_the_one_before_is_completed(
 
     assert service.calls == ["begin [1, 2]", "begin [3]", "complete [1, 2]", "complete [3]"]
     assert server.replies == {number: {"n": number} for number in (1, 2, 3)}
+
+
+def test_over_files_a_batch_is_begun_after_the_one_before_is_completed_in_the_same_thread(
+    service: StagedService, server: ScriptedServer, run: Callable[..., None]
+) -> None:
+    threads: set[int] = set()
+    service.at_begin = service.at_complete = lambda _: threads.add(threading.get_ident())
+
+    run([1, 2], [], [3], overlaps=False)
+
+    assert service.calls == ["begin [1, 2]", "complete [1, 2]", "begin [3]", "complete [3]"]
+    assert server.replies == {number: {"n": number} for number in (1, 2, 3)}
+    assert threads == {threading.get_ident()}
 
 
 def test_requests_that_come_together_while_a_batch_is_completed_are_one_batch(
