@@ -325,6 +325,7 @@ def test_every_model_that_the_registry_names_has_content() -> None:
         ("cryptography", "adapters.crypto"),
         ("msgspec", "adapters.codec"),
         ("hdrh", "load.histograms"),
+        ("inotify_simple", "adapters.sqlite.news"),
     ],
 )
 def test_a_library_is_imported_in_one_place(library: str, home: str) -> None:
@@ -353,7 +354,7 @@ def test_the_declared_libraries_are_the_imported_ones() -> None:
 INDIRECT = {"click", "grpc"}
 """Dependencies of typer and of the client of EventStoreDB, which raise their errors and take their types."""
 
-MODULES = {"hdrhistogram": "hdrh"}
+MODULES = {"hdrhistogram": "hdrh", "inotify-simple": "inotify_simple"}
 """The module of a library that has another name."""
 
 

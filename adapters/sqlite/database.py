@@ -31,6 +31,8 @@ from domain.kernel.errors import Damaged, EsError, PartUnavailable
 BUSY_TIMEOUT_MS = 3_500
 """How long a statement waits for another program's lock. A request may wait as long behind the one before it, and its
 caller must still be told (8 s)."""
+_SHORT_WAIT_MS = 100
+"""A wait for another thread of this process up to which the whole time is left for other programs."""
 
 _TRUNCATE_PATIENCE_S = 1.0
 """How long a truncation of the log waits for readers, without a lock that would stop writers."""
@@ -93,6 +95,8 @@ class Database:
         self._local = threading.local()
         self._all: list[tuple[threading.Thread, Connection]] = []
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        """Held while a thread of this process writes: SQLite would let the next one sleep for milliseconds, and look again."""
         self._closed = False
         self._inodes: dict[str, tuple[int, int]] = {}
         """Device and inode of each file, by name, since it was opened."""
@@ -221,10 +225,7 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """One durable transaction. It takes the write lock at once; any exception rolls it back."""
-        with self.errors():
-            self._check_files()
-            connection = self.connection
-            connection.execute("BEGIN IMMEDIATE")
+        with self.errors(), self._write_lock() as connection:
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -235,6 +236,27 @@ class Database:
                 raise
             # After the commit: a file that was removed before it has not kept what was written.
             self._check_files()
+
+    @contextlib.contextmanager
+    def _write_lock(self) -> Iterator[Connection]:
+        """A transaction that has begun. To wait for the threads of this process and for others takes `BUSY_TIMEOUT_MS` at most."""
+        begun_s = time.monotonic()
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise apsw.BusyError
+        try:
+            self._check_files()
+            connection = self.connection
+            waited_ms = int((time.monotonic() - begun_s) * 1000)
+            if waited_ms > _SHORT_WAIT_MS:
+                connection.set_busy_timeout(max(BUSY_TIMEOUT_MS - waited_ms, 1))
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            finally:
+                if waited_ms > _SHORT_WAIT_MS:
+                    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            yield connection
+        finally:
+            self._turn.release()
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

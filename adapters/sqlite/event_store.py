@@ -6,9 +6,9 @@ Refusal: triggers refuse to update, delete or replace an event, also by hand.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from uuid import UUID
 from adapters.clock import now_us
 from adapters.sqlite.damaged_text import fetched
 from adapters.sqlite.database import Connection, Database, migration_files
+from adapters.sqlite.news import News
 from domain.kernel.errors import Damaged, DuplicateEventId, StoreBehind, VersionConflict
 from domain.kernel.events import BEGINNING, NO_STREAM, Position, Recorded
 from domain.kernel.history import Fit, Mark
@@ -29,12 +30,10 @@ _READ_STREAM = f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND version >= ?
 _PAGE = 1000
 _WINDOW = 20_000
 """Positions that one read transaction looks at, at most."""
-_POLL_S = (0.002, 0.01)
-"""The shortest and the longest pause of a follower: it grows while no events arrive."""
 _SILENCE_S = 0.1
 """How long a follower says nothing, and at the longest overlooks an event, while no events arrive."""
-_COMMIT_S = 0.2
-"""A commit becomes visible some time after it was written to the log: once it is on the disk."""
+_STOP_S = 0.05
+"""How long a follower that waits looks for nothing, not even for whether to stop."""
 
 
 class SqliteStore:
@@ -150,7 +149,16 @@ class SqliteStore:
         types: Sequence[str] | None = None,
     ) -> Iterator[Recorded | CaughtUp]:
         wanted = _of_prefixes("stream", prefixes), _of_prefixes("type", types)
-        pause_s, _ = _POLL_S
+        with closing(News(self._log)) as news:
+            yield from self._follow(after, news, stopped, wanted)
+
+    def _follow(
+        self,
+        after: Position,
+        news: News,
+        stopped: Callable[[], bool],
+        wanted: tuple[tuple[str, list[str]], ...],
+    ) -> Iterator[Recorded | CaughtUp]:
         while not stopped():
             head, event_id = self._head()
             if head < after:
@@ -164,25 +172,16 @@ class SqliteStore:
                 if stopped():
                     return
             yield CaughtUp(head, event_id)
-            pause_s = self._await_news(head, pause_s, stopped)
+            self._await_news(head, news, stopped)
 
-    def _await_news(self, head: Position, pause_s: float, stopped: Callable[[], bool]) -> float:
-        """Wait until the head has moved, for 0.1 s at most; returns the pause before the next look."""
-        shortest_s, longest_s = _POLL_S
+    def _await_news(self, head: Position, news: News, stopped: Callable[[], bool]) -> None:
+        """Wait until the head has moved, for 0.1 s at most."""
+        news.renew()
         give_up_at_s = time.monotonic() + _SILENCE_S
-        while not stopped() and time.monotonic() < give_up_at_s:
-            time.sleep(pause_s)
-            if self._was_just_written() and self.head() != head:
-                return shortest_s
-            pause_s = min(pause_s * 1.5, longest_s)
-        return pause_s
-
-    def _was_just_written(self) -> bool:
-        """Whether the log was written a moment ago, by its time: an idle follower asks for that alone, which is cheap."""
-        try:
-            return abs(time.time() - os.stat(self._log).st_mtime) < _COMMIT_S
-        except FileNotFoundError:
-            return True  # the next look at the head tells what is wrong
+        while not stopped() and (left_s := give_up_at_s - time.monotonic()) > 0:
+            if news.wait(min(left_s, _STOP_S)) and self.head() != head:
+                news.found()
+                return
 
     def head(self) -> Position:
         return self._head()[0]

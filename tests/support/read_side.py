@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ class ReadSide(Accounts):
 
     # --- rows ----------------------------------------------------------------------------------
 
-    def projector(self, **parts: Any) -> Projector:
-        return Projector(self._filling(**parts), self.rebuilds.ensure)
+    def projector(self, *, on_reached: Callable[[], None] = lambda: None, **parts: Any) -> Projector:
+        return Projector(self._filling(**parts), self.rebuilds.ensure, on_reached=on_reached)
 
     def projector_with(self, rebuilds: Rebuilds, **parts: Any) -> Projector:
         """A projector of another worker, with its rebuilds."""

@@ -43,11 +43,14 @@ class Projector:
         ensure_rebuild: Callable[[Projection], None],
         tail: SharedTail | None = None,
         resume: Callable[[Projection], None] = lambda _: None,
+        on_reached: Callable[[], None] = lambda: None,
     ) -> None:
         """`ensure_rebuild` starts a rebuild of the projection, unless it runs already. `tail` is that of all projectors.
 
-        `resume` carries on work on another generation that a worker of other code was asked for.
+        `resume` carries on work on another generation that a worker of other code was asked for. `on_reached` is called
+        when `reached` may have grown.
         """
+        self._on_reached = on_reached
         self._resume = resume
         self._seen: tuple[int, Why] | None = None
         """The work on another generation that was seen last."""
@@ -137,6 +140,7 @@ class Projector:
             events = parts.store.read_all(current.checkpoint, 1, prefixes=parts.projection.prefixes)
             is_complete = next(iter(events), None) is None
             reached = self.reached = max(reached, head if is_complete else current.checkpoint)
+            self._on_reached()
             now_s = time.monotonic()
             if is_complete or waits_at is None or waits_at[0] != current.checkpoint:
                 waits_at = (current.checkpoint, now_s)
@@ -198,6 +202,7 @@ class Projector:
             history = reached
             self.reached = reached.position
             self.last_error.ended()
+            self._on_reached()
 
     def _is_replaced(self, generation: Generation) -> bool:
         """Whether a rebuild promoted another generation, or the read model lost its last commits in a crash."""

@@ -16,7 +16,7 @@ from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuild, Rebuilds, unfinished
 from workers.projections.service import QueriesService, queries_of
 from workers.projections.shared_tail import SharedTail
-from workers.runtime.queries import Sources
+from workers.runtime.queries import Sources, Waiting
 from workers.runtime.worker import Worker
 from workers.users.owed import Listing
 
@@ -53,10 +53,11 @@ def open_service(worker: Worker) -> QueriesService:
     worker.on_close(rebuilds.join)
     projectors: dict[str, Projector] = {}
     tail = SharedTail(store)
+    waiting = Waiting(worker.wake)
     for projection in projections:
         read_model.prepare(projection, now_us=now_us(), code=codes[projection.name])
         projectors[projection.name] = projector = Projector(
-            filling(projection), rebuilds.ensure, tail, rebuilds.resume
+            filling(projection), rebuilds.ensure, tail, rebuilds.resume, waiting.retry
         )
         worker.follow(f"projector-{projection.name}", projector.run)
     for projection in unfinished(read_model, projections):
@@ -76,6 +77,7 @@ def open_service(worker: Worker) -> QueriesService:
         now_us=now_us,
         code_of=lambda projection: codes[projection.name],
         log=worker.log,
+        waiting=waiting,
     )
     return QueriesService(queries_of(worker.registry, sources))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from adapters.log import Log
 from domain.kernel.errors import Damaged, InvalidInput, PartUnavailable, UnknownEventType
@@ -50,6 +50,24 @@ class OtherHistoryShown(ProjectionBehind):
         )
 
 
+class Waiting:
+    """Lets the loop try again when a projection has moved, if a query waits for one."""
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+        """`wake` lets the loop hand the waiting requests over again. Any thread may call it."""
+        self._wake = wake
+        self._waits = False
+
+    def begin(self) -> None:
+        """A query waits from now on. It looks at the position once more after this, or it could miss a move."""
+        self._waits = True
+
+    def retry(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._wake()
+
+
 @dataclass(frozen=True)
 class Sources:
     """The parts that a query may read. `keyring` fetches data keys; `erased_keyring` opens every value to `ERASED`."""
@@ -76,6 +94,7 @@ class Sources:
     """The behaviour of a projection's present code."""
     log: Log | None = None
     """Where a request that changes rows is noted."""
+    waiting: Waiting = field(default_factory=Waiting)
 
     def wait_for(self, projection: Projection, request: Request, position: Position) -> Later | None:
         """`LATER` until the projection has reached a position. Raises ProjectionBehind after 6 s.
@@ -84,9 +103,12 @@ class Sources:
         a warning: an erased person would appear as active, and users as registered who are not. Which rows of the
         lost history are true as well is known only when the rebuild is done.
         """
-        reached = self.reached(projection)
-        if reached is not None and reached >= position:
+        if self._has_reached(projection, position):
             return None
+        self.waiting.begin()
+        if self._has_reached(projection, position):
+            return None
+        reached = self.reached(projection)
         if reached is None and self.has_other_history(projection):
             raise OtherHistoryShown(projection.name)
         since_s = request.memo.setdefault("since_s", self.monotonic_s())
@@ -99,6 +121,10 @@ class Sources:
                 "Look at `es projections status` and `es logs projections`, then retry.",
             )
         return LATER
+
+    def _has_reached(self, projection: Projection, position: Position) -> bool:
+        reached = self.reached(projection)
+        return reached is not None and reached >= position
 
     def has_other_history(self, projection: Projection) -> bool:
         """Whether the rows of a projection are those of another history than the event store's."""

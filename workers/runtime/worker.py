@@ -59,6 +59,7 @@ class Worker:
         self._system_id: UUID | None = None
         self._to_follow: list[tuple[str, Callable[[Callable[[], bool]], None]]] = []
         self._followers: list[Follower] = []
+        self._wake: Callable[[], None] = lambda: None
 
     @cached_property
     def registry(self) -> Registry:
@@ -136,6 +137,14 @@ class Worker:
     def follow(self, name: str, run: Callable[[Callable[[], bool]], None]) -> None:
         """Run a follower in its own thread once the service is open."""
         self._to_follow.append((name, run))
+
+    def wake(self) -> None:
+        """Let the loop hand waiting requests over again. Any thread may call it."""
+        self._wake()
+
+    def wakes(self, wake: Callable[[], None]) -> None:
+        """`wake` is the call that does it."""
+        self._wake = wake
 
     def report(self, source: str, error: EsError | None) -> None:
         """Report that work in the background waits for a part, or works again. `es status` shows the error."""
@@ -242,6 +251,7 @@ def run_role(
     with closing(_Place(settings, role, listen_fd)) as place:
         worker = Worker(role, settings, stopping, control, log)
         server = _open_server(worker, settings, place, control, log)
+        worker.wakes(server.wake)
 
         def has_to_stop() -> bool:
             control.alive()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,7 @@ from tests.support.builders import a_stream, append, some_events
 from tests.support.postgres import unavailable
 from tests.support.processes import a_lock_on
 from tests.support.vaults import KEK
+from tests.support.waiting import DEADLINE_S
 
 FILES = ("events.db", "events.db-wal", "events.db-shm")
 
@@ -96,6 +100,67 @@ def test_the_program_that_holds_a_lock_is_named(store: SqliteStore, path: Path) 
     if Path("/proc/locks").exists():
         assert f"by process {pid} (" in error.reason
     write(store)
+
+
+def test_threads_that_write_one_file_take_turns(store: SqliteStore) -> None:
+    written: list[str] = []
+    looked_again = threading.Event()
+
+    def retried(_: int) -> bool:
+        looked_again.set()
+        return True
+
+    def write_second() -> None:
+        store._database.connection.set_busy_handler(retried)
+        with store._database.writing():
+            written.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with store._database.writing():
+            second = pool.submit(write_second)
+            waits_in_sqlite = looked_again.wait(0.2)
+            written.append("first")
+        second.result(DEADLINE_S)
+
+    assert written == ["first", "second"]
+    assert not waits_in_sqlite, "SQLite would let it sleep for milliseconds, and look again"
+
+
+def test_a_thread_waits_for_another_ones_lock_no_longer_than_for_a_programs(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
+    with store._database.writing(), ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(unavailable, lambda: write(store), "stayed locked")
+        assert "another program" in refused.result(DEADLINE_S).reason
+
+
+def test_behind_a_thread_that_waits_for_a_program_the_whole_wait_is_no_longer(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 1000)
+    monkeypatch.setattr(sqlite, "_SHORT_WAIT_MS", -1)
+    asked: list[int] = []
+
+    class Noted:
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def set_busy_timeout(self, ms: int) -> None:
+            asked.append(ms)
+            self._connection.set_busy_timeout(ms)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+    monkeypatch.setattr(store._database._local, "connection", Noted(store._database.connection))
+    assert store._database._turn.acquire()
+    threading.Timer(0.2, store._database._turn.release).start()
+
+    write(store)
+
+    assert asked[0] <= 800
+    assert asked[1] == 1000
 
 
 def test_two_waits_for_a_lock_end_before_a_caller_gives_up() -> None:

@@ -1,26 +1,31 @@
-"""A follower of a SQLite file: how soon it notices a commit, and what it does while none comes. Its clock is moved by hand."""
+"""A follower of a SQLite file: how soon it notices a commit, and what it does while none comes.
+
+Once with the kernel's word, and once with looks at the time of the log, whose clock is moved by hand.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from adapters.sqlite import event_store
+from adapters.sqlite import event_store, news
 from adapters.sqlite.event_store import SqliteStore
+from adapters.sqlite.news import LATEST_S
 from domain.kernel.events import NO_STREAM, Position
 from domain.kernel.ports.event_store import CaughtUp
 from tests.support.builders import append, some_events
-
-LATEST_S = 0.0101
-"""The longest time until a follower notices a commit."""
+from tests.support.waiting import eventually
 
 
 class Clock:
-    """Sleep takes no time. `plans` are calls, by the number of seconds that must have passed."""
+    """Sleep takes no time. The kernel tells nothing. `plans` are calls, by the number of seconds that must have passed."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -43,9 +48,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(event_store, "time", clock)
-    assert event_store._COMMIT_S > 0
-    monkeypatch.setattr(event_store, "_COMMIT_S", 60.0)  # this process may be paused
+    for module in (event_store, news):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(news, "_watch", lambda: None)
+    assert news._VISIBLE_S > 0
+    monkeypatch.setattr(news, "_VISIBLE_S", 60.0)  # this process may be paused
     return clock
 
 
@@ -92,7 +99,7 @@ def test_a_commit_is_noticed_at_the_next_look_also_after_a_long_silence(
 ) -> None:
     clock.plans[60.0] = lambda: append(store, "user-1", 0, some_events(1))
 
-    assert noticed(store.follow(1, stopped=lambda: clock.now_s > 99), clock) <= 60 + LATEST_S
+    assert noticed(store.follow(1, stopped=lambda: clock.now_s > 99), clock) <= 60 + LATEST_S + 1e-4
     assert len(looks) < 700
 
 
@@ -103,7 +110,7 @@ def test_a_commit_that_waits_for_the_disk_is_noticed_when_it_becomes_visible(
     clock.plans[60.0] = lambda: os.utime(f"{path}-wal")
     clock.plans[60.07] = lambda: appended_later(store, path)
 
-    assert noticed(store.follow(1, stopped=lambda: clock.now_s > 99), clock) <= 60.07 + LATEST_S
+    assert noticed(store.follow(1, stopped=lambda: clock.now_s > 99), clock) <= 60.07 + LATEST_S + 1e-4
 
 
 def appended_later(store: SqliteStore, path: Path) -> None:
@@ -122,4 +129,114 @@ def test_a_commit_that_left_no_trace_in_the_time_of_the_log_is_noticed_soon(
 
     clock.plans[60.0] = commit
 
-    assert noticed(store.follow(1, stopped=lambda: clock.now_s > 99), clock) <= 60.0 + 0.1 + LATEST_S
+    assert noticed(store.follow(1, stopped=lambda: clock.now_s > 99), clock) <= 60.0 + 0.1 + LATEST_S + 1e-4
+
+
+# --- with the kernel's word ---------------------------------------------------------------
+
+
+needs_kernel = pytest.mark.skipif(news._watch() is None, reason="the kernel tells of no writes here")
+
+
+@pytest.fixture
+def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the kernel's word a follower looks again after a thousand seconds: longer than a test waits."""
+    monkeypatch.setattr(event_store, "_SILENCE_S", 1000.0)
+    monkeypatch.setattr(event_store, "_STOP_S", 1000.0)
+
+
+class Following:
+    """A thread that follows a store until it has seen so many events."""
+
+    def __init__(self, store: SqliteStore, count: int) -> None:
+        self.seen: list[Position] = []
+        self.caught_up = 0
+        self._store, self._count = store, count
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for item in self._store.follow(0, stopped=lambda: len(self.seen) == self._count):
+            if isinstance(item, CaughtUp):
+                self.caught_up += 1
+            else:
+                self.seen.append(item.position)
+
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+
+@needs_kernel
+@pytest.mark.usefixtures("lazy")
+def test_the_kernel_tells_each_commit(store: SqliteStore) -> None:
+    following = Following(store, 3)
+    for number in range(3):
+        eventually(lambda count=number: following.caught_up > count, what="the follower caught up")  # type: ignore[misc]
+        append(store, "user-1", number - 1, some_events(1))
+
+    eventually(following.ended, what="the follower saw all events")
+    assert following.seen == [1, 2, 3]
+
+
+@needs_kernel
+@pytest.mark.usefixtures("lazy")
+def test_the_kernel_tells_the_commit_of_another_connection(store: SqliteStore, path: Path) -> None:
+    following = Following(store, 1)
+    eventually(lambda: following.caught_up > 0, what="the follower caught up")
+
+    other = SqliteStore(path)
+    append(other, "user-1", NO_STREAM, some_events(1))
+
+    eventually(following.ended, what="the follower saw all events")
+    other.close()
+
+
+@needs_kernel
+def test_an_idle_follower_with_the_kernels_word_reads_nothing_but_ten_heads_a_second(
+    store: SqliteStore, looks: list[Position]
+) -> None:
+    begun_s = time.monotonic()
+    said = list(store.follow(1, stopped=lambda: time.monotonic() - begun_s > 0.5))
+
+    assert len(said) <= 6
+    assert len(looks) <= len(said) + 1, "the head was read although nothing was written"
+
+
+@needs_kernel
+def test_a_log_that_was_replaced_is_watched_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"")
+    watched = news.News(str(log))
+    log.unlink()
+    while watched.wait(0.0):  # the kernel tells the end of the watch
+        watched._written_s = float("-inf")
+    watched.renew()
+    log.write_bytes(b"")
+    watched.renew()
+
+    log.write_bytes(b"written")
+
+    assert watched.wait(10.0)
+    watched.close()
+
+
+@needs_kernel
+@pytest.mark.parametrize("call", ["inotify_init1", "inotify_add_watch"])
+def test_a_user_without_a_watch_left_follows_by_the_time_of_the_log(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    import inotify_simple  # type: ignore[import-untyped]
+
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    if call == "inotify_init1":
+        monkeypatch.setattr(inotify_simple, "INotify", refuse)
+    else:
+        monkeypatch.setattr(inotify_simple.INotify, "add_watch", refuse)
+    following = Following(store, 1)
+    eventually(lambda: following.caught_up > 0, what="the follower caught up")
+
+    append(store, "user-1", NO_STREAM, some_events(1))
+
+    eventually(following.ended, what="the follower saw all events")

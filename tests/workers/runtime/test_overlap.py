@@ -96,7 +96,7 @@ def test_a_batch_is_begun_while_the_one_before_is_completed(
     assert server.replies == {number: {"n": number} for number in (1, 2, 3)}
 
 
-def test_over_files_a_batch_is_begun_after_the_one_before_is_completed_in_the_same_thread(
+def test_over_files_a_batch_begins_after_the_one_before_in_the_same_thread(
     service: StagedService, server: ScriptedServer, run: Callable[..., None]
 ) -> None:
     threads: set[int] = set()
