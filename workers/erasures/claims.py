@@ -67,7 +67,7 @@ class ClaimsProcess:
         # Here, not per event: what is stored meanwhile is settled in one go. An address that is wanted sooner is settled
         # by the command that wants it.
         self._pause(_COLLECT_S)
-        subjects: list[int] = []
+        changed: set[int] = set()
         closed: set[int] = set()
         streams: list[str] = []
         for recorded in events:
@@ -76,10 +76,11 @@ class ClaimsProcess:
                 streams += [recorded.stream] if recorded.version > 0 else []
             elif recorded.type in _FOLLOWED:
                 with suppress(InvalidInput):  # of another program; `workers/users/owed.py` reports it
-                    subjects.append(USER.id_of(recorded.stream))
-                    if recorded.type == UserDeleted.type:
-                        closed.add(subjects[-1])
-        self._unless_damaged(partial(self._claims.settle, subjects, closed=closed))
+                    known = closed if recorded.type == UserDeleted.type else changed
+                    known.add(USER.id_of(recorded.stream))
+        changed -= closed
+        settle = partial(self._claims.settle, sorted(changed | closed), closed=closed, changed=changed)
+        self._unless_damaged(settle)
         self._unless_damaged(partial(self._unique.settle, streams))
 
     def _after_each(self) -> None:

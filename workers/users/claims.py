@@ -64,11 +64,14 @@ class Claims:
         # After the last conflict the claim stays as it is until the janitor's next round.
         self._until_no_conflict = until_no_conflict(pause)
 
-    def settle(self, subjects: Iterable[int], *, closed: Collection[int] = ()) -> None:
+    def settle(
+        self, subjects: Iterable[int], *, closed: Collection[int] = (), changed: Collection[int] = ()
+    ) -> None:
         """Confirm or release every claim of these users, except reservations that a command may still use.
 
         `closed` are those whose account is known to be closed: it has no address, so confirmed claims are released
-        without a look at the stream.
+        without a look at the stream. `changed` are those of whom no more is known than that they changed their address:
+        the present one has a claim, so a single claim that is confirmed is that of the address, and the stream is not read.
         The claims of a damaged stream, or of one whose fence was not stored, stay as they are. The first such error is
         raised after the others were settled, an outage before damage.
         """
@@ -77,7 +80,7 @@ class Claims:
 
         def attempt() -> bool:
             nonlocal pending
-            pending = self._settle_once(pending, closed, errors)
+            pending = self._settle_once(pending, closed, changed, errors)
             return bool(pending)
 
         self._until_no_conflict(attempt)
@@ -94,7 +97,11 @@ class Claims:
         return len(claims)
 
     def _settle_once(
-        self, subjects: Sequence[int], closed: Collection[int], errors: list[EsError]
+        self,
+        subjects: Sequence[int],
+        closed: Collection[int],
+        changed: Collection[int],
+        errors: list[EsError],
     ) -> list[int]:
         """Settle users once, collect their errors, and return those whose fence met a conflict."""
         # Read the claims before the stream: then the event of a confirmed claim is in the history.
@@ -107,6 +114,9 @@ class Claims:
             if all(claim.state is ClaimState.CONFIRMED for claim in claims[subject]):
                 released = [claim.id for claim in claims.pop(subject)]
                 verdicts[subject] = _Verdict(NO_STREAM, is_registered=True, released=released)
+        for subject in claims.keys() & changed:
+            if [claim.state for claim in claims[subject]] == [ClaimState.CONFIRMED]:
+                del claims[subject]
         streams = self._store.read_streams([USER.stream_of(s) for s in claims]) if claims else {}
         for subject, held in claims.items():
             try:

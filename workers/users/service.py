@@ -2,7 +2,8 @@
 
 For a batch: reserve the e-mail addresses (one vault transaction), append (one store transaction), confirm (one vault
 transaction). Reserve → append → confirm is a two-phase commit; `workers/users/claims.py` finishes what a crash leaves
-between the steps. The number of commands in a batch does not change the number of waits for other machines.
+between the steps. With the confirmation goes the release of the former address of a user who changed it. The number of commands
+in a batch does not change the number of waits for other machines.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ class _Ticket:
     """The id that was drawn for a registration, until the vault has used it."""
     reservation_id: UUID | None = None
     """Its reservation, which is confirmed after the append and released after a refusal."""
+    former: Sequence[ClaimId] = ()
+    """The user's claims that were confirmed before it was reserved: those of earlier events, so of former addresses once
+    its own event is stored."""
     error: EsError | None = None
     """The reason for another attempt."""
 
@@ -187,6 +191,7 @@ class UsersService:
                     unsettled.add(ticket.order.subject)
                 else:
                     settlement.confirmed.append(ClaimId(ticket.order.subject, ticket.reservation_id))
+                    settlement.released += () if outcome.is_unchanged else ticket.former
             elif _lost_reservation(ticket, outcome):
                 ticket.error = outcome
                 again.append(ticket)
@@ -201,6 +206,11 @@ class UsersService:
         # Settle after the batch: a deletion in it has released its address by then.
         self._settle(unsettled)
         return again
+
+    def _confirmed_claims(self, subjects: Sequence[int]) -> list[ClaimId]:
+        """The confirmed claims on addresses of these users. A reservation may belong to a command that is under way."""
+        claims = self._vault.claims_of(subjects, now_us=self._now_us()) if subjects else ()
+        return [each.id for each in claims if each.state is ClaimState.CONFIRMED and not each.stream]
 
     def _doubtful(self, held: Sequence[tuple[_Ticket, int]]) -> set[int]:
         """The holders who may have to give their address up: after a deletion, a change, or an expired reservation.
@@ -300,6 +310,10 @@ class UsersService:
         batch.ready, batch.held = [], []
         claiming = self._claiming(batch, tickets)
         requests = [request for _, request in claiming]
+        # Before the reservations: the event of one that is confirmed by now is stored before theirs.
+        former: dict[int, list[ClaimId]] = {}
+        for claim in self._confirmed_claims([r.subject for r in requests if not r.registers]):
+            former.setdefault(claim.subject, []).append(claim)
         answers = self._vault.reserve(requests, now_us=self._now_us()) if requests else []
         checked = self._unless_held(requests, answers)
         for (ticket, _), answered, found in zip(claiming, answers, checked, strict=True):
@@ -307,6 +321,7 @@ class UsersService:
                 ticket.new_id = None
             if not isinstance(found, HeldByOther):
                 _take(ticket, found)
+                ticket.former = former.get(found.subject, ())
                 batch.ready.append(ticket)
             elif found.confirmed and isinstance(ticket.error, EmailTaken | EmailReserved):
                 batch.replies[ticket.index] = EmailTaken()

@@ -15,6 +15,7 @@ from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.messages import Request
 from domain.kernel.ports.vault import ClaimState, DestroyedKey, Reason
 from domain.users.account import USER, EmailChangeAbandoned, RegistrationAbandoned
+from domain.users.errors import EmailTaken
 from tests.support.accounts import ADA, ALAN, GRACE, Accounts, change, create, delete, erase, rename
 from tests.support.parts import (
     Crash,
@@ -46,15 +47,74 @@ def test_the_claim_of_the_current_address_is_confirmed(accounts: Accounts) -> No
     assert accounts.states(user_id) == [ClaimState.CONFIRMED]
 
 
+def test_a_change_releases_the_former_address_with_its_confirmation(accounts: Accounts) -> None:
+    user_id = accounts.a_user(ADA)
+
+    accounts.done(change(user_id, GRACE))
+
+    assert accounts.holders(ADA, GRACE) == [None, user_id]
+    assert accounts.states(user_id) == [ClaimState.CONFIRMED]
+
+
+def test_a_refused_or_repeated_change_releases_nothing(accounts: Accounts) -> None:
+    user_id, _ = accounts.a_user(ADA), accounts.a_user(ALAN)
+    changed = change(user_id, GRACE)
+    accounts.done(changed)
+    accounts.done(change(user_id, ADA))
+
+    assert accounts.handle(change(user_id, ALAN)) == [EmailTaken()]
+    accounts.done(changed)
+    accounts.done(change(user_id, ADA))
+
+    assert accounts.holders(ADA, GRACE) == [user_id, None]
+
+
+def test_a_change_leaves_what_was_confirmed_after_its_reservation(accounts: Accounts) -> None:
+    """Another worker's change of the same user is stored after it, and confirmed before it."""
+    user_id = accounts.a_user(ADA)
+
+    def change_elsewhere() -> None:
+        accounts.done(change(user_id, ALAN))
+
+    vault = before_call(accounts.vault, "settle_claims", change_elsewhere)
+    (reply,) = accounts.service(vault=vault).handle([change(user_id, GRACE)])
+
+    assert isinstance(reply, dict)
+    assert accounts.holders(ADA, ALAN) == [None, user_id]
+    accounts.claims().settle([user_id])
+    assert accounts.holders(ADA, GRACE, ALAN) == [None, None, user_id]
+
+
 def test_the_claims_of_former_addresses_are_released(accounts: Accounts) -> None:
     user_id = accounts.a_user(ADA)
-    accounts.done(change(user_id, GRACE))
-    accounts.done(change(user_id, ALAN))
-    assert len(accounts.states(user_id)) == 3
+    accounts.handle(change(user_id, GRACE), change(user_id, ALAN))  # together: neither was confirmed before
+    assert len(accounts.states(user_id)) == 2
 
-    accounts.claims().settle([user_id])
+    accounts.claims().settle([user_id], changed={user_id})
 
     assert accounts.holders(ADA, GRACE, ALAN) == [None, None, user_id]
+
+
+def test_the_stream_of_a_changed_account_with_one_confirmed_claim_is_not_read(accounts: Accounts) -> None:
+    user_id = accounts.a_user(ADA)
+    accounts.done(change(user_id, GRACE))
+
+    accounts.claims(store=Unavailable()).settle([user_id], changed={user_id})
+
+    assert accounts.holders(ADA, GRACE) == [None, user_id]
+
+
+def test_a_reservation_of_a_changed_account_is_decided_by_the_stream(accounts: Accounts) -> None:
+    user_id = accounts.a_user(ADA)
+    with pytest.raises(Crash):
+        accounts.service(vault=before_call(accounts.vault, "settle_claims", crash)).handle(
+            [change(user_id, GRACE)]
+        )
+    assert {*accounts.states(user_id)} == {ClaimState.CONFIRMED, ClaimState.RESERVED}
+
+    accounts.claims().settle([user_id], changed={user_id})
+
+    assert accounts.holders(ADA, GRACE) == [None, user_id]
 
 
 @each_end

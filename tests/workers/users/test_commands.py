@@ -207,8 +207,8 @@ def test_a_batch_is_one_reservation_one_append_and_one_confirmation(accounts: Ac
     replies = service.handle([*batch, change(user_id, GRACE), rename(5)])
 
     assert [isinstance(reply, dict) for reply in replies] == [True] * 201 + [False]
-    calls = ["vault.reserve", "vault.data_keys", "store.read_streams", "store.append", "vault.settle_claims"]
-    assert steps.calls == calls
+    of_the_vault = ["vault.claims_of", "vault.reserve", "vault.data_keys"]
+    assert steps.calls == [*of_the_vault, "store.read_streams", "store.append", "vault.settle_claims"]
 
 
 def test_replies_are_in_the_order_of_the_requests(accounts: Accounts) -> None:

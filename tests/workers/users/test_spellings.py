@@ -46,7 +46,8 @@ def test_the_claim_of_an_earlier_version_holds_for_every_spelling(accounts: Acco
         subject for subject in accounts.with_keys() if accounts.is_erased(subject)
     }, "no key is left for the refused registrations"
     accounts.done(change(user_id, UNICODE))
-    assert (holder(accounts.vault, UNICODE), holder(accounts.vault, PUNYCODE)) == (user_id, user_id)
+    assert (holder(accounts.vault, UNICODE), holder(accounts.vault, PUNYCODE)) == (user_id, None)
+    assert accounts.handle(create(PUNYCODE), change(other, PUNYCODE)) == [EmailTaken()] * 2
 
     accounts.done(delete(user_id))
     accounts.claims().settle([user_id])
