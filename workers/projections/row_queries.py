@@ -7,14 +7,15 @@ another name than its feature they are `<feature>.<projection>.get` and `<featur
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 
 from domain.kernel.errors import EsError, InvalidInput, Kind
 from domain.kernel.ids import parse_id
-from domain.kernel.messages import Body, Later, Reply, Request
+from domain.kernel.messages import Body, Reply, Request
 from domain.kernel.projection import Key, Projection, Value
 from workers.runtime.opening import opened_columns
 from workers.runtime.pages import fit
-from workers.runtime.queries import Queries, Sources, limit_of
+from workers.runtime.queries import Queries, Sources, Together, limit_of
 
 
 class NoSuchRow(EsError):
@@ -30,7 +31,7 @@ class NoSuchRow(EsError):
 def row_queries(feature: str, projection: Projection, sources: Sources) -> Queries:
     found = RowQueries(projection, sources)
     name = feature if projection.name == feature else f"{feature}.{projection.name}"
-    return {f"{name}.get": found.get, f"{name}.list": found.list_rows}
+    return {f"{name}.get": Together(found.get), f"{name}.list": found.list_rows}
 
 
 class RowQueries:
@@ -38,12 +39,16 @@ class RowQueries:
         self._projection = projection
         self._sources = sources
 
-    def get(self, request: Request) -> Reply:
-        key = self._key(request.body.get("key"), "key")
-        row = self._sources.row(self._projection, request, key)
-        if row is None:
-            raise NoSuchRow(self._projection.name)
-        return row if isinstance(row, Later) else next(self._shown([row]))
+    def get(self, requests: Sequence[Request]) -> list[Reply]:
+        rows = self._sources.rows_of(
+            self._projection, requests, lambda request: self._key(request.body.get("key"), "key")
+        )
+        try:
+            shown: Iterator[Reply] = iter([*self._shown([row for row in rows if isinstance(row, dict)])])
+        except EsError as error:
+            shown = repeat(error)
+        missing = NoSuchRow(self._projection.name)
+        return [next(shown) if isinstance(row, dict) else row or missing for row in rows]
 
     def list_rows(self, request: Request) -> Reply:
         after = request.body.get("after")

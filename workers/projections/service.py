@@ -15,7 +15,7 @@ from domain.kernel.messages import LATER, Reply, Request
 from workers.projections.instance_queries import instance_queries
 from workers.projections.row_queries import row_queries
 from workers.runtime.pages import bytes_of_page
-from workers.runtime.queries import ProjectionBehind, Queries, Query, Sources
+from workers.runtime.queries import ProjectionBehind, Queries, Query, Sources, Together
 
 _ANY = ".*"
 _BATCH_BYTES = 4 << 20
@@ -65,31 +65,41 @@ class QueriesService:
         self._queries = queries
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
-        replies: list[Reply] = []
+        replies: dict[int, Reply] = {}
         outage: PartUnavailable | None = None
         pages_bytes = 0
-        for request in batch:
+        for indexes in self._together(batch):
+            requests = [batch[index] for index in indexes]
             if pages_bytes > _BATCH_BYTES:
-                replies.append(LATER)
+                replies.update(dict.fromkeys(indexes, LATER))
                 continue
             # Detecting an outage takes seconds. Do it once per batch, or the callers time out.
-            reply = outage or self._answer(request)
-            if isinstance(reply, PartUnavailable) and not isinstance(reply, ProjectionBehind):
-                outage = reply
-            pages_bytes += bytes_of_page(request)
-            replies.append(reply)
-        return replies
+            found = [outage for _ in requests] if outage else self._answers(requests)
+            for index, reply in zip(indexes, found, strict=True):
+                if isinstance(reply, PartUnavailable) and not isinstance(reply, ProjectionBehind):
+                    outage = reply
+                replies[index] = reply
+            pages_bytes += sum(map(bytes_of_page, requests))
+        return [replies[index] for index in range(len(batch))]
+
+    def _together(self, batch: Sequence[Request]) -> list[list[int]]:
+        """The requests of a batch by index: those that are answered together, and each of the others alone."""
+        found: dict[str | int, list[int]] = {}
+        for index, request in enumerate(batch):
+            is_together = isinstance(self._queries.get(request.kind), Together)
+            found.setdefault(request.kind if is_together else index, []).append(index)
+        return list(found.values())
 
     def close(self) -> None:
         """Nothing is held between batches."""
 
-    def _answer(self, request: Request) -> Reply:
-        query = self._queries.get(request.kind) or self._queries.get(
-            f"{request.kind.partition('.')[0]}{_ANY}"
-        )
+    def _answers(self, requests: Sequence[Request]) -> list[Reply]:
+        """The replies to requests that are answered together, or to one."""
+        kind = requests[0].kind
+        query = self._queries.get(kind) or self._queries.get(f"{kind.partition('.')[0]}{_ANY}")
         if query is None:
-            return UnknownRequest(request.kind)
+            return [UnknownRequest(kind)]
         try:
-            return query(request)
+            return query.answer(requests) if isinstance(query, Together) else [query(requests[0])]
         except EsError as error:
-            return error
+            return [error for _ in requests]

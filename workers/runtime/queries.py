@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from adapters.log import Log
-from domain.kernel.errors import Damaged, InvalidInput, PartUnavailable, UnknownEventType
+from domain.kernel.errors import Damaged, EsError, InvalidInput, PartUnavailable, UnknownEventType
 from domain.kernel.events import BEGINNING, Metadata, Position, Recorded, shown_fields
 from domain.kernel.messages import LATER, Body, Later, Reply, Request
 from domain.kernel.ports.codec import Codec, Keyring
@@ -29,6 +30,20 @@ MAX_WHOLE = (1 << 63) - 1
 
 Query = Callable[[Request], Reply]
 """Answers one request. An error is raised or returned; `LATER` requests the same request with a later batch."""
+
+
+class Together:
+    """A query that reads as often for all requests of a batch as for one: each read may be a wait for a server."""
+
+    def __init__(self, answer: Callable[[Sequence[Request]], list[Reply]]) -> None:
+        """`answer` returns one reply per request, in order. It raises an error that is that of all of them."""
+        self.answer = answer
+
+    def __call__(self, request: Request) -> Reply:
+        (reply,) = self.answer([request])
+        return reply
+
+
 Queries = Mapping[str, Query]
 """Queries by kind of request."""
 
@@ -131,28 +146,51 @@ class Sources:
         error = self.last_error(projection)
         return error is not None and error["code"] == OtherHistoryShown.code
 
-    def target(self, request: Request) -> Position:
+    def target(self, request: Request, head: Callable[[], Position] | None = None) -> Position:
         """The position that the reply must include: `after_position`, or with `fresh` the head of the store."""
         if "position" not in request.memo:
+            head = head or self.store.head
             after = whole(request, "after_position", BEGINNING)
-            if after > BEGINNING and after > self.store.head():
+            if after > BEGINNING and after > head():
                 raise InvalidInput("after", "is after the head of the event store")
             fresh = request.body.get("fresh") is True
-            request.memo["position"] = max(after, self.store.head() if fresh else BEGINNING)
+            request.memo["position"] = max(after, head() if fresh else BEGINNING)
         return int(request.memo["position"])
 
-    def row(self, projection: Projection, request: Request, key: Key) -> dict[str, Value] | Later | None:
-        """The row of a key, in a state that includes the request's `target`. None if no stored event made such a row."""
-        if later := self.wait_for(projection, request, self.target(request)):
-            return later
-        rows = self.read_model.rows(projection, keys=[key])
-        if rows:
-            return rows[0]
-        if request.memo.get("missed"):
-            return None
-        # The row is missing or not projected yet. Wait for all events that are stored now before saying so.
-        request.memo.update(missed=True, position=self.store.head())
-        return self.row(projection, request, key)
+    def rows_of(
+        self, projection: Projection, requests: Sequence[Request], key_of: Callable[[Request], Key]
+    ) -> list[dict[str, Value] | Later | EsError | None]:
+        """For each request the row of its key, in a state that includes its `target`. None if no stored event made such a row.
+
+        The number of reads does not depend on that of the requests. `key_of` may raise an EsError.
+        """
+        # Once: every request of the batch is older.
+        head = cache(self.store.head)
+        found: dict[int, dict[str, Value] | Later | EsError | None] = {}
+        keys: dict[int, Key] = {}
+        for index, request in enumerate(requests):
+            try:
+                keys[index] = key_of(request)
+                later = self.wait_for(projection, request, self.target(request, head))
+            except EsError as error:
+                found[index] = error
+            else:
+                found[index] = later
+        keys = {index: key for index, key in keys.items() if found[index] is None}
+        # After the looks at the position: then the rows include it.
+        wanted = list(dict.fromkeys(keys.values()))
+        rows = self.read_model.rows(projection, keys=wanted) if wanted else ()
+        by_key = {row[projection.key]: row for row in rows}
+        found.update({index: by_key.get(key) for index, key in keys.items()})
+        # A row that is not there is missing, or not projected yet: first wait for all events that are stored now.
+        missed = [i for i in keys if found[i] is None and not requests[i].memo.get("missed")]
+        if missed:
+            position = self.store.head()
+            for index in missed:
+                requests[index].memo.update(missed=True, position=position)
+            again = self.rows_of(projection, [requests[index] for index in missed], key_of)
+            found.update(zip(missed, again, strict=True))
+        return [found[index] for index in range(len(requests))]
 
     def shown(self, recorded: Recorded, *, subject: int | None = None, opener: Showing | None = None) -> Body:
         """A stored event for showing, in its latest version: with sealed fields, or with an opener its opened fields.

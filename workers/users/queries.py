@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
-from domain.kernel.errors import Damaged, InvalidInput, KeyUnavailable, UnknownEventType
+from domain.kernel.errors import Damaged, EsError, InvalidInput, KeyUnavailable, UnknownEventType
 from domain.kernel.events import BEGINNING, Event, Recorded
 from domain.kernel.ids import time_text
 from domain.kernel.messages import Body, Later, Reply, Request
@@ -21,7 +22,7 @@ from domain.users.projection import USERS
 from domain.users.registrations import DAYS, REGISTRATIONS, STATUSES
 from workers.runtime.opening import Showing
 from workers.runtime.pages import fit
-from workers.runtime.queries import LIST_LIMIT, MAX_WHOLE, Queries, Sources, limit_of, text, whole
+from workers.runtime.queries import LIST_LIMIT, MAX_WHOLE, Queries, Sources, Together, limit_of, text, whole
 
 _UNREADABLE = "unreadable"
 _SHOWN = [status.value for status in Status if status is not Status.UNKNOWN]
@@ -32,7 +33,7 @@ _WHOLE = {"version": "version", "registered_at": "registered_at_us", "updated_at
 def queries(sources: Sources) -> Queries:
     found = UserQueries(sources)
     return {
-        "users.get": found.get,
+        "users.get": Together(found.get),
         "users.list": found.list_users,
         "users.count": found.count,
         "users.registrations": found.registrations,
@@ -45,17 +46,31 @@ class UserQueries:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
 
-    def get(self, request: Request) -> Reply:
-        user_id = parse_user_id(request.body.get("user_id"))
-        if request.body.get("at_us") is not None or request.body.get("version") is not None:
-            return self._as_of(request, user_id)
-        row = self._sources.row(USERS, request, user_id)
-        if row is None:
-            raise UserNotFound(user_id)
-        return row if isinstance(row, Later) else self._opened([row])[0]
+    def get(self, requests: Sequence[Request]) -> list[Reply]:
+        replies: dict[int, Reply] = {}
+        current: list[int] = []
+        for index, request in enumerate(requests):
+            if request.body.get("at_us") is None and request.body.get("version") is None:
+                current.append(index)
+                continue
+            try:
+                replies[index] = self._as_of(request)
+            except EsError as error:
+                replies[index] = error
+        found = self._sources.rows_of(USERS, [requests[index] for index in current], _user_id)
+        rows = [row for row in found if isinstance(row, dict)]
+        try:
+            shown: Iterator[Reply] = iter(self._opened(rows))
+        except EsError as error:
+            shown = repeat(error)
+        for index, row in zip(current, found, strict=True):
+            missing = row or UserNotFound(_user_id(requests[index]))
+            replies[index] = next(shown) if isinstance(row, dict) else missing
+        return [replies[index] for index in range(len(requests))]
 
-    def _as_of(self, request: Request, user_id: int) -> Reply:
+    def _as_of(self, request: Request) -> Reply:
         """The user at a time or at a version, folded from the stream without the read model."""
+        user_id = _user_id(request)
         until_us = whole(request, "at_us", MAX_WHOLE)
         version = whole(request, "version", MAX_WHOLE)
         events, opener = self._stream_of(user_id)
@@ -149,7 +164,7 @@ class UserQueries:
         return readable(_open(self._sources.keyring([subject]), row, "email"))
 
     def history(self, request: Request) -> Reply:
-        user_id = parse_user_id(request.body.get("user_id"))
+        user_id = _user_id(request)
         start = whole(request, "from_version", 0)
         events, opener = self._stream_of(user_id)
         if not events:
@@ -192,6 +207,10 @@ class UserQueries:
             )
         self._need_own_vault(opener)
         return users
+
+
+def _user_id(request: Request) -> int:
+    return parse_user_id(request.body.get("user_id"))
 
 
 def _open(opener: Opener, row: Mapping[str, Value], field: str) -> PersonalText:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from adapters import wiring
 from domain.kernel.errors import EsError, InvalidInput, Kind, PartUnavailable
 from domain.kernel.messages import Body, Request
 from domain.users.account import USER, UserErased
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from tests.support.accounts import ADA, GRACE, change, create, delete, erase, rename
+from tests.support.parts import Steps, unavailable
 from tests.support.read_side import ReadSide
 from tests.support.vaults import destroy
 from workers.runtime.queries import LIST_LIMIT, PATIENCE_S
@@ -57,6 +59,67 @@ def test_a_missing_user_is_not_found(read_side: ReadSide) -> None:
     read_side.project()
 
     assert read_side.ask("users.get", user_id="5") == UserNotFound(5)
+
+
+def test_users_of_one_batch_are_answered_as_each_alone(read_side: ReadSide) -> None:
+    ada, grace, gone = (read_side.a_user(email) for email in (ADA, GRACE, "gone@example.com"))
+    read_side.done(rename(ada, "Ada Lovelace"))
+    read_side.done(erase(gone))
+    read_side.project()
+    bodies: list[dict[str, object]] = [
+        {"user_id": str(grace)},
+        {"user_id": "five"},
+        {"user_id": str(ada)},
+        {"user_id": "5"},
+        {"user_id": str(ada), "version": 0},
+        {"user_id": str(ada), "version": 99},
+        {"user_id": str(ada), "after_position": 99},
+        {"user_id": str(gone)},
+        {"user_id": str(grace)},
+        {"user_id": str(ada), "after_position": 4, "fresh": True},
+    ]
+
+    together = read_side.queries().handle([Request("users.get", dict(body)) for body in bodies])
+
+    assert together == [read_side.ask("users.get", **body) for body in bodies]
+    assert sum(isinstance(reply, dict) for reply in together) == 6
+
+
+@pytest.mark.parametrize("count", [2, 200])
+def test_the_number_of_reads_does_not_depend_on_that_of_the_requests(read_side: ReadSide, count: int) -> None:
+    people = [read_side.a_user(f"user{number}@example.com") for number in range(count // 2)]
+    read_side.project()
+    steps = Steps()
+    parts = steps.watched(store=read_side.store, read_model=read_side.read_model, vault=read_side.vault)
+    service = read_side.queries(**parts, keyring=lambda subjects: wiring.keyring_of(parts["vault"])(subjects))
+    steps.calls.clear()
+    missing = [str(number) for number in range(5, 5 + count // 2)]
+    requests = [
+        Request("users.get", {"user_id": str(id_), "after_position": 1}) for id_ in (*people, *missing)
+    ]
+
+    replies = service.handle(requests)
+
+    assert [isinstance(reply, dict) for reply in replies] == [True] * len(people) + [False] * len(missing)
+    assert steps.calls == [
+        "store.head",
+        "read_model.rows",
+        "store.head",
+        "read_model.rows",
+        "vault.data_keys",
+    ]
+
+
+def test_an_outage_of_the_vault_leaves_the_replies_that_need_no_key(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.project()
+    requests = [Request("users.get", {"user_id": each}) for each in (str(user_id), "five", "5")]
+
+    found, wrong, missing = read_side.queries(keyring=unavailable).handle(requests)
+
+    assert isinstance(found, PartUnavailable)
+    assert isinstance(wrong, InvalidInput)
+    assert missing == UserNotFound(5)
 
 
 def test_a_history_has_every_opened_event_with_command_and_actor(read_side: ReadSide) -> None:
