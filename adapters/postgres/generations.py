@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from adapters.postgres.connection import Connection
 from adapters.postgres.database import Database, Name, one
-from adapters.postgres.selecting import TYPES
+from adapters.postgres.selecting import TYPES, unusual
 from adapters.postgres.text import decoded, decoded_key, encoded_key, encoded_text
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.ports.read_model import (
@@ -55,18 +55,24 @@ _END_PHASE = """
 
 class PostgresGenerations:
     _database: Database
+    _known_columns: dict[tuple[str, int], set[str]]
+    _indexed: set[tuple[str, int]]
+    """The generations, by projection and number, whose indexes are known to exist."""
 
     def prepare(self, projection: Projection, *, now_us: int, code: str = "") -> Generation:
-        current = self._database.read(lambda c: self._find(c, projection, CURRENT))
-        if current is not None:
-            return current
-        return self._exclusively(
-            projection,
-            lambda c: (
-                self._find(c, projection, CURRENT)
-                or self._create(c, projection, CURRENT, now_us, Why.FIRST_USE, code)
-            ),
-        )
+        def ready(connection: Connection) -> Generation | None:
+            found = self._find(connection, projection, CURRENT)
+            is_ready = found is not None and not self._missing_indexes(connection, projection, found.number)
+            return found if is_ready else None
+
+        def made(connection: Connection) -> Generation:
+            found = self._find(connection, projection, CURRENT)
+            if found is None:
+                return self._create(connection, projection, CURRENT, now_us, Why.FIRST_USE, code)
+            self._create_indexes(connection, projection, found.number)  # of an earlier version there is none
+            return found
+
+        return self._database.read(ready) or self._exclusively(projection, made)
 
     def generations(self, projection: Projection) -> list[Generation]:
         return [generation_of(row) for row in self._all(_ALL, (projection.name,))]
@@ -276,6 +282,7 @@ class PostgresGenerations:
         for column, type_ in projection.columns.items():
             add = "ALTER TABLE {table} ADD {column} " + TYPES[type_]
             connection.execute(self._sql(add, projection, number, column=column))
+        self._create_indexes(connection, projection, number)
         insert = (
             "INSERT INTO {schema}.generations("
             + GENERATION
@@ -286,6 +293,42 @@ class PostgresGenerations:
         created = Generation(projection.name, number, state, 0, 0, now_us, None, why=why, code=code)
         self._begin_phase(connection, created, state, why, now_us)
         return created
+
+    def _columns(self, connection: Connection, projection: Projection, number: int) -> set[str]:
+        """The columns of a generation but for its key. They never change; a removed one has none."""
+        own = (projection.name, number)
+        if own not in self._known_columns:
+            select = "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
+            table = (self._database.schema, f"{projection.name}_g{number}")
+            found = {str(name) for (name,) in connection.execute(select, table).fetchall()}
+            if not found:
+                return set()
+            self._known_columns[own] = found - {projection.key}
+        return self._known_columns[own]
+
+    def _missing_indexes(self, connection: Connection, projection: Projection, number: int) -> dict[str, str]:
+        """The names of the indexes that a generation has to have and does not have, with their columns."""
+        own = (projection.name, number)
+        if not projection.usual or own in self._indexed:
+            return {}
+        present = self._columns(connection, projection, number)
+        # By the place of the column: PostgreSQL cuts long names.
+        wanted = {
+            f"{projection.name}_g{number}_usual_{place}": column
+            for place, column in enumerate(sorted(projection.columns))
+            if column in projection.usual and column in present
+        }
+        select = "SELECT indexname FROM pg_indexes WHERE schemaname = %s AND indexname = ANY(%s)"
+        rows = connection.execute(select, (self._database.schema, [*wanted])).fetchall()
+        missing = wanted.keys() - {name for (name,) in rows}
+        if not missing:
+            self._indexed.add(own)
+        return {name: wanted[name] for name in sorted(missing)}
+
+    def _create_indexes(self, connection: Connection, projection: Projection, number: int) -> None:
+        for name, column in self._missing_indexes(connection, projection, number).items():
+            create = "CREATE INDEX {index} ON {table}({column}, {key}) WHERE " + unusual(projection, column)
+            connection.execute(self._sql(create, projection, number, index=name, column=column))
 
     def _remove(
         self, connection: Connection, projection: Projection, generations: Sequence[Generation]

@@ -47,6 +47,7 @@ class PostgresReadModel(PostgresGenerations):
         self._database = Database(url, part="read models", migrations=steps, derived=True)
         self.schema_version = len(steps)
         self._known_columns: dict[tuple[str, int], set[str]] = {}
+        self._indexed: set[tuple[str, int]] = set()
         self._until_found = Retrying(
             retry=retry_if_exception_type(TableMissing), stop=stop_after_attempt(_READ_TRIES), reraise=True
         )
@@ -189,18 +190,6 @@ class PostgresReadModel(PostgresGenerations):
             return connection.execute(statement, arguments).fetchall()
 
         return self._database.read(read) if generation else self._until_found(self._database.read, read)
-
-    def _columns(self, connection: Connection, projection: Projection, number: int) -> set[str]:
-        """The columns of a generation but for its key. They never change; a removed one has none."""
-        own = (projection.name, number)
-        if own not in self._known_columns:
-            select = "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
-            table = (self._database.schema, f"{projection.name}_g{number}")
-            found = {str(name) for (name,) in connection.execute(select, table).fetchall()}
-            if not found:
-                return set()
-            self._known_columns[own] = found - {projection.key}
-        return self._known_columns[own]
 
     def _source(self, connection: Connection, projection: Projection, number: int) -> str:
         """The table of a generation; with null for each column of present code that it does not have."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapters.postgres.text import encoded_key
-from domain.kernel.projection import Key, Projection, Value
+from domain.kernel.projection import Key, Projection, Value, unusual_columns
 
 TYPES = {"INTEGER": "bigint", "TEXT": "text"}
 
@@ -26,6 +26,8 @@ def selection_of(
     if wanted:
         marks = ", ".join(f"%s::{column_type(projection, name)}" for name in wanted)
         condition = f"ROW({{wanted}}) = ROW({marks}) AND {condition}"
+        for name in unusual_columns(projection, wanted):
+            condition = f"{unusual(projection, name)} AND {condition}"
     return f"{condition} ORDER BY {{key}} LIMIT %s", [*wanted.values(), *arguments, limit]
 
 
@@ -33,6 +35,11 @@ def within(bounds: Mapping[str, Key]) -> tuple[str, list[Any]]:
     """The condition for keys within bounds, with its arguments."""
     conditions = [f"{{key}} {operator} %s" for operator in bounds]
     return " AND ".join(conditions) or "TRUE", [encoded_key(bound) for bound in bounds.values()]
+
+
+def unusual(projection: Projection, column: str) -> str:
+    """The condition of the rows that the index of a column leads to. A query needs it to use the index."""
+    return f"{column} <> '{projection.usual[column]}'"
 
 
 def column_type(projection: Projection, column: str) -> str:

@@ -34,13 +34,15 @@ class SqliteGenerations:
     def prepare(self, projection: Projection, *, now_us: int, code: str = "") -> Generation:
         with self._database.reading() as connection:
             current = find(connection, projection, CURRENT)
-        if current is not None:
+            is_indexed = current is not None and not _missing_indexes(connection, projection, current.number)
+        if current is not None and is_indexed:
             return current
         with self._database.writing() as connection:
-            if find(connection, projection, CURRENT) is None:
-                number = _next_number(connection, projection)
-                return _create(connection, projection, number, CURRENT, now_us, Why.FIRST_USE, code)
-            return _must_find(connection, projection, CURRENT)
+            if current := find(connection, projection, CURRENT):
+                _create_indexes(connection, projection, current.number)  # of an earlier version there is none
+                return current
+            number = _next_number(connection, projection)
+            return _create(connection, projection, number, CURRENT, now_us, Why.FIRST_USE, code)
 
     def generations(self, projection: Projection) -> list[Generation]:
         with self._database.reading() as connection:
@@ -322,6 +324,7 @@ def _create(
         f"CREATE TABLE {table_of(projection, number)}"
         f"({projection.key} {projection.key_type} PRIMARY KEY{columns}) {options}"
     )
+    _create_indexes(connection, projection, number)
     connection.execute(
         f"INSERT INTO generations({GENERATION}) VALUES(?, ?, ?, 0, 0, ?, NULL, x'', ?, ?, NULL)",
         (projection.name, number, state.value, now_us, why.value, code),
@@ -329,6 +332,27 @@ def _create(
     created = _must_find(connection, projection, state)
     _begin_phase(connection, created, state, why, now_us)
     return created
+
+
+def unusual(projection: Projection, column: str) -> str:
+    """The condition of the rows that the index of a column leads to. A query needs it word for word to use the index."""
+    return f"{column} <> '{projection.usual[column]}'"
+
+
+def _missing_indexes(connection: Connection, projection: Projection, number: int) -> list[str]:
+    """The columns of a generation that have no index yet."""
+    table = table_of(projection, number)
+    present = {name for (name,) in connection.execute("SELECT name FROM pragma_index_list(?)", (table,))}
+    columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+    return [name for name in projection.usual if name in columns and f"{table}_by_{name}" not in present]
+
+
+def _create_indexes(connection: Connection, projection: Projection, number: int) -> None:
+    table = table_of(projection, number)
+    for column in _missing_indexes(connection, projection, number):
+        connection.execute(
+            f"CREATE INDEX {table}_by_{column} ON {table}({column}) WHERE {unusual(projection, column)}"
+        )
 
 
 def _remove(connection: Connection, projection: Projection, generation: Generation) -> None:

@@ -24,12 +24,24 @@ from adapters.sqlite.generations import (
     generation_of,
     removed,
     table_of,
+    unusual,
 )
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import Position
 from domain.kernel.history import History, other_bytes
 from domain.kernel.ports.read_model import Generation, Parked
-from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Shape, Value, key_bounds, merged
+from domain.kernel.projection import (
+    Delete,
+    Key,
+    Operation,
+    Projection,
+    Put,
+    Shape,
+    Value,
+    key_bounds,
+    merged,
+    unusual_columns,
+)
 
 T = TypeVar("T")
 
@@ -145,11 +157,13 @@ class SqliteReadModel(SqliteGenerations):
                     statement = f"{select} WHERE {projection.key} IN ({marks}) ORDER BY {projection.key}"
                     found += read(statement, some)
             else:
-                wanted = {f"{name} = ?": value for name, value in (where or {}).items()}
+                filtered = where or {}
+                wanted = {f"{name} = ?": value for name, value in filtered.items()}
                 bounds = key_bounds(after, prefix)
                 wanted |= {f"{projection.key} {operator} ?": bound for operator, bound in bounds.items()}
+                indexed = [unusual(projection, name) for name in unusual_columns(projection, filtered)]
                 found = read(
-                    f"{select} WHERE {' AND '.join(wanted) or 'TRUE'} ORDER BY {projection.key} LIMIT ?",
+                    f"{select} WHERE {' AND '.join([*wanted, *indexed]) or 'TRUE'} ORDER BY {projection.key} LIMIT ?",
                     (*wanted.values(), -1 if limit is None else limit),
                 )
         return [dict(zip(names, row, strict=True)) for row in found]

@@ -102,6 +102,9 @@ class Projection:
     key: ClassVar[str]
     key_type: ClassVar[str] = "INTEGER"
     columns: ClassVar[Mapping[str, str]]
+    usual: ClassVar[Mapping[str, str]] = {}
+    """The text that most rows have in a column by which rows are listed: small letters, digits and hyphens. An index leads
+    to the rows with another one."""
     sees_rows: ClassVar[bool] = False
     """Whether `apply` needs the row of `key_of`. Each batch then reads its rows first."""
 
@@ -116,6 +119,11 @@ class Projection:
     def key_of(self, recorded: Recorded, event: Event) -> Key | None:
         """The key of the row that `apply` needs, or None. Only called with `sees_rows`."""
         return None
+
+
+def unusual_columns(projection: Projection, where: Mapping[str, Value]) -> list[str]:
+    """The columns of a filter whose index leads to every row that it lets through."""
+    return [name for name, value in where.items() if projection.usual.get(name, value) != value]
 
 
 def applied(row: Row | None, operation: Operation) -> Row | None:

@@ -130,6 +130,10 @@ _SQL_WORDS = frozenset(
 """Words that are no name of a column in SQLite or in PostgreSQL."""
 
 
+_USUAL = re.compile(r"[a-z0-9-]{1,40}")
+"""It becomes part of statements."""
+
+
 def problems_of(projection: object) -> Iterator[tuple[str, str]]:
     """Each problem and its hint. The problem completes a sentence that begins with the class of the projection."""
     if not isinstance(projection, Projection):
@@ -153,3 +157,11 @@ def problems_of(projection: object) -> Iterator[tuple[str, str]]:
     for name, type_ in types.items():
         if type_ not in ("INTEGER", "TEXT"):
             yield f"has the type {type_!r} for {name}", "A type is INTEGER or TEXT."
+    for name, text in projection.usual.items():
+        if types.get(name) != "TEXT" or name == projection.key:
+            yield (
+                f"has {name!r} in `usual`, which is no column of text",
+                "Name a TEXT column, but not the key.",
+            )
+        elif not _USUAL.fullmatch(text):
+            yield f"has the usual {name} {text!r}", "Use small letters, digits and hyphens."

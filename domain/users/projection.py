@@ -35,6 +35,7 @@ class Users(Projection):
         "registered_at_us": "INTEGER",
         "updated_at_us": "INTEGER",
     }
+    usual: ClassVar[Mapping[str, str]] = {"status": _ACTIVE}
 
     def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
         user_id = USER.id_of(recorded.stream)

@@ -258,6 +258,7 @@ def test_rows_are_paged_by_key_without_gaps_or_repetition(ten: ReadModel) -> Non
 
 
 def test_rows_are_chosen_by_their_columns(ten: ReadModel) -> None:
+    assert keys_of(ten.rows(THINGS, where={"colour": "red"})) == [10, 40, 60, 80, 100], "the usual one"
     assert keys_of(ten.rows(THINGS, where={"colour": "blue"})) == [20, 50, 90]
     assert keys_of(ten.rows(THINGS, where={"colour": "blue", "size": 20})) == [20, 50]
     assert keys_of(ten.rows(THINGS, where={"colour": "blue"}, after=20, limit=1)) == [50]

@@ -205,6 +205,7 @@ def call_read_model(model: ReadModel) -> Iterator[None]:
         model.rows(projection, after=keys[0], limit=50)
         model.rows(projection, limit=50, generation=generation)
         model.rows(projection, where={"colour": "blue"}, limit=50)
+        model.rows(projection, where={"colour": "red"}, limit=50)
         model.count(projection, limit=1000)
         with model.snapshot(projection, generation) as snapshot:
             snapshot.rows(None, 1)

@@ -18,6 +18,7 @@ class Things(Projection):
     prefixes: ClassVar[Sequence[str]] = ("thing-",)
     key: ClassVar[str] = "thing_id"
     columns: ClassVar[Mapping[str, str]] = {"colour": "TEXT", "size": "INTEGER"}
+    usual: ClassVar[Mapping[str, str]] = {"colour": "red"}
 
     def apply(self, recorded: Recorded, event: Event, row: Row | None) -> Sequence[Operation]:
         raise AssertionError("a read model knows nothing of events")
@@ -35,6 +36,7 @@ class NamedThings(Things):
 class BareThings(Things):
     name: ClassVar[str] = "bare_things"
     columns: ClassVar[Mapping[str, str]] = {}
+    usual: ClassVar[Mapping[str, str]] = {}
 
 
 THINGS, OTHERS, NAMED, BARE = Things(), OtherThings(), NamedThings(), BareThings()

@@ -235,3 +235,17 @@ def test_a_page_of_text_keys_and_a_count_search_the_key(
     for plan, bound in zip(plans, (lower, "thing_id >= 'b'"), strict=True):
         assert f"Index Cond: (({bound}::text) AND (thing_id < 'c'::text))" in plan, plan
         assert "Sort" not in plan
+
+
+def test_rows_of_an_earlier_version_get_the_index_of_unusual_values(own_url: str) -> None:
+    with closing(PostgresReadModel(own_url)) as earlier:
+        moved(earlier, prepared(earlier), put(1, "blue"), put(2))
+        name = earlier._database.sql("{schema}.things_g1_usual_0")
+        earlier._database.write(lambda c: c.execute(f"DROP INDEX {name}"))
+
+    with closing(PostgresReadModel(own_url)) as read_model:
+        prepared(read_model)
+
+        select = f"SELECT to_regclass('{name}') IS NOT NULL"
+        assert read_model._database.read(lambda c: c.execute(select).fetchone()) == (True,)
+        assert read_model.rows(THINGS, where={"colour": "blue"}) == [row(1, "blue")]

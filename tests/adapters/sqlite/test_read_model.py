@@ -54,6 +54,30 @@ def test_on_a_full_disk_rows_and_checkpoint_stay_together(path: Path) -> None:
         assert apply(roomy, generation, put(generation.checkpoint + 1)) is not None
 
 
+def indexes_of(read_model: SqliteReadModel) -> list[str]:
+    select = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL AND tbl_name GLOB 'things_g*'"
+    return [name for (name,) in read_model._database.connection.execute(select)]
+
+
+def test_rows_of_an_earlier_version_get_the_index_of_unusual_values(path: Path) -> None:
+    with closing(SqliteReadModel(path)) as read_model:
+        moved(read_model, prepared(read_model), put(1, "blue"), put(2))
+        read_model._database.connection.execute("DROP INDEX things_g1_by_colour")
+
+        prepared(read_model)
+
+        assert indexes_of(read_model) == ["things_g1_by_colour"]
+        assert read_model.rows(THINGS, where={"colour": "blue"}) == [row(1, "blue")]
+
+
+def test_each_generation_has_its_index(path: Path) -> None:
+    with closing(SqliteReadModel(path)) as read_model:
+        prepared(read_model)
+        rebuilding(read_model)
+
+        assert indexes_of(read_model) == ["things_g1_by_colour", "things_g2_by_colour"]
+
+
 def test_a_full_disk_during_a_rebuild_leaves_the_current_generation_usable(path: Path) -> None:
     with closing(limited(SqliteReadModel(path))) as full:
         current = moved(full, prepared(full), put(1))
