@@ -56,15 +56,25 @@ class Pipeline(ABC):
 
     # --- for the caller's thread ---------------------------------------------------------------
 
-    def replies(self, questions: Iterable[Question]) -> Iterator[Body | EsError]:
-        """Yield one reply per request, in order. An error of the source is raised after the replies."""
-        return self._run(questions, _Order().ready)
+    def replies(
+        self, questions: Iterable[Question], before_wait: Callable[[], None] = lambda: None
+    ) -> Iterator[Body | EsError]:
+        """Yield one reply per request, in order. An error of the source is raised after the replies.
+
+        `before_wait` is called when all replies that have come were yielded.
+        """
+        return self._run(questions, _Order().ready, before_wait)
 
     def exchange(self, questions: Iterable[Question]) -> Iterator[Arrived]:
         """Yield one reply per request as they arrive. An error of the source is raised after the replies."""
         return self._run(questions, lambda arrived: arrived)
 
-    def _run(self, questions: Iterable[Question], ready: Callable[[list[Arrived]], list[_T]]) -> Iterator[_T]:
+    def _run(
+        self,
+        questions: Iterable[Question],
+        ready: Callable[[list[Arrived]], list[_T]],
+        before_wait: Callable[[], None] = lambda: None,
+    ) -> Iterator[_T]:
         """Yield what `ready` makes of the replies that arrived. Each element makes room for another request."""
         feeder = None
         if isinstance(questions, list) and len(questions) == 1:
@@ -79,6 +89,7 @@ class Pipeline(ABC):
                     # Make room for all of them in one step: the feeder can then add as many requests for one batch.
                     self._room.release(len(replies))
                     yield from replies
+                    before_wait()
         finally:
             self._is_over = True
             self._room.release()  # the feeder may be waiting for room

@@ -12,7 +12,7 @@ import json
 import signal
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -83,6 +83,8 @@ class Bulk:
         self._kind = kind
         self._waiting: collections.deque[tuple[int, str | None]] = collections.deque()
         """Number and command id of the lines without a printed answer, in order."""
+        self._unprinted: list[Mapping[str, Any]] = []
+        """The answers to the first of them."""
         self._last_line = 0
         self._repeat_from: int | None = None
         """The first line whose reply was not waited for."""
@@ -103,15 +105,18 @@ class Bulk:
         try:
             with closing(session.caller()) as connection:
                 questions = self._questions(source)
-                for reply in connection.pipeline(self._role, questions, timeout_s=session.TIMEOUT_S * 3):
-                    self._show(*self._waiting[0], reply)
-                    self._waiting.popleft()
+                for reply in connection.pipeline(
+                    self._role, questions, timeout_s=session.TIMEOUT_S * 3, before_wait=self._print
+                ):
+                    self._show(*self._waiting[len(self._unprinted)], reply)
                     progress.show(lambda: f"{self._summary()}{self._rate(progress)}")
         except KeyboardInterrupt:
+            self._print()
             # These requests may have taken effect: print their ids, so that a retry is safe.
             self._repeat_from = self._waiting[0][0] if self._waiting else None
             while self._waiting:
-                self._show(*self._waiting.popleft(), Interrupted())
+                self._show(*self._waiting[0], Interrupted())
+                self._print()
         except OutputFailed:
             # The same on standard error, which alone is left. A line that was not sent has no command id here.
             # Taken one by one, not iterated: the thread that reads the input may still add lines.
@@ -173,10 +178,19 @@ class Bulk:
         if isinstance(reply, EsError):
             self._failed[reply.code] += 1
             self._kinds.add(reply.kind)
-            render.json_line({"line": line, "command_id": command_id, "error": render.error_object(reply)})
+            error = render.error_object(reply)
+            self._unprinted.append({"line": line, "command_id": command_id, "error": error})
         else:
             self._done += 1
-            render.json_line(reply)
+            self._unprinted.append(reply)
+
+    def _print(self) -> None:
+        """Print the answers that came together. Each time is a system call, which lets the other thread go on."""
+        if self._unprinted:
+            render.json_lines(self._unprinted)
+            for _ in self._unprinted:
+                self._waiting.popleft()
+            self._unprinted.clear()
 
     def _watch(self, line: int, reply: dict[str, Any] | EsError) -> None:
         """Note the begin and the end of an outage."""

@@ -93,6 +93,11 @@ def json_line(value: Mapping[str, Any]) -> None:
     line(to_json(value))
 
 
+def json_lines(values: Iterable[Mapping[str, Any]]) -> None:
+    """Print objects, a line each, and flush them together: each flush is a system call."""
+    _write("\n".join([safe(to_json(value), keep_lines=True) for value in values]))
+
+
 def answer(value: Mapping[str, Any], *, as_json: bool, human: Callable[[], None]) -> None:
     """Print an object as JSON, or call `human`, which prints it for reading."""
     if as_json:
@@ -119,10 +124,9 @@ def rows(
         shown = ([item.get(column) for column in columns] for item in items)
         table(columns, shown, first_dropped=first_dropped, whole_times=whole_times)
         return
-    # They came together, so they are flushed together: each flush is a system call.
     found = iter(items)
-    while lines := [safe(to_json(item), keep_lines=True) for item in islice(found, _LINES)]:
-        _write("\n".join(lines))
+    while some := list(islice(found, _LINES)):
+        json_lines(some)
 
 
 def event(stored: Mapping[str, Any], *, as_json: bool) -> None:

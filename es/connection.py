@@ -43,10 +43,15 @@ class Connection:
         return self._caller().ask(role, kind, body, timeout_s=timeout_s)
 
     def pipeline(
-        self, role: str, requests: Iterable[Question], *, timeout_s: float = TIMEOUT_S
+        self,
+        role: str,
+        requests: Iterable[Question],
+        *,
+        timeout_s: float = TIMEOUT_S,
+        before_wait: Callable[[], None] = lambda: None,
     ) -> Iterator[Body | EsError]:
         """Send many requests and yield their replies in order: see `Caller.pipeline`."""
-        return self._caller().pipeline(role, requests, timeout_s=timeout_s)
+        return self._caller().pipeline(role, requests, timeout_s=timeout_s, before_wait=before_wait)
 
     def exchange(
         self, role: str, requests: Iterable[Question], *, timeout_s: float = TIMEOUT_S

@@ -59,9 +59,14 @@ class LocalCaller:
         return only_reply(self.pipeline(role, [(kind, body)], timeout_s=timeout_s))
 
     def pipeline(
-        self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0
+        self,
+        role: str,
+        requests: Iterable[Question],
+        *,
+        timeout_s: float = 10.0,
+        before_wait: Callable[[], None] = lambda: None,
     ) -> Iterator[Body | EsError]:
-        return self._through(role, timeout_s, lambda pipeline: pipeline.replies(requests))
+        return self._through(role, timeout_s, lambda pipeline: pipeline.replies(requests, before_wait))
 
     def exchange(
         self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0

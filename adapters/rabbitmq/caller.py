@@ -6,7 +6,7 @@ not used again; the next request opens another, because an operator may have fix
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from adapters.pipeline import Arrived, only_reply
@@ -29,9 +29,14 @@ class RabbitCaller:
         return only_reply(self.pipeline(role, [(kind, body)], timeout_s=timeout_s))
 
     def pipeline(
-        self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0
+        self,
+        role: str,
+        requests: Iterable[Question],
+        *,
+        timeout_s: float = 10.0,
+        before_wait: Callable[[], None] = lambda: None,
     ) -> Iterator[Body | EsError]:
-        return RabbitPipeline(self._open(), role, timeout_s).replies(requests)
+        return RabbitPipeline(self._open(), role, timeout_s).replies(requests, before_wait)
 
     def exchange(
         self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0

@@ -44,6 +44,7 @@ _LOG_PAGES = 4096
 registration among 100,000 users writes 6.2 KB, and 9.6 KB with SQLite's 1,000 pages. A command waits for the copying."""
 
 Connection = apsw.Connection
+ConstraintError = apsw.ConstraintError
 
 _TABLE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 _SUFFIXES = ("", "-wal", "-shm")

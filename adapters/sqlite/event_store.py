@@ -16,10 +16,10 @@ from uuid import UUID
 
 from adapters.clock import now_us
 from adapters.sqlite.damaged_text import fetched
-from adapters.sqlite.database import Connection, Database, migration_files
+from adapters.sqlite.database import Connection, ConstraintError, Database, migration_files
 from adapters.sqlite.news import News
 from domain.kernel.errors import Damaged, DuplicateEventId, StoreBehind, VersionConflict
-from domain.kernel.events import BEGINNING, NO_STREAM, Position, Recorded
+from domain.kernel.events import BEGINNING, NO_STREAM, EventData, Position, Recorded
 from domain.kernel.history import Fit, Mark
 from domain.kernel.ports.event_store import Append, Appended, AppendResult, CaughtUp
 
@@ -56,11 +56,7 @@ class SqliteStore:
         if actual != item.expected_version:
             repeated = self._stored_before(connection, item)
             return repeated or VersionConflict(item.stream, item.expected_version, actual)
-        ids = [event.event_id.bytes for event in item.events]
-        # Look the ids up instead of catching a failed INSERT: that would need a savepoint for each item.
-        # One by one: SQLite limits the number of variables in a statement.
-        known = any(connection.execute("SELECT 1 FROM events WHERE event_id = ?", (id_,)).get for id_ in ids)
-        if known or len(set(ids)) < len(ids):
+        if len(item.events) > 1 and _holds_one_of(connection, item.events):
             return DuplicateEventId(item.stream)
         position: Any = 0
         for version, event in enumerate(item.events, start=actual + 1):
@@ -73,7 +69,13 @@ class SqliteStore:
                 event.data,
                 event.metadata,
             )
-            position = connection.execute(_INSERT, row).get
+            try:
+                position = connection.execute(_INSERT, row).get
+            except ConstraintError:
+                # SQLite has undone the statement. It was all of the item if that has one event.
+                if len(item.events) == 1 and _holds_one_of(connection, item.events):
+                    return DuplicateEventId(item.stream)
+                raise
         return Appended(actual + len(item.events), position)
 
     def _stored_before(self, connection: Connection, item: Append) -> Appended | None:
@@ -220,6 +222,14 @@ class SqliteStore:
 
     def close(self) -> None:
         self._database.close()
+
+
+def _holds_one_of(connection: Connection, events: Sequence[EventData]) -> bool:
+    """Whether an id is stored, or comes twice. Looked up, because a failed INSERT would leave the events before it."""
+    ids = [event.event_id.bytes for event in events]
+    # One by one: SQLite limits the number of variables in a statement.
+    known = any(connection.execute("SELECT 1 FROM events WHERE event_id = ?", (id_,)).get for id_ in ids)
+    return known or len(set(ids)) < len(ids)
 
 
 def _version(connection: Connection, stream: str) -> int:

@@ -57,8 +57,9 @@ _KEY = """
     LEFT JOIN data_keys k ON k.subject = wanted.subject
     LEFT JOIN tombstones t ON t.subject = wanted.subject
     LEFT JOIN owed_erasures o ON o.subject = wanted.subject"""
-_CLOSED = """
-    SELECT EXISTS(SELECT 1 FROM data_keys WHERE subject = ?1 AND destroyed)
+# The subject that a command has registered, and whether a subject is closed.
+_CONCERNED = """
+    SELECT (SELECT subject FROM data_keys WHERE command_id = ?2), EXISTS(SELECT 1 FROM data_keys WHERE subject = ?1 AND destroyed)
         OR EXISTS(SELECT 1 FROM owed_erasures WHERE subject = ?1)"""
 
 
@@ -207,11 +208,11 @@ class SqliteVault(OwedErasures):
                     keys[subject] = DestroyedKey(Reason.ERASURE, uuid_or_none(decided_by))
                 elif wrapped is not None:
                     # The key-encryption key fits the vault, so a data key that its block cannot unwrap is damaged.
-                    keys[subject] = DamagedKey()
-                    with contextlib.suppress(Damaged):
+                    try:
                         secret = buckets.of(block).unwrap(wrapped, subject)
-                        if secret is not None:
-                            keys[subject] = LivingKey(secret)
+                    except Damaged:
+                        secret = None
+                    keys[subject] = DamagedKey() if secret is None else LivingKey(secret)
         return keys
 
     def subjects(self, *, after: int, limit: int) -> list[int]:
@@ -268,16 +269,16 @@ def _load(
         held = claims.find(connection, buckets, tag)
         if held is not None:
             reservations.held[tag] = held
-        concerned = {request.subject}
-        if request.registers:
-            command = request.command_id.bytes
-            known = connection.execute("SELECT subject FROM data_keys WHERE command_id = ?", (command,)).get
-            if known is not None:
-                reservations.registered[request.command_id] = known
-                concerned.add(known)
-        for subject in concerned:
-            if connection.execute(_CLOSED, (subject,)).get:
-                reservations.closed.add(subject)
+        command = request.command_id.bytes if request.registers else None
+        row: Any = connection.execute(_CONCERNED, (request.subject, command)).fetchone()
+        known, is_closed = row
+        if is_closed:
+            reservations.closed.add(request.subject)
+        if known is not None:
+            reservations.registered[request.command_id] = known
+            row = connection.execute(_CONCERNED, (known, None)).fetchone()
+            if row[1]:
+                reservations.closed.add(known)
     return reservations
 
 

@@ -6,6 +6,7 @@ A new shape gets a new version and an upcaster.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Any, ClassVar, NamedTuple, get_type_hints
@@ -43,9 +44,13 @@ def personal_fields(event_class: type[Event]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(event_class) if hints[field.name] == PersonalText)
 
 
-def subjects_of(event: Event) -> set[int]:
+def subjects_of(event: Event) -> Set[int]:
     """The persons whose data an event holds, by the `Of` of its fields."""
-    return {getattr(event, field) for field in subject_fields(type(event)).values()}
+    named = subject_fields(type(event))
+    return {getattr(event, field) for field in named.values()} if named else _NO_ONE
+
+
+_NO_ONE: frozenset[int] = frozenset()
 
 
 def shown_fields(event: Event) -> dict[str, Any]:

@@ -20,9 +20,11 @@ NO_PERSON = 0
 """The subject of an order for a stream that is not a person's. No id is 0."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order(Generic[C]):
     """A command for a stream. `subject` is the person whose stream it is, or `NO_PERSON`.
+
+    Not frozen: one is made for every request, and a frozen dataclass of so many fields takes three times as long to make.
 
     With the data key of the subject, personal fields without an `Of` are sealed.
     `is_new` says that the stream does not exist yet. It is then not loaded before the first append.

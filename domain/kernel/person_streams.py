@@ -9,7 +9,7 @@ aggregate or process there is no index.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from domain.kernel.aggregate import Aggregate
@@ -37,7 +37,7 @@ class PersonStreams(Projection):
             raise TypeError("the id of a person is a whole number")
         return [Put(key_of(person, recorded.stream), {"version": recorded.version}) for person in people]
 
-    def people(self, event: Event) -> set[int]:
+    def people(self, event: Event) -> Collection[int]:
         """The persons whose data the event holds. Raises as `apply`."""
         return subjects_of(event)
 
@@ -87,7 +87,7 @@ def _part_of_process(process: Process[Any], about: _About) -> Projection:
         name: ClassVar[str] = f"{NAME}_{process.name.replace('-', '_')}"
         prefixes: ClassVar[Sequence[str] | None] = (f"{PREFIX}{process.name}-",)
 
-        def people(self, event: Event) -> set[int]:
+        def people(self, event: Event) -> Collection[int]:
             return _noted_people(event, about) if isinstance(event, ProcessNoted) else set()
 
     return Part()

@@ -34,6 +34,31 @@ def test_replies_arrive_in_order_of_the_requests(echoing: Serving, caller: Calle
     assert numbers(caller.pipeline(ROLE, iter(questions(count)))) == list(range(count))
 
 
+def test_the_caller_is_told_when_all_replies_that_have_come_were_yielded(
+    echoing: Serving, caller: Caller
+) -> None:
+    seen: list[int] = []
+    told: list[int] = []
+    next_may_come = threading.Event()
+
+    def one_after_the_other() -> Iterator[Question]:
+        for number, question in enumerate(questions(5)):
+            if number:
+                assert next_may_come.wait(DEADLINE_S), "it waits for a reply, and has told nothing"
+            next_may_come.clear()
+            yield question
+
+    def tell() -> None:
+        told.append(len(seen))
+        next_may_come.set()
+
+    for reply in caller.pipeline(ROLE, one_after_the_other(), before_wait=tell):
+        seen += numbers([reply])
+
+    assert seen == [0, 1, 2, 3, 4]
+    assert told == [1, 2, 3, 4, 5]
+
+
 def test_replies_arrive_in_order_even_if_the_last_is_ready_first(
     transport: Transport, caller: Caller
 ) -> None:

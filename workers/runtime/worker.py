@@ -6,6 +6,7 @@ does. Refusal: no role is named here; the registry knows the module that opens t
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -264,6 +265,7 @@ def run_role(
             control.serving()
         try:
             service = _opened(worker, server, has_to_stop, control)
+            _collect_garbage_seldom()
             serve(
                 service,
                 server,
@@ -283,6 +285,14 @@ def run_role(
     if control.supervisor_ended:
         log.warning("supervisor-ended", role=role)
     log.info("stopped", role=role)
+
+
+def _collect_garbage_seldom() -> None:
+    """What was made until now lives as long as the worker. Of the rest nearly all is freed without the collector, which
+    took 7 % of the time of a bulk: it looked at every object after each 700 new ones."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def _opened(worker: Worker, server: Server, stopping: Callable[[], bool], control: Control) -> Service:

@@ -409,21 +409,13 @@ def _take(ticket: _Ticket, found: Reserved | AlreadyHeld | HolderErased) -> None
     assert isinstance(command, RegisterUser | ChangeEmail)
     assert not isinstance(found, HolderErased), "only a request with a stream gets that"
     ticket.reservation_id = found.reservation_id if isinstance(found, Reserved) else None
+    order = ticket.order  # it is this ticket's alone
     if isinstance(command, RegisterUser):
-        command = RegisterUser(found.subject, command.email, command.name, ticket.reservation_id)
+        order.command = RegisterUser(found.subject, command.email, command.name, ticket.reservation_id)
     else:
-        command = ChangeEmail(found.subject, command.email, ticket.reservation_id)
-    order = ticket.order  # not by `replace`, which takes several times as long
-    ticket.order = Order(
-        command,
-        USER.stream_of(found.subject),
-        found.subject,
-        order.metadata,
-        is_new=ticket.registers and isinstance(found, Reserved) and not found.repeated,
-        content=order.content,
-        is_personal=order.is_personal,
-        remembers=order.remembers,
-    )
+        order.command = ChangeEmail(found.subject, command.email, ticket.reservation_id)
+    order.stream, order.subject = USER.stream_of(found.subject), found.subject
+    order.is_new = ticket.registers and isinstance(found, Reserved) and not found.repeated
 
 
 def _lost_reservation(ticket: _Ticket, outcome: EsError) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from domain.kernel.errors import EsError
@@ -101,12 +101,18 @@ class Caller(Protocol):
         ...
 
     def pipeline(
-        self, role: str, requests: Iterable[Question], *, timeout_s: float = 10.0
+        self,
+        role: str,
+        requests: Iterable[Question],
+        *,
+        timeout_s: float = 10.0,
+        before_wait: Callable[[], None] = lambda: None,
     ) -> Iterator[Body | EsError]:
         """Send many requests and yield their replies, in order of the requests.
 
         At most 512 requests are in flight. `timeout_s` is for each request, from when it is first sent. A
-        request without a reply yields `PartUnavailable` in its place.
+        request without a reply yields `PartUnavailable` in its place. `before_wait` is called when all replies that
+        have come were yielded: the caller may do there, once, what it put off for each of them.
         """
         ...
 
