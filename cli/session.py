@@ -109,12 +109,15 @@ def caller() -> Connection:
     chosen = settings()
 
     def start() -> bool:
-        from cli.supervisor import lives, start_supervisor
+        from cli.supervisor import lives, refuse_differences, start_supervisor
 
-        if not chosen.autostart:
-            return lives(chosen)
-        if start_supervisor(chosen, by_itself=True):
+        if chosen.autostart and start_supervisor(chosen, by_itself=True):
             note(f"started the workers in {chosen.home} (ES_AUTOSTART=0 turns this off)")
+            return True
+        if not chosen.autostart and not lives(chosen):
+            return False
+        # They run, and none has the role: waiting for it would be in vain if they do not know the feature.
+        refuse_differences(chosen, {}, only=["features"])
         return True
 
     return Connection(chosen, on_absent=start)

@@ -4,16 +4,29 @@ import json
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from adapters.local.home_lock import find_holder
-from adapters.settings import Settings
-from domain.kernel.errors import AnsweredError, PartUnavailable
+from adapters.settings import Settings, shared_by
+from domain.kernel.errors import AnsweredError, EsError, Kind, PartUnavailable
 from domain.kernel.messages import Body
+from es.supervisor import ask_supervisor
 
 _START_WAIT_S = 40.0
 """Longer than a new supervisor waits for the end of one that is stopping."""
+
+
+class RunsOtherwise(EsError):
+    """The workers run already, with other settings or in another number than `es up` asks for."""
+
+    differences: str
+    code = "runs-otherwise"
+    kind = Kind.REFUSED
+    hint = "Run `es down`, then repeat `es up`. `es config show` names the source of each setting."
+
+    def __str__(self) -> str:
+        return f"the workers run already, but not as asked: {self.differences}"
 
 
 def start_supervisor(settings: Settings, *, roles: Sequence[str] = (), by_itself: bool = False) -> bool:
@@ -64,6 +77,30 @@ def _first_words(process: subprocess.Popen[bytes]) -> dict[str, Any]:
         lines = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
         why = f"it ended at once: {lines[-1].strip()}" if lines else "it ended at once"
         raise PartUnavailable("the supervisor", why, "Repair the installation of `es`, then retry.")
+
+
+def refuse_differences(settings: Settings, numbers: Mapping[str, str], *, only: Collection[str] = ()) -> None:
+    """Raise RunsOtherwise unless the running supervisor has these settings and numbers of workers.
+
+    `only`: the names of the settings that count.
+    """
+    reply = ask_supervisor(
+        settings, "supervisor.compare", {"settings": shared_by(settings), "numbers": numbers}
+    )
+    found = reply["differences"] if reply else []
+    if differences := [_shown(each) for each in found if not only or each["what"] in only]:
+        raise RunsOtherwise("; ".join(differences))
+
+
+def _shown(difference: Body) -> str:
+    what, running, given = (
+        difference["what"],
+        difference["running"] or "empty",
+        difference["given"] or "empty",
+    )
+    if running == given:
+        return f"{what} differs in its password"
+    return f"{what} is {running} now, and {given} is asked for"
 
 
 def lives(settings: Settings) -> bool:

@@ -1,17 +1,16 @@
 """`es up`: start the workers and wait until they are ready."""
 
 import time
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from adapters.clock import now_us
-from adapters.settings import Settings, shared_by
+from adapters.settings import Settings
 from cli import render, session
 from cli.completion import scales
 from cli.status import show_workers
-from cli.supervisor import name_of, start_supervisor
+from cli.supervisor import name_of, refuse_differences, start_supervisor
 from domain.features import registry
 from domain.kernel.errors import (
     AnsweredError,
@@ -30,18 +29,6 @@ app = typer.Typer(add_completion=False)
 _READY_WAIT_S = 30.0
 
 
-class RunsOtherwise(EsError):
-    """The workers run already, with other settings or in another number than `es up` asks for."""
-
-    differences: str
-    code = "runs-otherwise"
-    kind = Kind.REFUSED
-    hint = "Run `es down`, then repeat `es up`. `es config show` names the source of each setting."
-
-    def __str__(self) -> str:
-        return f"the workers run already, but not as asked: {self.differences}"
-
-
 @app.command(epilog="Example: es up --scale users=2")
 def up(
     scale: Annotated[
@@ -57,32 +44,12 @@ def up(
     began = time_text(now_us())
     scaled = [_scaled(item, settings) for item in scale or []]
     if not start_supervisor(settings, roles=scaled):
-        _refuse_differences(settings, dict(item.split("=") for item in scaled))
+        refuse_differences(settings, dict(item.split("=") for item in scaled))
     status = _wait_until_ready(settings, began)
     render.answer(status, as_json=as_json, human=lambda: show_workers(status))
     features = registry(settings.features)
     if features.broken:  # the others run
         raise features.unknown(features.broken[0].error)
-
-
-def _refuse_differences(settings: Settings, numbers: Mapping[str, str]) -> None:
-    """Raise RunsOtherwise unless the running supervisor has these settings and numbers of workers."""
-    reply = ask_supervisor(
-        settings, "supervisor.compare", {"settings": shared_by(settings), "numbers": numbers}
-    )
-    if reply and reply["differences"]:
-        raise RunsOtherwise("; ".join(map(_shown, reply["differences"])))
-
-
-def _shown(difference: Body) -> str:
-    what, running, given = (
-        difference["what"],
-        difference["running"] or "empty",
-        difference["given"] or "empty",
-    )
-    if running == given:
-        return f"{what} differs in its password"
-    return f"{what} is {running} now, and {given} is asked for"
 
 
 def _wait_until_ready(settings: Settings, began: str) -> Body:

@@ -31,9 +31,7 @@ _PAGE = 1000
 _WINDOW = 20_000
 """Positions that one read transaction looks at, at most."""
 _SILENCE_S = 0.1
-"""How long a follower says nothing, and at the longest overlooks an event, while no events arrive."""
-_STOP_S = 0.05
-"""How long a follower that waits looks for nothing, not even for whether to stop."""
+"""While no events arrive: how long a follower says nothing, at the longest overlooks an event, and goes on after a stop."""
 
 
 class SqliteStore:
@@ -181,7 +179,7 @@ class SqliteStore:
         news.renew()
         give_up_at_s = time.monotonic() + _SILENCE_S
         while not stopped() and (left_s := give_up_at_s - time.monotonic()) > 0:
-            if news.wait(min(left_s, _STOP_S)) and self.head() != head:
+            if news.wait(left_s) and self.head() != head:
                 news.found()
                 return
 

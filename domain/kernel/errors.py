@@ -135,7 +135,10 @@ class UnknownRequest(EsError):
     request: str
     code = "unknown-request"
     kind = Kind.INVALID
-    hint = "The `es` command and the workers may have different versions: run `es down`, then `es up`."
+    hint = (
+        "The `es` command and the workers may have different versions, or other features in ES_FEATURES:"
+        " run `es down`, then `es up`."
+    )
 
     def __str__(self) -> str:
         return f"no worker knows the request {shortened(self.request, _ECHO_LIMIT)!r}"

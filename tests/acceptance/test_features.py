@@ -298,3 +298,19 @@ def test_a_feature_that_cannot_be_had_is_named(shared: System, module: str, said
     assert asked("--help").ok().lines, "help works all the same"
     found = json.loads(asked("ids", "next", "--json").ok().out)
     assert found["id"].isdecimal(), "commands of other features do not import it"
+
+
+@pytest.mark.over("embedded", because="only the command without a broker finds no socket of the role")
+@pytest.mark.parametrize("autostart", ["1", "0"])
+def test_workers_that_run_without_it_are_named_at_once(
+    profile: Profile, request: pytest.FixtureRequest, autostart: str
+) -> None:
+    with a_system(profile, request) as system:
+        system.up()
+        with_it = {"ES_FEATURES": FEATURE, "PYTHONPATH": str(ROOT), "ES_AUTOSTART": autostart}
+
+        refused = system.es("shelves", "open", "--shelf-id", "5", "--label", "maps", environment=with_it)
+        assert f"features is empty now, and {FEATURE} is asked for" in refused.failed(1).err
+
+        unknown = system.es("shelves", "list", environment=with_it).failed(2)
+        assert "other features in ES_FEATURES" in unknown.err

@@ -142,7 +142,6 @@ needs_kernel = pytest.mark.skipif(news._watch() is None, reason="the kernel tell
 def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the kernel's word a follower looks again after a thousand seconds: longer than a test waits."""
     monkeypatch.setattr(event_store, "_SILENCE_S", 1000.0)
-    monkeypatch.setattr(event_store, "_STOP_S", 1000.0)
 
 
 class Following:

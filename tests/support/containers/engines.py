@@ -114,7 +114,7 @@ def _settings_of_podman(folder: Path) -> dict[str, str]:
     lines.append("[engine]")
     if not Path("/run/systemd/system").exists():
         lines.append('cgroup_manager = "cgroupfs"')
-    if shutil.which("crun") is None:
+    if shutil.which("runc"):  # crun refuses a machine with both versions of cgroups
         lines.append('runtime = "runc"')
     (folder / "containers.conf").write_text(
         "\n".join([*lines, '[network]\nnetwork_backend = "netavark"', ""])

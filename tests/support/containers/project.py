@@ -30,11 +30,14 @@ _COPIED = (
     BASE,
     CLUSTER,
     "docker-compose.rabbitmq.conf",
-    "README.md",
-    "LICENSE",
 )
-_CONTEXT = ("pyproject.toml", "constraints.txt", "cli", "workers", "domain", "adapters")
 _LABEL = "com.docker.compose"
+
+
+def _context() -> list[str]:
+    """What the Dockerfile copies into the image, from the folder of the project."""
+    copied = re.findall(r"^COPY (?!--)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    return [name for names in copied for name in names.split()]
 
 
 def documented(document: str, heading: str) -> list[str]:
@@ -53,7 +56,7 @@ class Project:
         self.engine = engine
         self.folder = folder
         self.name = folder.name
-        for each in (*_COPIED, *_CONTEXT):
+        for each in (*_COPIED, *_context()):
             source = ROOT / each
             if source.is_dir():
                 shutil.copytree(source, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
