@@ -1,12 +1,14 @@
 """`docker` over podman and podman-compose: translates the few options that these do not know, and passes on the rest.
 
-podman without systemd runs no health checks. `up --wait` runs them here until every service is healthy.
+podman without systemd runs no health checks. `up --wait` runs them here until every service is healthy. podman-compose 1.0
+mixes what it does with the output of a container, and hides its exit code.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,8 +28,28 @@ def main(words: list[str]) -> int:
         command, rest = "up", ["--no-start", *rest]
     if command in ("run", "exec") and "-T" not in rest:
         rest = ["-T", *rest]
-    code = subprocess.run(["podman-compose", *options, command, *rest], check=False).returncode
+    code = _run([*options, command, *rest], tells_code=command in ("run", "exec", "build"))
     return code or (_wait() if waits else 0)
+
+
+_REMARKS = re.compile(
+    rb"\['podman'|using podman version|podman-compose[r ]|podman (run|exec|build|start) |exit code: (\d+)"
+)
+
+
+def _run(words: list[str], *, tells_code: bool) -> int:
+    """Run podman-compose. Its remarks, which version 1.0 prints among the output, go to standard error."""
+    process = subprocess.Popen(["podman-compose", *words], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    told = 0
+    for line in process.stdout:
+        remark = _REMARKS.match(line)
+        stream = sys.stderr.buffer if remark else sys.stdout.buffer
+        stream.write(line)
+        stream.flush()
+        if remark and remark[2]:
+            told = int(remark[2])
+    return process.wait() or (told if tells_code else 0)
 
 
 def _command_at(words: list[str]) -> int:
