@@ -65,6 +65,8 @@ class Follower:
             wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
             sleep=self._sleep,
             before_sleep=self._report,
+            stop=lambda _: self._stopping.is_set(),  # a run whose part is missing does not come to ask for it
+            retry_error_callback=lambda _: None,
         )
         try:
             retrying(self._run, self._is_stopped)

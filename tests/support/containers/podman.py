@@ -29,7 +29,13 @@ def main(words: list[str]) -> int:
     if command in ("run", "exec") and "-T" not in rest:
         rest = ["-T", *rest]
     code = _run([*options, command, *rest], tells_code=command in ("run", "exec", "build"))
-    return code or (_wait() if waits else 0)
+    return code or (_wait(_services(rest)) if waits else 0)
+
+
+def _services(words: list[str]) -> set[str]:
+    """The services that `up` names; none if it means all."""
+    values = {at + 1 for at, word in enumerate(words) if word == "--scale"}
+    return {word for at, word in enumerate(words) if not word.startswith("-") and at not in values}
 
 
 _REMARKS = re.compile(
@@ -60,8 +66,8 @@ def _command_at(words: list[str]) -> int:
     return at
 
 
-def _wait() -> int:
-    """Run the health checks of every container of this folder until all are healthy."""
+def _wait(services: set[str]) -> int:
+    """Run the health checks of the containers of this folder, or of some services, until all are healthy."""
     deadline_s = time.monotonic() + WAIT_S
     folder = os.path.realpath(".")
     while True:
@@ -73,6 +79,7 @@ def _wait() -> int:
             for each in json.loads(listed.stdout or b"[]")
             if (each["Labels"] or {}).get("com.docker.compose.project.working_dir") == folder
             and (each["Labels"] or {}).get("com.docker.compose.oneoff", "False") == "False"
+            and (not services or each["Labels"].get("com.docker.compose.service") in services)
         ]
         bad = [name for each in ours for name in each["Names"] if not _is_healthy(name)]
         if ours and not bad:

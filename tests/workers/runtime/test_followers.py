@@ -218,6 +218,43 @@ def test_a_follower_reports_an_outage_and_runs_again(log: Log) -> None:
     assert follower.crashed is None
 
 
+def test_a_follower_ends_although_its_part_stays_away(log: Log) -> None:
+    stopping = threading.Event()
+    runs: list[bool] = []
+
+    def run(_: Callable[[], bool]) -> None:
+        runs.append(stopping.is_set())
+        if len(runs) == 3:
+            stopping.set()
+        assert len(runs) < 100, "it runs again and again"
+        raise DOWN
+
+    follower = Follower("f", run, stopping=stopping, on_wait=lambda *_: None, on_work=lambda _: None, log=log)
+    follower.join()
+
+    assert follower.crashed is None
+    assert runs == [False] * 3
+
+
+def test_a_follower_that_waits_for_its_part_ends_at_once(log: Log) -> None:
+    stopping, waits = threading.Event(), threading.Event()
+    runs: list[int] = []
+
+    def run(_: Callable[[], bool]) -> None:
+        runs.append(len(runs))
+        raise DOWN
+
+    follower = Follower(
+        "f", run, stopping=stopping, on_wait=lambda *_: waits.set(), on_work=lambda _: None, log=log
+    )
+    assert waits.wait(DEADLINE_S)
+    stopping.set()
+    follower.join()
+
+    assert follower.crashed is None
+    assert len(runs) < 100
+
+
 def test_a_follower_says_when_a_run_lasts_again(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s, worked, stopping = 100.0, list[tuple[str, float]](), threading.Event()
     monkeypatch.setattr("workers.runtime.followers.time.monotonic", lambda: now_s)
