@@ -72,7 +72,7 @@ def new_project(request: pytest.FixtureRequest) -> Iterator[Callable[[str], clos
         def make(name: str) -> closing[Project]:
             place = (
                 folder / f"es-test-{uuid4().hex[:6]}-{name}"
-            )  # old podman-compose takes the name of the folder
+            )  # podman-compose takes the name of the folder
             place.mkdir()
             return closing(Project(engine, images, place))
 

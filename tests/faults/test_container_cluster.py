@@ -46,7 +46,7 @@ def cluster(
 
 def test_a_cluster_loses_nothing_when_each_node_is_killed_under_load(cluster: Project) -> None:
     accounts = Accounts(cluster)
-    assert cluster.services() == sorted([*NODES, "postgres", *ROLES, *cluster.engine.added])
+    assert cluster.services() == sorted([*NODES, "postgres", *ROLES, *["users"] * 3])
     running = cluster.compose(
         "exec", "-T", "rabbitmq", "rabbitmqctl", "--quiet", "cluster_status", "--formatter", "json"
     )

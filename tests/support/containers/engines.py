@@ -30,12 +30,6 @@ class Engine:
 
     name: str
     environment: Mapping[str, str]
-    scales: bool = True
-
-    @property
-    def added(self) -> list[str]:
-        """The services that `--scale users=4` adds. podman-compose 1.0 ignores the option."""
-        return ["users"] * 3 if self.scales else []
 
     def run(
         self, *words: str, cwd: Path | None = None, given: bytes = b""
@@ -68,16 +62,14 @@ def find_engine(folder: Path) -> Engine:
     reasons = [_failure(command, environment) for command in (("docker", "compose", "version"), server)]
     if not any(reasons):
         return Engine("docker", environment)
-    reasons += [
-        _failure(command, environment) for command in (("podman-compose", "version"), ("podman", "info"))
-    ]
+    # That of this environment: Debian's podman-compose 1.0 knows neither --scale nor the networks of the cluster file.
+    compose = str(Path(sys.executable).with_name("podman-compose"))
+    reasons += [_failure(command, environment) for command in ((compose, "version"), ("podman", "info"))]
     if any(reasons[2:]):
         _skip("; ".join(filter(None, reasons)))
     shim = Path(__file__).with_name("podman.py")
     _program(folder / "docker", f'exec {sys.executable} {shim} "$@"')
-    version = subprocess.run(("podman-compose", "version"), capture_output=True, text=True, check=False)
-    scales = "version  1.0" not in version.stdout and "version 1.0" not in version.stdout
-    return Engine("podman", {**environment, **_settings_of_podman(folder)}, scales)
+    return Engine("podman", {**environment, **_settings_of_podman(folder)})
 
 
 def _skip(reason: str) -> NoReturn:

@@ -1,19 +1,22 @@
 """`docker` over podman and podman-compose: translates the few options that these do not know, and passes on the rest.
 
-podman without systemd runs no health checks. `up --wait` runs them here until every service is healthy. podman-compose 1.0
-mixes what it does with the output of a container, and hides its exit code.
+podman without systemd runs no health checks. `up --wait` runs them here until every service is healthy.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 WAIT_S = 300.0
+COMPOSE = str(Path(sys.executable).with_name("podman-compose"))
+PROFILE = "cli"
+"""Of the service `es` in docker-compose.yml."""
 
 
 def main(words: list[str]) -> int:
@@ -28,34 +31,25 @@ def main(words: list[str]) -> int:
         command, rest = "up", ["--no-start", *rest]
     if command in ("run", "exec") and "-T" not in rest:
         rest = ["-T", *rest]
-    code = _run([*options, command, *rest], tells_code=command in ("run", "exec", "build"))
+    if command == "port":
+        service, port = rest
+        return _port(service, port)
+    if command == "run":
+        options = ["--profile", PROFILE, *options]  # docker enables the profile of the service that it runs
+    code = subprocess.run([COMPOSE, *options, command, *rest], check=False).returncode
     return code or (_wait(_services(rest)) if waits else 0)
+
+
+def _port(service: str, port: str) -> int:
+    """podman-compose prints the number alone."""
+    (name,) = (name for each in _ours({service}) for name in each["Names"])
+    return subprocess.run(["podman", "port", name, port], check=False).returncode
 
 
 def _services(words: list[str]) -> set[str]:
     """The services that `up` names; none if it means all."""
     values = {at + 1 for at, word in enumerate(words) if word == "--scale"}
     return {word for at, word in enumerate(words) if not word.startswith("-") and at not in values}
-
-
-_REMARKS = re.compile(
-    rb"\['podman'|using podman version|podman-compose[r ]|podman (run|exec|build|start) |exit code: (\d+)"
-)
-
-
-def _run(words: list[str], *, tells_code: bool) -> int:
-    """Run podman-compose. Its remarks, which version 1.0 prints among the output, go to standard error."""
-    process = subprocess.Popen(["podman-compose", *words], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    told = 0
-    for line in process.stdout:
-        remark = _REMARKS.match(line)
-        stream = sys.stderr.buffer if remark else sys.stdout.buffer
-        stream.write(line)
-        stream.flush()
-        if remark and remark[2]:
-            told = int(remark[2])
-    return process.wait() or (told if tells_code else 0)
 
 
 def _command_at(words: list[str]) -> int:
@@ -69,18 +63,8 @@ def _command_at(words: list[str]) -> int:
 def _wait(services: set[str]) -> int:
     """Run the health checks of the containers of this folder, or of some services, until all are healthy."""
     deadline_s = time.monotonic() + WAIT_S
-    folder = os.path.realpath(".")
     while True:
-        listed = subprocess.run(
-            ["podman", "ps", "--all", "--format", "json"], capture_output=True, check=True
-        )
-        ours = [
-            each
-            for each in json.loads(listed.stdout or b"[]")
-            if (each["Labels"] or {}).get("com.docker.compose.project.working_dir") == folder
-            and (each["Labels"] or {}).get("com.docker.compose.oneoff", "False") == "False"
-            and (not services or each["Labels"].get("com.docker.compose.service") in services)
-        ]
+        ours = _ours(services)
         bad = [name for each in ours for name in each["Names"] if not _is_healthy(name)]
         if ours and not bad:
             return 0
@@ -90,13 +74,26 @@ def _wait(services: set[str]) -> int:
         time.sleep(1)
 
 
+def _ours(services: set[str]) -> list[dict[str, Any]]:
+    """The containers of this folder, or of some services, without those of single commands."""
+    folder = os.path.realpath(".")
+    listed = subprocess.run(["podman", "ps", "--all", "--format", "json"], capture_output=True, check=True)
+    return [
+        each
+        for each in json.loads(listed.stdout or b"[]")
+        if (labels := each["Labels"] or {}).get("com.docker.compose.project.working_dir") == folder
+        and labels.get("com.docker.compose.oneoff", "False") == "False"
+        and (not services or labels.get("com.docker.compose.service") in services)
+    ]
+
+
 def _is_healthy(name: str) -> bool:
     shown = subprocess.run(["podman", "inspect", name], capture_output=True, check=False)
     if shown.returncode:
         return False
     (container,) = json.loads(shown.stdout)
     if container["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"):
-        return True  # the command line: podman-compose 1.0 knows no profiles and runs it once
+        return True  # a single command, which ends
     if not container["State"]["Running"]:
         return False
     if not container["Config"].get("Healthcheck"):

@@ -134,9 +134,8 @@ class Project:
         return list(json.loads(done.stdout)) if done.returncode == 0 else []
 
     def services(self) -> list[str]:
-        """The service of each container. podman-compose 1.0 starts the command line as well."""
-        names = [_label(each, "service") for each in self.containers()]
-        return sorted(name for name in names if name != "es")
+        """The service of each container."""
+        return sorted(_label(each, "service") for each in self.containers())
 
     def pid(self, service: str) -> int:
         """The process of a service's first container, or 0 if it does not run."""
