@@ -5,7 +5,7 @@ and an exit code. Refusal: without `--debug` no traceback is printed.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
@@ -103,7 +103,8 @@ class RootGroup(LazyGroup):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with _printed_failures():
+        words = [*getattr(ctx, "_protected_args", ()), *ctx.args]  # of which none are left afterwards
+        with _printed_failures(ctx, words):
             return super().invoke(ctx)
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -119,8 +120,11 @@ class RootGroup(LazyGroup):
 
 
 @contextmanager
-def _printed_failures() -> Iterator[None]:
-    """Print a failure as an error with a hint, or as a JSON object, and exit with its code."""
+def _printed_failures(context: Any = None, words: Sequence[str] = ()) -> Iterator[None]:
+    """Print a failure as an error with a hint, or as a JSON object, and exit with its code.
+
+    `words` are those that follow the command of `context`.
+    """
     try:
         yield
     except EsError as error:
@@ -140,7 +144,7 @@ def _printed_failures() -> Iterator[None]:
         if message is not None and type(error).__name__ != "NoArgsIsHelpError":
             from cli.usage import wrong_usage
 
-            _fail(wrong_usage(error))
+            _fail(wrong_usage(error, context, words))
         if message is not None:
             raise
         _show_trace()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from domain.kernel.errors import EsError, Kind
@@ -19,9 +20,12 @@ class WrongUsage(EsError):
         return self.message
 
 
-def wrong_usage(error: Any) -> WrongUsage:
-    """The error for an exception of typer."""
-    context = getattr(error, "ctx", None)
+def wrong_usage(error: Any, root: Any = None, words: Sequence[str] = ()) -> WrongUsage:
+    """The error for an exception of typer, which does not tell the command of an option without its value.
+
+    It is the one that `words` name, in the context `root`.
+    """
+    context = getattr(error, "ctx", None) or (root and _innermost(root, words))
     if context is None:
         return WrongUsage(error.format_message(), "See `es --help`.")
     see = f"See `{context.command_path} --help`."
@@ -31,6 +35,17 @@ def wrong_usage(error: Any) -> WrongUsage:
     else:
         message = error.format_message().removesuffix(".")
     return WrongUsage(message, " ".join(filter(None, (_advice(error, context), see))))
+
+
+def _innermost(context: Any, words: Sequence[str]) -> Any:
+    """The context of the command that the words name."""
+    for word in words:
+        find = getattr(context.command, "get_command", None)
+        command = find(context, word) if find else None
+        if command is None:
+            break
+        context = type(context)(command, parent=context, info_name=word)
+    return context
 
 
 def _missing(context: Any) -> list[str]:

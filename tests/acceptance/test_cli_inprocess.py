@@ -82,6 +82,18 @@ def test_the_root_help_names_every_group_and_command() -> None:
         assert text.split()[0] in shown.output
 
 
+@pytest.mark.parametrize(
+    "words", ["users list --limit", "projections parked list --limit", "ids next -n", "up --scale"]
+)
+def test_an_option_without_its_value_is_answered_by_the_help_of_its_command(words: str) -> None:
+    shown = CliRunner().invoke(app, words.split())
+
+    command, _, option = words.rpartition(" ")
+    assert shown.exit_code == 2
+    assert f"Option '{option}' requires an argument" in shown.output
+    assert f"See `es {command} --help`" in shown.output.replace("root", "es")
+
+
 def test_the_version_is_a_version() -> None:
     shown = CliRunner().invoke(app, ["--version"]).output
     assert re.fullmatch(r"es \d+\.\d+\.\d+\S*\n", shown)
