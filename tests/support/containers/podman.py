@@ -34,6 +34,8 @@ def main(words: list[str]) -> int:
     if command == "port":
         service, port = rest
         return _port(service, port)
+    if command == "stop":
+        return _stop(set(rest))
     if command == "run":
         options = ["--profile", PROFILE, *options]  # docker enables the profile of the service that it runs
     code = subprocess.run([COMPOSE, *options, command, *rest], check=False).returncode
@@ -44,6 +46,12 @@ def _port(service: str, port: str) -> int:
     """podman-compose prints the number alone."""
     (name,) = (name for each in _ours({service}) for name in each["Names"])
     return subprocess.run(["podman", "port", name, port], check=False).returncode
+
+
+def _stop(services: set[str]) -> int:
+    """podman-compose stops the first container of a service alone."""
+    names = [name for each in _ours(services) for name in each["Names"]]
+    return subprocess.run(["podman", "stop", *names], stdout=subprocess.DEVNULL, check=False).returncode
 
 
 def _services(words: list[str]) -> set[str]:
