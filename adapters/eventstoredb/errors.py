@@ -70,7 +70,8 @@ def fault_of(error: Exception, *, is_cluster: bool) -> Fault:
         case failures.ServiceUnavailable():
             return Fault(PartUnavailable(PART, "it cannot be reached"), retry=True, reconnect=True)
     if status_of(error) in _FINAL:
-        return Fault(_rejected(status_of(error)))
+        # Of a cluster another node may answer: one that has just come back serves little more than gossip.
+        return Fault(_rejected(status_of(error)), reconnect=is_cluster)
     return Fault(PartUnavailable(PART, f"it failed ({type(error).__name__})"), retry=True, reconnect=True)
 
 
