@@ -141,7 +141,7 @@ def test_every_server_has_a_health_check_and_waits_for_no_other(services: dict[s
 
 def test_the_health_check_of_postgresql_connects_by_address(services: dict[str, Any]) -> None:
     # The server that the image starts to prepare a new database listens on the socket only.
-    assert "--host 127.0.0.1" in services["postgres"]["healthcheck"]["test"][1]
+    assert "--host 127.0.0.1" in services["postgres"]["healthcheck"]["test"]
 
 
 def test_every_eventstoredb_keeps_within_its_memory(services: dict[str, Any]) -> None:
