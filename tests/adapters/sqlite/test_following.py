@@ -187,6 +187,7 @@ def test_the_kernel_tells_the_commit_of_another_connection(store: SqliteStore, p
     append(other, "user-1", NO_STREAM, some_events(1))
 
     eventually(following.ended, what="the follower saw all events")
+    assert following.seen == [1]
     other.close()
 
 
@@ -239,3 +240,4 @@ def test_a_user_without_a_watch_left_follows_by_the_time_of_the_log(
     append(store, "user-1", NO_STREAM, some_events(1))
 
     eventually(following.ended, what="the follower saw all events")
+    assert following.seen == [1]
