@@ -179,7 +179,11 @@ class Sources:
         keys = {index: key for index, key in keys.items() if found[index] is None}
         # After the looks at the position: then the rows include it.
         wanted = list(dict.fromkeys(keys.values()))
-        rows = self.read_model.rows(projection, keys=wanted) if wanted else ()
+        try:
+            rows = self.read_model.rows(projection, keys=wanted) if wanted else []
+        except EsError as error:  # of those that need a row
+            found.update(dict.fromkeys(keys, error))
+            return [found[index] for index in range(len(requests))]
         by_key = {row[projection.key]: row for row in rows}
         found.update({index: by_key.get(key) for index, key in keys.items()})
         # A row that is not there is missing, or not projected yet: first wait for all events that are stored now.

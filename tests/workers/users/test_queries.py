@@ -12,7 +12,7 @@ from domain.kernel.messages import Body, Request
 from domain.users.account import USER, UserErased
 from domain.users.errors import NotYetThen, NoUserWithEmail, UserNotFound
 from tests.support.accounts import ADA, GRACE, change, create, delete, erase, rename
-from tests.support.parts import Steps, unavailable
+from tests.support.parts import Steps, replaced, unavailable
 from tests.support.read_side import ReadSide
 from tests.support.vaults import destroy
 from workers.runtime.queries import LIST_LIMIT, PATIENCE_S
@@ -120,6 +120,20 @@ def test_an_outage_of_the_vault_leaves_the_replies_that_need_no_key(read_side: R
     assert isinstance(found, PartUnavailable)
     assert isinstance(wrong, InvalidInput)
     assert missing == UserNotFound(5)
+
+
+def test_an_outage_of_the_rows_leaves_the_replies_that_need_none(read_side: ReadSide) -> None:
+    user_id = read_side.a_user(ADA)
+    read_side.project()
+    bodies: list[dict[str, object]] = [{"user_id": "five"}, {"user_id": str(user_id)}]
+    bodies.append({"user_id": str(user_id), "version": 0})
+    service = read_side.queries(read_model=replaced(read_side.read_model, rows=unavailable))
+
+    wrong, current, first = service.handle([Request("users.get", body) for body in bodies])
+
+    assert isinstance(wrong, InvalidInput)
+    assert isinstance(current, PartUnavailable)
+    assert isinstance(first, dict)
 
 
 def test_a_history_has_every_opened_event_with_command_and_actor(read_side: ReadSide) -> None:
