@@ -36,6 +36,8 @@ _KNOWN_IDS = 200_000
 
 
 class EventStoreDbStore:
+    is_remote = True
+
     def __init__(self, url: str, *, call_timeout_s: float = 3.0, settle_s: float = 6.0) -> None:
         """Check the URL, and connect at the first call.
 

@@ -19,6 +19,8 @@ _IDLE_S = 0.1
 
 
 class MemoryStore:
+    is_remote = False
+
     def __init__(self, *, now_us: Callable[[], int] = now_us) -> None:
         self._now_us = now_us
         self._log: list[Recorded] = []

@@ -35,6 +35,8 @@ _SILENCE_S = 0.1
 
 
 class SqliteStore:
+    is_remote = False
+
     def __init__(self, path: Path, *, now_us: Callable[[], int] = now_us) -> None:
         self._now_us = now_us
         steps = migration_files("events")

@@ -4,8 +4,10 @@ Promise: a command takes effect once, however often it is sent, because its outc
 holds the command id returns the first result. A batch waits once for its streams and once for its append. It waits once
 for its keys: before its streams in an aggregate of persons, and otherwise after them, because their events name persons. The commands of one stream are decided one after the other, each on the state that the one before left, and
 their events are one append: all are stored or none, so no decision outlives one that it relied on. Refusal: it appends
-nothing without an expected version, and decides on no state that it did not just load. What it keeps of a long stream
-(`kept_states.py`) replaces the events up to a version only, and it always reads the event at that version and all later ones.
+nothing without an expected version, and gives no outcome that the stream did not just prove: by a read, or by an append at
+the version that was decided on. What it keeps of a long stream (`kept_states.py`) replaces the events up to a version only,
+and it always reads the event at that version and all later ones. What it remembers of a recent one (`recent_streams.py`) is
+enough for a decision that appends.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from domain.kernel.errors import (
     PartUnavailable,
     VersionConflict,
 )
-from domain.kernel.events import EventData, Position, Recorded
+from domain.kernel.events import BEGINNING, EventData, Position, Recorded
 from domain.kernel.kept_states import KeptStates, Known
 from domain.kernel.loaded_stream import Decided, LoadedStream
 from domain.kernel.orders import Done, Order, Outcome
 from domain.kernel.personal import subject_fields
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import Append, Appended, AppendResult, EventStore
+from domain.kernel.recent_streams import RecentStreams, stored
 from domain.kernel.streams import Remaining, events_at, remaining
 
 ATTEMPTS = 12
@@ -109,13 +112,18 @@ class CommandHandler(Generic[S, C]):
         keyring: Callable[[Sequence[int]], Keyring],
         pause: Callable[[float], None],
         kept: KeptStates[S, C] | None = None,
+        recent: RecentStreams | None = None,
     ) -> None:
-        """`keyring` loads the data keys of subjects. `pause` waits the given number of seconds after a conflict."""
+        """`keyring` loads the data keys of subjects. `pause` waits the given number of seconds after a conflict.
+
+        Without `recent` every stream is read that is not new.
+        """
         self._aggregate = aggregate
         self._store = store
         self._codec = codec
         self._keyring = keyring
         self._kept = kept or KeptStates(aggregate)
+        self._recent = recent
         self._names_people = any(map(subject_fields, aggregate.events))
         self._until_no_conflict = until_no_conflict(pause)
 
@@ -141,7 +149,11 @@ class CommandHandler(Generic[S, C]):
             pending = self._attempt(pending, outcomes)
             return bool(pending)
 
-        self._until_no_conflict(attempt)
+        try:
+            self._until_no_conflict(attempt)
+        except PartUnavailable:
+            self._forget_all()
+            raise
         for line in pending:
             assert line.conflict is not None
             # Of the whole line: others would wait for twelve more attempts of each of its orders.
@@ -151,36 +163,63 @@ class CommandHandler(Generic[S, C]):
     def _attempt(self, lines: Sequence[_Line[C]], outcomes: dict[int, Outcome]) -> list[_Line[C]]:
         """Decide and append the first orders of each line once, and return the lines that met a conflict."""
         keyring = self._keyring([line.person for line in lines if line.person is not None])
-        loaded = self._load(lines, keyring)
-        plans = [_planned(line, loaded[line.stream]) for line in lines]
+        plans = self._proven(self._plans(lines, keyring, self._recent), keyring)
         changing = [plan for plan in plans if plan.events]
+        # A store takes an event of this command that another handler stored for a retry of it, and answers with its
+        # position, which is not after this one. Then the stream tells: the command id may have been used for another.
+        before = self._store.head() if any(plan.loaded.is_recent for plan in changing) else BEGINNING
         results = self._store.append([plan.append() for plan in changing]) if changing else []
         positions = self._positions(changing, results)
         for plan, result in zip(changing, results, strict=True):
-            if isinstance(result, Appended):
+            if isinstance(result, Appended) and plan.loaded.is_recent and result.position <= before:
+                expected = plan.loaded.expected_version
+                self._failed(plan, VersionConflict(plan.line.stream, expected, result.version))
+            elif isinstance(result, Appended):
                 self._stored(plan, result, positions.get(plan.line.stream, {}), keyring)
             else:
-                _failed(plan, result)
+                self._failed(plan, result)
         for plan in plans:
             outcomes.update(plan.outcomes)
             plan.line.settle(plan.outcomes)
         return [line for line in lines if line.conflict is not None]
 
+    def _plans(
+        self, lines: Sequence[_Line[C]], keyring: Keyring, recent: RecentStreams | None
+    ) -> list[_Plan[S, C]]:
+        loaded = self._load(lines, keyring, recent)
+        return [_planned(line, loaded[line.stream]) for line in lines]
+
+    def _proven(self, plans: Sequence[_Plan[S, C]], keyring: Keyring) -> list[_Plan[S, C]]:
+        """The plans; for one that appends nothing on a stream that was only remembered, that on the stream as it is."""
+        unproven = [plan.line for plan in plans if plan.loaded.is_recent and not plan.events]
+        read = iter(self._plans(unproven, keyring, None) if unproven else ())
+        return [next(read) if plan.loaded.is_recent and not plan.events else plan for plan in plans]
+
     # --- load ----------------------------------------------------------------------------------
 
-    def _load(self, lines: Sequence[_Line[C]], keyring: Keyring) -> dict[str, LoadedStream[S, C]]:
-        """The streams of the lines, up to their last events. A new stream is not read."""
+    def _load(
+        self, lines: Sequence[_Line[C]], keyring: Keyring, recent: RecentStreams | None
+    ) -> dict[str, LoadedStream[S, C]]:
+        """The streams of the lines, up to their last events, or up to those that are remembered. A new one is not read."""
+        existing = [line.stream for line in lines if not line.is_new]
+        remembered = {
+            stream: events
+            for stream in existing
+            if recent is not None and (events := recent.events(stream)) is not None
+        }
+        unread = [stream for stream in existing if stream not in remembered] if remembered else existing
         known: dict[str, Known[S]] = {}
-        keyring.load(self._kept.people(line.stream for line in lines if not line.is_new))
-        for line in lines:
-            if not line.is_new and (kept := self._kept.opened(line.stream, keyring)):
-                known[line.stream] = kept
+        keyring.load(self._kept.people(unread))
+        for name in unread:
+            if kept := self._kept.opened(name, keyring):
+                known[name] = kept
         first = {stream: kept.version for stream, kept in known.items()}
-        found = dict(remaining(self._store, [line.stream for line in lines if not line.is_new], first))
+        found = dict(remaining(self._store, unread, first))
         other = [stream for stream, kept in known.items() if not _continues(kept, *found[stream])]
         found.update(remaining(self._store, other))
         for name in other:
             self._kept.forget(name)
+        found.update({stream: (events, None) for stream, events in remembered.items()})
         named = self._named(found)
         ordered = (
             person for line in lines for order in line.waiting.values() for person in order.people or ()
@@ -198,12 +237,15 @@ class CommandHandler(Generic[S, C]):
                 history=history[1:] if kept else history,
                 damage=damage,
                 subjects=named.get(line.stream, ()),
+                is_recent=line.stream in remembered,
             )
             if kept and (versions := stream.repeated([*line.first().values()])):
                 stream.found(events_at(self._store, line.stream, versions))
             if self._kept.is_long(stream.version) and (kept is None or len(history) > 1):
                 # Before the decisions: after a conflict this is not read again.
                 self._kept.keep(line.stream, line.person, stream.known(line.person), keyring)
+            elif self._recent is not None and history and not stream.is_recent:
+                self._remember(line.stream, stream.whole)
         return loaded
 
     def _named(self, found: Mapping[str, Remaining]) -> Mapping[str, set[int]]:
@@ -214,6 +256,19 @@ class CommandHandler(Generic[S, C]):
             stream: {person for event in history for person in self._codec.subjects(event)}
             for stream, (history, _) in found.items()
         }
+
+    def _remember(self, stream: str, events: Sequence[Recorded] | None) -> None:
+        """Remember a stream with all of its events, unless it is long; without them forget it."""
+        if self._recent is None:
+            return
+        if events is None or self._kept.is_long(len(events) - 1):
+            self._recent.forget(stream)
+        else:
+            self._recent.remember(stream, events)
+
+    def _forget_all(self) -> None:
+        if self._recent is not None:
+            self._recent.forget_all()  # the store may be restored meanwhile
 
     # --- results -------------------------------------------------------------------------------
 
@@ -246,9 +301,38 @@ class CommandHandler(Generic[S, C]):
                 position = positions.get(version, last.position)
                 plan.outcomes[index] = Done(version, position, outcome.is_repeat, outcome.is_unchanged)
         line.limit *= 2
+        whole = loaded.whole
+        if whole is not None and len(plan.events) == 1 and not skipped:
+            self._remember(line.stream, [*whole, stored(line.stream, last, plan.events[0])])
+        else:
+            self._remember(line.stream, None)
         if self._kept.is_long(loaded.version) and not skipped:
             known = loaded.known_after(line.person, plan.events[-1], last.position)
             self._kept.keep(line.stream, line.person, known, keyring)
+
+    def _failed(self, plan: _Plan[S, C], result: EsError) -> None:
+        """Leave the outcomes that hold although nothing was stored: those before the first change, if the stream was read.
+
+        The others were decided on events that do not exist. They are decided again, fewer at once: the window for a
+        conflict is then shorter, and at last the order whose event cannot be stored is alone.
+        """
+        line, first = plan.line, plan.changing[0]
+        decided, plan.outcomes = plan.outcomes, {}
+        for index, outcome in decided.items():
+            if index == first or plan.loaded.is_recent:
+                break
+            plan.outcomes[index] = outcome
+        self._remember(line.stream, None)
+        line.limit = max(1, min(line.limit, len(decided)) // 2)
+        if isinstance(result, VersionConflict):
+            line.conflict = result
+        elif isinstance(result, PartUnavailable):
+            self._forget_all()
+            plan.outcomes.update(dict.fromkeys(plan.changing, result))
+        elif len(plan.changing) == 1:
+            is_reused = isinstance(result, DuplicateEventId)
+            id_ = line.waiting[first].metadata.command_id
+            plan.outcomes[first] = CommandIdReused(str(id_)) if is_reused else result
 
 
 def _continues(known: Known[S], history: Sequence[Recorded], damage: Damaged | None) -> bool:
@@ -270,26 +354,3 @@ def _planned(line: _Line[C], loaded: LoadedStream[S, C]) -> _Plan[S, C]:
     line.is_new = False  # read it at another attempt
     line.conflict = None
     return plan
-
-
-def _failed(plan: _Plan[S, C], result: EsError) -> None:
-    """Leave the outcomes that hold although nothing was stored: those before the first change.
-
-    The others were decided on events that do not exist. They are decided again, fewer at once: the window for a
-    conflict is then shorter, and at last the order whose event cannot be stored is alone.
-    """
-    line, first = plan.line, plan.changing[0]
-    decided, plan.outcomes = plan.outcomes, {}
-    for index, outcome in decided.items():
-        if index == first:
-            break
-        plan.outcomes[index] = outcome
-    line.limit = max(1, min(line.limit, len(decided)) // 2)
-    if isinstance(result, VersionConflict):
-        line.conflict = result
-    elif isinstance(result, PartUnavailable):
-        plan.outcomes.update(dict.fromkeys(plan.changing, result))
-    elif len(plan.changing) == 1:
-        is_reused = isinstance(result, DuplicateEventId)
-        id_ = line.waiting[first].metadata.command_id
-        plan.outcomes[first] = CommandIdReused(str(id_)) if is_reused else result

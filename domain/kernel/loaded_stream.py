@@ -103,6 +103,7 @@ class LoadedStream(Generic[S, C]):
         "_subjects",
         "_unreadable",
         "expected_version",
+        "is_recent",
         "version",
     )
 
@@ -116,10 +117,11 @@ class LoadedStream(Generic[S, C]):
         history: Sequence[Recorded],
         damage: Damaged | None = None,
         subjects: Collection[int] = (),
+        is_recent: bool = False,
     ) -> None:
         """`history` are the events after the known ones; of a damaged stream, those that can be read.
 
-        `subjects` are the persons that they name.
+        `subjects` are the persons that they name. `is_recent`: the events were remembered, and more may follow.
         """
         self._aggregate = aggregate
         self._codec = codec
@@ -129,6 +131,7 @@ class LoadedStream(Generic[S, C]):
         self._damage = damage
         self._subjects = known.subjects.union(subjects)
         self._found: Mapping[int, Recorded] = {}
+        self.is_recent = is_recent
         self._unreadable: tuple[int, EsError] | None = None
         """The last version with damaged metadata."""
         self._is_indexed = False
@@ -323,6 +326,12 @@ class LoadedStream(Generic[S, C]):
         return state
 
     # --- what to keep --------------------------------------------------------------------------
+
+    @property
+    def whole(self) -> Sequence[Recorded] | None:
+        """The events from version 0 up to those that are decided; None if some of them were not read."""
+        is_whole = self._damage is None and len(self._history) == self.expected_version + 1
+        return self._history if is_whole else None
 
     def known(self, person: int | None) -> Known[S] | None:
         """What the events that were read tell, before anything is decided; None if some cannot be read."""

@@ -18,6 +18,7 @@ from domain.kernel.kept_states import KeptStates
 from domain.kernel.orders import Order, Outcome
 from domain.kernel.personal import Personal, PersonalText
 from domain.kernel.ports.event_store import Append, AppendResult
+from domain.kernel.recent_streams import RecentStreams
 from domain.kernel.system import CommandRemembered
 from tests.support.builders import a_key
 from tests.support.parts import replaced
@@ -108,19 +109,24 @@ def pay(*amounts: int, account: int = 1, id_: UUID | None = None, is_new: bool =
     return order(Pay(amounts), account, id_=id_, is_new=is_new)
 
 
-def name(owner: str) -> Order[Any]:
-    return order(Name(Personal(owner)))
+def name(owner: str, *, id_: UUID | None = None) -> Order[Any]:
+    return order(Name(Personal(owner)), id_=id_)
 
 
 class Bank:
     """A handler, its parts, and a record of its calls."""
 
     def __init__(
-        self, memory: MemoryStore | None = None, *, kept: KeptStates[State, Any] | None = None
+        self,
+        memory: MemoryStore | None = None,
+        *,
+        kept: KeptStates[State, Any] | None = None,
+        recent: RecentStreams | None = None,
     ) -> None:
-        """`kept` are the states that its handlers share; without it each handler has its own."""
+        """`kept` and `recent` are what its handlers share; without `kept` each handler has its own."""
         self.memory = memory or MemoryStore()
         self.kept = kept
+        self.recent = recent
         self.keys: dict[int, Any] = {number: a_key(number) for number in range(1, 100)}
         self.key_requests: list[Sequence[int]] = []
         self.batches: list[list[Append]] = []
@@ -162,6 +168,7 @@ class Bank:
             keyring=self.keyring,
             pause=self.pauses_s.append,
             kept=self.kept,
+            recent=self.recent,
         )
 
     def handle(self, *orders: Order[Any]) -> list[Outcome]:

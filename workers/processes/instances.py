@@ -21,6 +21,7 @@ from domain.kernel.ports.event_store import EventStore
 from domain.kernel.process import Process
 from domain.kernel.process_instance import Instance, InstanceCommand, command_id_of, process_aggregate
 from domain.kernel.streams import remaining
+from workers.runtime.recent import recent_streams
 
 _ERROR_CHARACTERS = 500
 
@@ -64,7 +65,12 @@ class Instances:
         self.newest: Position = BEGINNING
         """The greatest position of an event that is known to hold what was noted here."""
         self._handler = CommandHandler(
-            self._aggregate, store=store, codec=codec, keyring=lambda _: erased_keyring(), pause=pause
+            self._aggregate,
+            store=store,
+            codec=codec,
+            keyring=lambda _: erased_keyring(),
+            pause=pause,
+            recent=recent_streams(store),
         )
 
     def stream_of(self, instance: int) -> str:

@@ -30,6 +30,7 @@ from domain.kernel.orders import NO_PERSON, Done, Order, Outcome, content_of, pe
 from domain.kernel.ports.codec import Codec, Keyring
 from domain.kernel.ports.event_store import EventStore
 from workers.runtime.assigned_ids import AssignedIds
+from workers.runtime.recent import recent_streams
 from workers.runtime.unique import unique_handler
 
 if TYPE_CHECKING:
@@ -130,7 +131,14 @@ class CommandService:
         self._commands: dict[str, tuple[Aggregate[Any, Any], type[Command]]] = {}
         self._handlers: dict[str, Handler] = {}
         for aggregate in aggregates:
-            plain = CommandHandler(aggregate, store=store, codec=codec, keyring=keyring, pause=pause)
+            plain = CommandHandler(
+                aggregate,
+                store=store,
+                codec=codec,
+                keyring=keyring,
+                pause=pause,
+                recent=recent_streams(store),
+            )
             self._handlers[aggregate.name] = unique(aggregate, plain) if aggregate.unique else plain
             for kind, command in requested(aggregate).items():
                 draws = draws_id(aggregate, command) and take_ids is not None

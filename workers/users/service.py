@@ -39,6 +39,7 @@ from domain.users.commands import ChangeEmail, EraseUser, RegisterUser, UserComm
 from domain.users.errors import EmailReserved, EmailTaken, ReservationLost, UserNotFound
 from domain.users.mail_domains import spellings
 from workers.runtime.commands import answer, order_of, requested
+from workers.runtime.recent import recent_streams
 from workers.users.claims import Claims
 
 _ATTEMPTS = 4
@@ -129,7 +130,9 @@ class UsersService:
         self._now_us = now_us
         self._new_id = new_id
         self._pause = pause
-        self._handler = CommandHandler(USER, store=store, codec=codec, keyring=keyring, pause=pause)
+        self._handler = CommandHandler(
+            USER, store=store, codec=codec, keyring=keyring, pause=pause, recent=recent_streams(store)
+        )
         self._claims = Claims(
             store=store, codec=codec, vault=vault, now_us=now_us, new_id=new_id, pause=pause
         )

@@ -54,6 +54,11 @@ class EventStore(Identified, Protocol):
     unknown: retry it with the same event ids until its result is definite.
     """
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a call waits for another process, so that a read costs far more than to remember what it returned."""
+        ...
+
     def append(self, batch: Sequence[Append]) -> list[AppendResult]:
         """Append a batch durably and return one result for each item, in order.
 

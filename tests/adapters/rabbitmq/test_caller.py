@@ -31,7 +31,9 @@ def test_without_a_broker_a_request_is_unavailable_within_its_timeout() -> None:
     ):
         caller.ask("users", "echo", {}, timeout_s=1.0)
 
-    assert 0.9 < time.monotonic() - asked_at_s < DEADLINE_S, "not before its timeout: the broker may be restarting"
+    assert 0.9 < time.monotonic() - asked_at_s < DEADLINE_S, (
+        "not before its timeout: the broker may be restarting"
+    )
     assert "secret" not in str(refused.value.to_wire())
 
 

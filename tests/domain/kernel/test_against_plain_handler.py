@@ -14,11 +14,14 @@ from domain.kernel.events import BEGINNING, Event, Recorded
 from domain.kernel.kept_states import KeptStates
 from domain.kernel.orders import Done, Order
 from domain.kernel.personal import Personal
+from domain.kernel.recent_streams import RecentStreams
 from tests.support import plain_handler
 from tests.support.bank import ACCOUNT, CODEC, Bank, Name, Pay, PayOnce, State, order
 
 Step = tuple[str, int, int, int]
 """The kind of a command, its account, its amount or owner, and the number of its command id: equal numbers repeat."""
+
+Kept = tuple[int, int, int | None]
 
 _KINDS = ["pay", "pay-twice", "pay-nothing", "pay-once", "name"]
 
@@ -30,8 +33,12 @@ STEPS: st.SearchStrategy[Step] = st.tuples(
 )
 BATCHES = st.lists(st.tuples(st.booleans(), st.lists(STEPS, max_size=12)), max_size=12)
 """Batches of the handler itself, or of another one."""
-KEPT = st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([0, 3, 12, 1000]))
-"""The length from which on states are kept, and the number of commands that are kept at most."""
+KEPT: st.SearchStrategy[Kept] = st.one_of(
+    st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([0, 3, 12, 1000]), st.none()),
+    st.tuples(st.sampled_from([4, 64]), st.just(1000), st.sampled_from([600, 100_000])),
+)
+"""The length from which on states are kept, the number of commands that are kept at most, and the bytes of recent streams
+that are remembered at most; None: every stream is read."""
 
 
 def _order(step: Step) -> Order[Any]:
@@ -46,9 +53,10 @@ def _order(step: Step) -> Order[Any]:
     return order(command, account, id_=uuid.UUID(int=id_))
 
 
-def _bank(kept: tuple[int, int]) -> Bank:
-    long, limit = kept
-    return Bank(kept=KeptStates(ACCOUNT, long=long, limit=limit))
+def _bank(kept: Kept) -> Bank:
+    long, limit, recent_bytes = kept
+    recent = None if recent_bytes is None else RecentStreams(lambda: 0.0, limit_bytes=recent_bytes)
+    return Bank(kept=KeptStates(ACCOUNT, long=long, limit=limit), recent=recent)
 
 
 def _content(bank: Bank) -> list[tuple[str, Event, uuid.UUID]]:
@@ -71,7 +79,7 @@ def _comparable(outcomes: Sequence[Any]) -> list[Any]:
 @settings(deadline=None, max_examples=150)
 @given(batches=BATCHES, kept=KEPT)
 def test_outcomes_and_events_are_those_of_a_handler_that_rereads_everything(
-    batches: list[tuple[bool, list[Step]]], kept: tuple[int, int]
+    batches: list[tuple[bool, list[Step]]], kept: Kept
 ) -> None:
     bank, model = _bank(kept), Bank()
     rival = Bank(bank.memory)
@@ -93,7 +101,7 @@ def test_outcomes_and_events_are_those_of_a_handler_that_rereads_everything(
     kept=KEPT,
 )
 def test_under_concurrent_writes_each_decision_holds_at_its_place_in_the_stream(
-    batches: list[list[Step]], rivals: list[list[Step]], kept: tuple[int, int]
+    batches: list[list[Step]], rivals: list[list[Step]], kept: Kept
 ) -> None:
     bank = _bank(kept)
     other = Bank(bank.memory)
@@ -112,6 +120,21 @@ def test_under_concurrent_writes_each_decision_holds_at_its_place_in_the_stream(
     }
     for account in (1, 2):
         _check_stream(_states(bank, account), sent)
+
+
+@settings(deadline=None, max_examples=150)
+@given(batches=st.lists(st.tuples(st.booleans(), STEPS.map(lambda step: [step])), min_size=3, max_size=12))
+def test_a_remembered_stream_gives_the_outcomes_of_one_that_is_read(
+    batches: list[tuple[bool, list[Step]]],
+) -> None:
+    """Single commands: a decision without events is alone in its batch."""
+    bank, model = _bank((64, 0, 100_000)), Bank()
+    rival = Bank(bank.memory)
+
+    for is_own, steps in batches:
+        orders = [*map(_order, steps)]
+        outcomes = (bank if is_own else rival).handle(*orders)
+        assert _comparable(outcomes) == _comparable(plain_handler.handle(model, orders))
 
 
 def _repeatable(step: Step) -> Order[Any]:
@@ -142,6 +165,7 @@ def _check_outcome(
             return
         state, last = states[outcome.version + 1]
         assert ACCOUNT.decide(state, order.command) == [], "nothing had to change"
+        assert outcome.version + 1 >= before, "not of a state before the batch"
         assert outcome.position == (last.position if last else BEGINNING)
     elif not isinstance(outcome, VersionConflict):
         assert any(ACCOUNT.decide(state, order.command) == outcome for state, _ in states[before:])
