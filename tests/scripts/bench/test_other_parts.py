@@ -6,6 +6,7 @@ import pytest
 
 from domain.features import registry
 from scripts.bench import distributed, ids, projections, rabbitmq
+from scripts.bench.growth import Sizes
 from scripts.bench.report import Figures, Section
 from tests.support.processes import all_processes
 
@@ -15,11 +16,16 @@ def titles(section: Section) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_distributed_profile_is_measured() -> None:
-    figures = Figures()
-    distributed.measure(users=40, singles=5, rounds=1, figures=figures)
+def test_the_distributed_profile_is_measured_at_every_size() -> None:
+    figures, notes = Figures(), list[str]()
+    sizes = Sizes(users=(40, 80), rounds=1, bulk=64, singles=8, seconds=0.01, idle_s=0.05)
+    distributed.measure(sizes, figures, notes)
 
-    assert titles(distributed.section(figures, [])) == [wanted.title for wanted in distributed.LINES]
+    assert notes == []
+    lines = distributed.section(figures, notes).lines
+    assert [(line.title, line.sizes) for line in lines] == [
+        (wanted.title, [40, 80]) for wanted in distributed.LINES
+    ]
 
 
 @pytest.mark.slow
