@@ -7,7 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.bench import distributed, embedded, eventstoredb, goals, hot, ids, projections, rabbitmq, runs
+from scripts.bench import (
+    distributed,
+    embedded,
+    eventstoredb,
+    goals,
+    hot,
+    ids,
+    projections,
+    rabbitmq,
+    rebuild_memory,
+    runs,
+)
 from scripts.bench.growth import Sizes
 from scripts.bench.report import Figures, Section
 from scripts.bench.samples import Samples
@@ -34,6 +45,8 @@ class Plan:
     over_servers_limit_s: float
     projected: int
     """The number of events that each projection is filled with."""
+    rebuilt: Sequence[int]
+    """The numbers of events of which a rebuild's memory is measured."""
     eventstoredb: runs.Sizes
     parts: Sequence[str]
 
@@ -54,6 +67,7 @@ QUICK = Plan(
     over_servers=(1_000,),
     over_servers_limit_s=25.0,
     projected=20_000,
+    rebuilt=(20_000,),
     eventstoredb=eventstoredb.QUICK,
     parts=("embedded", "hot", "distributed", "projections", "ids"),
 )
@@ -73,8 +87,9 @@ FULL = Plan(
     over_servers=(10_000, 100_000, 1_000_000),
     over_servers_limit_s=3_000.0,
     projected=100_000,
+    rebuilt=(1_000_000, 5_000_000),
     eventstoredb=eventstoredb.FULL,
-    parts=("embedded", "hot", "distributed", "projections", "eventstoredb", "rabbitmq", "ids"),
+    parts=("embedded", "hot", "distributed", "projections", "eventstoredb", "rabbitmq", "ids", "rebuild"),
 )
 
 
@@ -142,6 +157,10 @@ def _ids(plan: Plan, figures: Figures, notes: list[str]) -> None:
     ids.measure(figures, notes, turns=plan.ids_turns, pauses=plan.ids_pauses)
 
 
+def _rebuild(plan: Plan, figures: Figures, _notes: list[str]) -> None:
+    rebuild_memory.measure(plan.rebuilt, figures)
+
+
 _PARTS: dict[str, tuple[Any, Any, Callable[[], Any]]] = {
     "embedded": (_embedded, goals.section, Figures),
     "hot": (_hot, hot.section, Figures),
@@ -150,5 +169,6 @@ _PARTS: dict[str, tuple[Any, Any, Callable[[], Any]]] = {
     "eventstoredb": (_eventstoredb, eventstoredb.section, Samples),
     "rabbitmq": (_rabbitmq, rabbitmq.section, Figures),
     "ids": (_ids, ids.section, Figures),
+    "rebuild": (_rebuild, rebuild_memory.section, Figures),
 }
 PARTS = tuple(_PARTS)

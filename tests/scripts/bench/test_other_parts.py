@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from domain.features import registry
-from scripts.bench import distributed, ids, projections, rabbitmq
+from scripts.bench import distributed, ids, projections, rabbitmq, rebuild_memory
 from scripts.bench.growth import Sizes
 from scripts.bench.report import Figures, Section
 from tests.support.processes import all_processes
@@ -60,3 +60,15 @@ def test_each_projection_is_measured_alone() -> None:
         f"CPU µs per event: {each.name}" for each in registry().projections
     ]
     assert all(line.median(200) > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_memory_of_rebuilds_is_measured_at_every_size() -> None:
+    figures = Figures()
+    rebuild_memory.measure((200, 100), figures)
+
+    lines = rebuild_memory.section(figures, []).lines
+    assert [(line.title, line.sizes) for line in lines] == [
+        (wanted.title, [100, 200]) for wanted in rebuild_memory.LINES
+    ]
+    assert all(line.median(size) > 0 for line in lines for size in line.sizes)
