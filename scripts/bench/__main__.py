@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="PART,…", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--sizes", metavar="N,…", help="numbers of users of the embedded profile")
+    parser.add_argument("--sizes", metavar="N,…", help="numbers of users; of events in `rebuild`")
     parser.add_argument("--rounds", type=int, help="of each part")
     parser.add_argument("--limit", type=int, metavar="SECONDS", help="the longest that the run takes")
     parser.add_argument("--json", type=Path, metavar="FILE", default=ROOT / "build/bench.json")
@@ -65,7 +65,8 @@ def _plan(given: argparse.Namespace) -> Plan:
     if given.only:
         changes["parts"] = given.only.split(",")
     if given.sizes:
-        changes["users"] = [int(size) for size in given.sizes.split(",")]
+        sizes = [int(size) for size in given.sizes.split(",")]
+        changes |= {"users": sizes, "over_servers": sizes, "rebuilt": sizes}
     if given.rounds:
         changes["rounds"] = given.rounds
     if given.limit:

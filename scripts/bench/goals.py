@@ -96,17 +96,17 @@ def section(figures: Figures, notes: Sequence[str]) -> Section:
         "The embedded profile",
         lines_of(LINES, figures),
         counts="users",
-        matrix=_by_role(figures),
+        matrix=by_role(figures, _ROLES),
         matrix_title="for a create",
         notes=notes,
     )
 
 
-def _by_role(figures: Figures) -> Matrix:
+def by_role(figures: Figures, roles: Sequence[str]) -> Matrix:
     """CPU time and bytes written of each role, at each size."""
     rows: dict[str, dict[str, float]] = {}
     for what, name in (("CPU, ms", "CPU of"), ("bytes written", "written by")):
-        for role in _ROLES:
+        for role in roles:
             for size, found in figures.of(f"{name} {role}").items():
                 rows.setdefault(f"{what}, {size:,} users", {})[role] = statistics.median(found)
     return rows

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import apsw
@@ -15,9 +16,10 @@ from scripts.bench.cpu import Group, peak_mb, with_children
 from tests.support.runs import ES
 from tests.support.servers import Guarded
 from tests.support.system import System, new_root
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE_S, eventually
 
 FILES = ("events", "read", "vault")
+_REBUILD_LIMIT_S = 1200.0
 
 
 @contextmanager
@@ -48,16 +50,30 @@ def peaks_mb(system: System) -> dict[str, float]:
     return {role: sum(map(peak_mb, group())) for role, group in roles(system).items()}
 
 
-def caught_up(system: System) -> None:
+def caught_up(system: System, *, within_s: float = DEADLINE_S) -> None:
     """Wait until all followers have read everything that is stored by now."""
 
     def is_caught_up() -> bool:
         status = system.status()
-        followers = status["followers"]
-        lags = [each["lag"] for each in (*status["projections"], *followers)]
-        return bool(followers) and not any(lags)
+        projections, followers = status["projections"], status["followers"]
+        # A follower that did not reply has no lag, and projections that did not reply are none.
+        return bool(projections and followers) and all(
+            each.get("lag") == 0 for each in (*projections, *followers)
+        )
 
-    eventually(is_caught_up, "the followers have caught up")
+    eventually(is_caught_up, "the followers have caught up", within_s=within_s)
+
+
+def rebuilt(system: System) -> tuple[int, float]:
+    """Rebuild the projection `users`: the number of its events, and the seconds from its start to the switch."""
+    before = system.generation()["generation"]
+    system.es("projections", "rebuild", "users", deadline_s=_REBUILD_LIMIT_S).ok()
+    current = system.generation()
+    assert current["generation"] != before
+    begun, finished = (
+        datetime.fromisoformat(current[name].replace("Z", "+00:00")) for name in ("started_at", "finished_at")
+    )
+    return current["events"], (finished - begun).total_seconds()
 
 
 def stored_bytes(system: System) -> dict[str, int]:

@@ -7,14 +7,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.bench import distributed, embedded, eventstoredb, goals, hot, ids, projections, rabbitmq, runs
+from scripts.bench import (
+    distributed,
+    embedded,
+    eventstoredb,
+    goals,
+    hot,
+    ids,
+    projections,
+    rabbitmq,
+    rebuild_memory,
+    runs,
+)
+from scripts.bench.growth import Sizes
 from scripts.bench.report import Figures, Section
 from scripts.bench.samples import Samples
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. `limit_s` ends the run; the largest sizes of `users` are left out if time is short."""
+    """How much is measured. `limit_s` ends the run; the largest numbers of users are left out if time is short."""
 
     limit_s: int
     rounds: int
@@ -28,10 +40,13 @@ class Plan:
     length_limit_s: float
     ids_turns: int
     ids_pauses: int
-    over_servers: int
-    """The number of creates in a bulk over servers."""
+    over_servers: Sequence[int]
+    """The numbers of users over RabbitMQ and PostgreSQL."""
+    over_servers_limit_s: float
     projected: int
     """The number of events that each projection is filled with."""
+    rebuilt: Sequence[int]
+    """The numbers of events of which a rebuild's memory is measured."""
     eventstoredb: runs.Sizes
     parts: Sequence[str]
 
@@ -49,13 +64,15 @@ QUICK = Plan(
     length_limit_s=15.0,
     ids_turns=10,
     ids_pauses=2,
-    over_servers=2_000,
+    over_servers=(1_000,),
+    over_servers_limit_s=25.0,
     projected=20_000,
+    rebuilt=(20_000,),
     eventstoredb=eventstoredb.QUICK,
     parts=("embedded", "hot", "distributed", "projections", "ids"),
 )
 FULL = Plan(
-    limit_s=7_200,
+    limit_s=10_800,
     rounds=5,
     users=(10_000, 100_000, 1_000_000),
     users_limit_s=3_600.0,
@@ -67,10 +84,12 @@ FULL = Plan(
     length_limit_s=180.0,
     ids_turns=40,
     ids_pauses=7,
-    over_servers=10_000,
+    over_servers=(10_000, 100_000, 1_000_000),
+    over_servers_limit_s=3_000.0,
     projected=100_000,
+    rebuilt=(1_000_000, 5_000_000),
     eventstoredb=eventstoredb.FULL,
-    parts=("embedded", "hot", "distributed", "projections", "eventstoredb", "rabbitmq", "ids"),
+    parts=("embedded", "hot", "distributed", "projections", "eventstoredb", "rabbitmq", "ids", "rebuild"),
 )
 
 
@@ -105,16 +124,21 @@ def part(name: str) -> Part:
 
 
 def _embedded(plan: Plan, figures: Figures, notes: list[str]) -> None:
-    sizes = embedded.Sizes(plan.users, plan.rounds, plan.bulk, plan.singles, plan.seconds, plan.idle_s)
-    embedded.Embedded(sizes, figures, notes, until_s=time.monotonic() + plan.users_limit_s).all()
+    sizes = _sizes(plan, plan.users)
+    embedded.measure(sizes, figures, notes, until_s=time.monotonic() + plan.users_limit_s)
+
+
+def _sizes(plan: Plan, users: Sequence[int]) -> Sizes:
+    return Sizes(users, plan.rounds, plan.bulk, plan.singles, plan.seconds, plan.idle_s)
 
 
 def _hot(plan: Plan, figures: Figures, notes: list[str]) -> None:
     hot.Hot(plan.lengths, plan.rounds, figures, notes, limit_s=plan.length_limit_s).all()
 
 
-def _distributed(plan: Plan, figures: Figures, _notes: list[str]) -> None:
-    distributed.measure(plan.over_servers, plan.singles, plan.rounds, figures)
+def _distributed(plan: Plan, figures: Figures, notes: list[str]) -> None:
+    sizes = _sizes(plan, plan.over_servers)
+    distributed.measure(sizes, figures, notes, until_s=time.monotonic() + plan.over_servers_limit_s)
 
 
 def _eventstoredb(plan: Plan, samples: Samples, _notes: list[str]) -> None:
@@ -133,6 +157,10 @@ def _ids(plan: Plan, figures: Figures, notes: list[str]) -> None:
     ids.measure(figures, notes, turns=plan.ids_turns, pauses=plan.ids_pauses)
 
 
+def _rebuild(plan: Plan, figures: Figures, _notes: list[str]) -> None:
+    rebuild_memory.measure(plan.rebuilt, figures)
+
+
 _PARTS: dict[str, tuple[Any, Any, Callable[[], Any]]] = {
     "embedded": (_embedded, goals.section, Figures),
     "hot": (_hot, hot.section, Figures),
@@ -141,5 +169,6 @@ _PARTS: dict[str, tuple[Any, Any, Callable[[], Any]]] = {
     "eventstoredb": (_eventstoredb, eventstoredb.section, Samples),
     "rabbitmq": (_rabbitmq, rabbitmq.section, Figures),
     "ids": (_ids, ids.section, Figures),
+    "rebuild": (_rebuild, rebuild_memory.section, Figures),
 }
 PARTS = tuple(_PARTS)

@@ -22,7 +22,7 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from adapters.clock import now_us
 from adapters.log import Log
@@ -34,6 +34,7 @@ from domain.kernel.events import EventData, Metadata, event_id
 from domain.kernel.personal import Personal, Sealed
 from domain.kernel.ports.event_store import Append
 from domain.kernel.ports.read_model import ReadModel
+from domain.kernel.uuid7 import Uuid7s
 from domain.users.account import USER, UserRegistered, UserRenamed
 from domain.users.projection import USERS
 from workers.projections.filling import Filling
@@ -73,21 +74,29 @@ class _Sealer:
 
 def fill(store: SqliteStore, events: int) -> None:
     """Append events of users, one in ten a change of a name."""
-    appends = _appends(random.Random(1), events)
+    append(store, appends_of_users(events))
+
+
+def append(store: SqliteStore, appends: Iterator[Append]) -> None:
+    """Append in large transactions."""
     while some := list(islice(appends, 5_000)):
         store.append(some)
 
 
-def _appends(chosen: random.Random, events: int) -> Iterator[Append]:
-    codec, versions, users = open_codec(), dict[int, int](), list[int]()
+def appends_of_users(events: int) -> Iterator[Append]:
+    """The same users and changes in each run, one event in each append."""
+    chosen, codec, new_command_id = random.Random(1), open_codec(), Uuid7s(now_us, os.urandom)
+    users, renamed = list[int](), dict[int, int]()
     for number in range(events):
         is_new = not users or chosen.random() > _RENAMED
         user_id = 300_000_000_000_000_000 + number * 1024 if is_new else chosen.choice(users)
         if is_new:
             users.append(user_id)
-        version = versions[user_id] = versions.get(user_id, -1) + 1
+            version = 0
+        else:
+            version = renamed[user_id] = renamed.get(user_id, 0) + 1
         event = UserRegistered(Personal(""), Personal("")) if is_new else UserRenamed(Personal(""))
-        command_id = uuid4()
+        command_id = new_command_id()
         data: EventData = codec.encode(
             event,
             event_id=event_id(command_id, 0),

@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from scripts.bench.bulks import GROUP, People, run_bulk
 from scripts.bench.cpu import Meter
+from scripts.bench.home import rebuilt
 from scripts.bench.parts import FOLLOWERS, Parts
 from scripts.bench.samples import Sample, Samples
 from tests.support.processes import ROOT
@@ -129,15 +129,7 @@ class Runs:
 
     def rebuild(self) -> Sample:
         meter = self._meter()
-        before = self._parts.system.generation()["generation"]
-        self._parts.system.es("projections", "rebuild", "users").ok()
-        current = self._parts.system.generation()
-        assert current["generation"] != before
-        begun, finished = (
-            datetime.fromisoformat(current[name].replace("Z", "+00:00"))
-            for name in ("started_at", "finished_at")
-        )
-        return Sample(current["events"], (finished - begun).total_seconds(), meter.read())
+        return Sample(*rebuilt(self._parts.system), meter.read())
 
     def _idle(self) -> None:
         self._caught_up()

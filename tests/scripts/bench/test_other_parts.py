@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from domain.features import registry
-from scripts.bench import distributed, ids, projections, rabbitmq
+from scripts.bench import distributed, ids, projections, rabbitmq, rebuild_memory
+from scripts.bench.growth import Sizes
 from scripts.bench.report import Figures, Section
 from tests.support.processes import all_processes
 
@@ -15,11 +16,16 @@ def titles(section: Section) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_distributed_profile_is_measured() -> None:
-    figures = Figures()
-    distributed.measure(users=40, singles=5, rounds=1, figures=figures)
+def test_the_distributed_profile_is_measured_at_every_size() -> None:
+    figures, notes = Figures(), list[str]()
+    sizes = Sizes(users=(40, 80), rounds=1, bulk=64, singles=8, seconds=0.01, idle_s=0.05)
+    distributed.measure(sizes, figures, notes)
 
-    assert titles(distributed.section(figures, [])) == [wanted.title for wanted in distributed.LINES]
+    assert notes == []
+    lines = distributed.section(figures, notes).lines
+    assert [(line.title, line.sizes) for line in lines] == [
+        (wanted.title, [40, 80]) for wanted in distributed.LINES
+    ]
 
 
 @pytest.mark.slow
@@ -54,3 +60,15 @@ def test_each_projection_is_measured_alone() -> None:
         f"CPU µs per event: {each.name}" for each in registry().projections
     ]
     assert all(line.median(200) > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_memory_of_rebuilds_is_measured_at_every_size() -> None:
+    figures = Figures()
+    rebuild_memory.measure((200, 100), figures)
+
+    lines = rebuild_memory.section(figures, []).lines
+    assert [(line.title, line.sizes) for line in lines] == [
+        (wanted.title, [100, 200]) for wanted in rebuild_memory.LINES
+    ]
+    assert all(line.median(size) > 0 for line in lines for size in line.sizes)
