@@ -6,27 +6,25 @@ that side ends. Refusal: no answer is guessed. What has none when its time is up
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 from uuid import uuid4
 
 from adapters.eventstoredb.driver import failures, grpc, handle_rpc_error
+from adapters.eventstoredb.duplex import DuplexCall
 from adapters.eventstoredb.messages import AppendRequest, AppendResponse, correlation_of
 
 
 class AppendCall:
-    """Thread-safe. One thread receives the responses; gRPC has another one that sends the requests."""
+    """Thread-safe. One thread receives the responses."""
 
-    def __init__(self, open_call: Callable[[Iterator[AppendRequest]], Any]) -> None:
-        """`open_call` starts the RPC over an iterator of requests, without a timeout."""
-        self._requests: queue.SimpleQueue[AppendRequest | None] = queue.SimpleQueue()
+    def __init__(self, call: DuplexCall) -> None:
+        """`call` is a BatchAppend that has just begun."""
         self._lock = threading.Lock()
         self._unanswered: dict[str, Batch] = {}
         self._prefix, self._count = str(uuid4())[:24], 0
         self._is_open = True
-        self._call = open_call(iter(self._requests.get, None))
+        self._call = call
         threading.Thread(target=self._receive, name="eventstoredb-appends", daemon=True).start()
 
     def start(self, requests: Mapping[int, AppendRequest]) -> Batch | None:
@@ -40,7 +38,7 @@ class AppendCall:
                 id_ = request.correlation_id.string = f"{self._prefix}{self._count:012x}"
                 batch.keys[id_] = key
                 self._unanswered[id_] = batch
-                self._requests.put(request)
+            self._call.send(requests.values())
             return batch
 
     def forget(self, ids: Sequence[str]) -> None:
@@ -66,7 +64,6 @@ class AppendCall:
             left, self._unanswered = self._unanswered, {}
         for batch in left.values():
             batch.fail(error)
-        self._requests.put(None)  # ends the thread that sends
 
     def _receive_one(self, response: AppendResponse) -> None:
         id_ = correlation_of(response)

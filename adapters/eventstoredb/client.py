@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -27,6 +26,7 @@ from adapters.eventstoredb.driver import (
     grpc,
     handle_rpc_error,
 )
+from adapters.eventstoredb.duplex import DuplexCall
 from adapters.eventstoredb.errors import fault_of
 from adapters.eventstoredb.messages import (
     AppendRequest,
@@ -89,13 +89,18 @@ class Client(EventStoreDBClient):
             return iter(())
         with self._appends_lock:
             if self._appends is None or (batch := self._appends.start(requests)) is None:
-                self._appends = AppendCall(
-                    partial(self._call, self.streams._stub.BatchAppend, timeout_s=None)
-                )
+                self._appends = AppendCall(self._duplex(self.streams._stub.BatchAppend))
                 batch = self._appends.start(requests)
         if batch is None:
             raise failures.ServiceUnavailable("the call ended at once")
         return batch.responses(timeout_s)
+
+    def end_appends(self) -> None:
+        """End the call that is open for appends: a thread waits for its answers. The next append opens another one."""
+        with self._appends_lock:
+            if self._appends is not None:
+                self._appends.forget(())
+            self._appends = None
 
     def stream_page(
         self, stream: str, start: int | None, *, backwards: bool = False, size: int, timeout_s: float
@@ -168,8 +173,13 @@ class Client(EventStoreDBClient):
 
     def _call(self, rpc: Any, request: Any, *, timeout_s: float | None) -> Any:
         """Start a call to the leader."""
-        metadata = self.streams._metadata(self._call_metadata, requires_leader=True)
-        return rpc(request, timeout=timeout_s, metadata=metadata, credentials=self._call_credentials)
+        return rpc(request, timeout=timeout_s, metadata=self._of_a_call(), credentials=self._call_credentials)
+
+    def _duplex(self, rpc: Any) -> DuplexCall:
+        return DuplexCall(rpc, metadata=self._of_a_call(), credentials=self._call_credentials)
+
+    def _of_a_call(self) -> Any:
+        return self.streams._metadata(self._call_metadata, requires_leader=True)
 
     def _events(self, call: Any) -> Iterator[Recorded]:
         for message in self._messages(call):

@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped]
+from grpc import _channel, _common
+from grpc._cython import cygrpc  # type: ignore[import-untyped]
 
 # An environment holds one of them, because they need different versions of gRPC.
 LIBRARY = "kurrentdbclient" if find_spec("kurrentdbclient") else "esdbclient"
@@ -53,12 +55,15 @@ else:
 __all__ = [
     "LIBRARY",
     "NO_RECORD",
+    "STATUS_CODES",
     "DeadlineExceeded",
     "ESDBConnection",
     "EventStoreDBClient",
     "Options",
     "StreamsService",
     "Url",
+    "cygrpc",
+    "failed_call",
     "failures",
     "grpc",
     "handle_rpc_error",
@@ -67,6 +72,17 @@ __all__ = [
     "status_of",
     "streams_pb2",
 ]
+
+
+STATUS_CODES = _common.CYGRPC_STATUS_CODE_TO_STATUS_CODE
+
+
+def failed_call(code: Any, details: str, trailing_metadata: Any) -> Exception:
+    """The error that gRPC raises for a call that ended with this status."""
+    error: Exception = _channel._InactiveRpcError(
+        _channel._RPCState((), (), trailing_metadata, code, details.encode())
+    )
+    return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,9 @@ class EventStoreDbStore:
         return self._identity.system_id()
 
     def claim_system(self, system_id: UUID, *, instead_of: UUID | None = None) -> UUID:
-        return self._identity.claim(system_id, instead_of)
+        claimed = self._identity.claim(system_id, instead_of)
+        self._connection.call(lambda client, _: client.end_appends())  # the worker may be one that only reads
+        return claimed
 
     def follow(
         self,

@@ -20,12 +20,18 @@ from domain.kernel.ports.vault import Vault
 from domain.users.account import USER, UserDeleted, UserEmailChanged
 from workers.runtime.claims import UniqueClaims
 from workers.runtime.followers import CheckpointedFollowing
+from workers.runtime.shared_tail import SharedTail
 from workers.users.claims import SETTLED, Claims
 
 JANITOR_INTERVAL_S = 5.0
 _COLLECT_S = 0.2
 _BATCH_LIMIT = 1024
 _FOLLOWED = (UserDeleted.type, UserEmailChanged.type)
+
+
+def followed_types(unique: UniqueClaims) -> list[str]:
+    """The types of the events that it follows."""
+    return [*_FOLLOWED, *unique.followed]
 
 
 class ClaimsProcess:
@@ -39,6 +45,7 @@ class ClaimsProcess:
         log: Log,
         monotonic_s: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        tail: SharedTail | None = None,
     ) -> None:
         """`claims` settles those on addresses, `unique` those of other aggregates."""
         self._claims = claims
@@ -54,8 +61,9 @@ class ClaimsProcess:
             log=log,
             monotonic_s=monotonic_s,
             prefixes=[USER.prefix, *unique.prefixes],
-            types=[*_FOLLOWED, *unique.followed],
+            types=followed_types(unique),
             batch_limit=_BATCH_LIMIT,
+            tail=tail,
         )
 
     def run(self, stopped: Callable[[], bool]) -> None:

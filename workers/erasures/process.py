@@ -21,6 +21,7 @@ from domain.kernel.ports.vault import Destruction, Owed, OwedState, Reason, Vaul
 from domain.users.account import USER
 from workers.erasures.people import PeopleFinder
 from workers.runtime.followers import CheckpointedFollowing
+from workers.runtime.shared_tail import SharedTail
 from workers.users.owed import BATCH_LIMIT, ERASING, LISTED, Listing
 
 RETRY_INTERVAL_S = 5.0
@@ -41,6 +42,7 @@ class ErasureProcess:
         log: Log,
         on_destroyed: Callable[[], None] = lambda: None,
         monotonic_s: Callable[[], float] = time.monotonic,
+        tail: SharedTail | None = None,
     ) -> None:
         """`on_destroyed` is called after keys were destroyed, so that the cleaning starts at once."""
         self._vault = vault
@@ -60,6 +62,7 @@ class ErasureProcess:
             prefixes=[USER.prefix],
             types=ERASING,
             batch_limit=BATCH_LIMIT,
+            tail=tail,
         )
         self._is_asked = False
         self._looked_at_s = self._retried_at_s = float("-inf")

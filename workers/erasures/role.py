@@ -13,21 +13,26 @@ from domain.kernel.ports.vault import Vault
 from domain.kernel.uuid7 import Uuid7s
 from domain.users.account import USER
 from domain.users.traces import person_fields
-from workers.erasures.claims import ClaimsProcess
+from workers.erasures.claims import ClaimsProcess, followed_types
 from workers.erasures.cleaning import Cleaning
 from workers.erasures.people import PeopleFinder
 from workers.erasures.process import ErasureProcess
 from workers.erasures.service import ErasuresService
 from workers.runtime.claims import UniqueClaims
+from workers.runtime.shared_tail import SharedTail
 from workers.runtime.worker import Worker
 from workers.users.claims import Claims
-from workers.users.owed import Listing
+from workers.users.owed import ERASING, Listing
 
 
 def open_service(worker: Worker) -> ErasuresService:
     store, vault, codec, log = worker.store(), worker.vault(), worker.codec, worker.log
     listing = Listing(store=store, codec=codec, vault=vault, now_us=now_us, log=log)
     cleaning = _cleaning(worker, store, vault)
+    unique = UniqueClaims(
+        worker.registry.aggregates, store=store, codec=codec, vault=vault, now_us=now_us, pause=time.sleep
+    )
+    tail = SharedTail(store, types=[*ERASING, *followed_types(unique)])
     process = ErasureProcess(
         store=store,
         vault=vault,
@@ -38,6 +43,7 @@ def open_service(worker: Worker) -> ErasuresService:
         now_us=now_us,
         log=log,
         on_destroyed=cleaning.wake,
+        tail=tail,
     )
     claims = Claims(
         store=store,
@@ -49,10 +55,7 @@ def open_service(worker: Worker) -> ErasuresService:
     )
     worker.follow("erasures", process.run)
     worker.follow("cleaning", cleaning.run)
-    unique = UniqueClaims(
-        worker.registry.aggregates, store=store, codec=codec, vault=vault, now_us=now_us, pause=time.sleep
-    )
-    settling = ClaimsProcess(store=store, vault=vault, claims=claims, unique=unique, log=log)
+    settling = ClaimsProcess(store=store, vault=vault, claims=claims, unique=unique, log=log, tail=tail)
     worker.follow("claims", settling.run)
     return ErasuresService(
         store=store,

@@ -17,10 +17,10 @@ from domain.kernel.projection import Projection
 from workers.projections.errors import OtherColumns
 from workers.projections.filling import Filler, Filling, is_of_other_history
 from workers.projections.next_batch import pause
-from workers.projections.shared_tail import SharedTail
 from workers.runtime.followers import Verification, reached_with
 from workers.runtime.last_error import LastError
 from workers.runtime.queries import OtherHistoryShown
+from workers.runtime.shared_tail import SharedTail
 
 LIVE_BATCH = 512
 _IDLE_SAVE_S = 1.0

@@ -15,8 +15,8 @@ from workers.projections.filling import Filling
 from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuild, Rebuilds, unfinished
 from workers.projections.service import QueriesService, queries_of
-from workers.projections.shared_tail import SharedTail
 from workers.runtime.queries import Sources, Waiting
+from workers.runtime.shared_tail import SharedTail
 from workers.runtime.worker import Worker
 from workers.users.owed import Listing
 

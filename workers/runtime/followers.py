@@ -21,6 +21,7 @@ from domain.kernel.history import Fit, History, Mark, verified
 from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import CaughtUp, EventStore
 from domain.kernel.vault_errors import vault_behind
+from workers.runtime.shared_tail import SharedTail
 
 _SOUND_AFTER_S = 5.0
 """A run that has lasted for so long after a failure has its parts again: a run without them fails sooner."""
@@ -136,10 +137,15 @@ class CheckpointedFollowing:
         prefixes: Sequence[str] | None = None,
         types: Sequence[str] | None = None,
         batch_limit: int = 1,
+        tail: SharedTail | None = None,
     ) -> None:
-        """`process` names the checkpoint; `prefixes` and `types` choose the events, see `EventStore.follow`."""
+        """`process` names the checkpoint; `prefixes` and `types` choose the events, see `EventStore.follow`.
+
+        With `tail` it shares a subscription with others.
+        """
         self._process = process
         self._store = store
+        self._follow = store.follow if tail is None else tail.follow
         self._checkpoints = checkpoints
         self._log = log
         self._monotonic_s = monotonic_s
@@ -177,7 +183,7 @@ class CheckpointedFollowing:
         verify = Verification(self._store, self.saved, saved_at_s)
         self._log.info("following", process=self._process, position=self.saved.position)
         batch: list[Recorded] = []
-        following = self._store.follow(
+        following = self._follow(
             self.saved.position, stopped=stopped, prefixes=self._prefixes, types=self._types
         )
         for item in following:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from uuid import uuid4
 
 import pytest
@@ -11,9 +12,10 @@ from domain.kernel.errors import Damaged
 from domain.kernel.events import NO_STREAM
 from domain.kernel.ports.event_store import Append
 from domain.kernel.system import SYSTEM_STREAM, SystemClaimed
-from tests.support.builders import some_events
+from tests.support.builders import a_stream, append, some_events
 from tests.support.eventstoredb import Store
 from tests.support.node import LOST_APPENDS, Fault, Node, Point, once
+from tests.support.waiting import eventually
 
 
 def test_a_claim_is_an_event_that_this_program_knows(store: Store) -> None:
@@ -32,6 +34,18 @@ def test_a_repeated_claim_stores_no_second_event(store: Store) -> None:
         store.claim_system(uuid4())
 
     assert store.versions(SYSTEM_STREAM) == [0]
+
+
+def test_after_a_claim_no_thread_waits_for_appends(store: Store) -> None:
+    def receiving() -> set[int | None]:
+        return {each.ident for each in threading.enumerate() if each.name == "eventstoredb-appends"}
+
+    before = receiving()
+    store.claim_system(uuid4())
+
+    eventually(lambda: receiving() <= before, "its call has ended")
+    append(store, a_stream(), NO_STREAM, some_events(1))
+    assert not receiving() <= before, "another one is open"
 
 
 @pytest.mark.parametrize(

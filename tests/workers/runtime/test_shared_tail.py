@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from domain.kernel.ports.event_store import CaughtUp, EventStore
 from tests.support.builders import append, some_events
 from tests.support.parts import replaced
 from tests.support.waiting import DEADLINE_S
-from workers.projections.shared_tail import SharedTail
+from workers.runtime.shared_tail import SharedTail
 
 OTHERS = 30
 
@@ -37,12 +38,12 @@ def never() -> bool:
 
 
 def until_head(
-    tail: SharedTail, store: EventStore, after: Position = 0, prefixes: Sequence[str] | None = None
+    tail: SharedTail, store: EventStore, after: Position = 0, **chosen: Sequence[str]
 ) -> list[Position]:
     """The positions that a follower gets up to the present head."""
     head = store.head()
     found: list[Position] = []
-    for item in tail.follow(after, stopped=never, prefixes=prefixes):
+    for item in tail.follow(after, stopped=never, **chosen):
         if isinstance(item, CaughtUp):
             if item.position >= head:
                 return found
@@ -86,6 +87,32 @@ def test_a_follower_gets_only_streams_with_its_prefixes(store: MemoryStore) -> N
 
     assert until_head(tail, store, prefixes=["b-"]) == [1, 3, 5, 7, 9]
     assert until_head(tail, store, prefixes=["b-", "a-"]) == [*range(1, 11)]
+
+
+def test_followers_of_other_types_share_a_subscription_to_all_of_them(store: MemoryStore) -> None:
+    seen: list[Any] = []
+
+    def follow(after: Position, **more: Any) -> Iterator[Recorded | CaughtUp]:
+        seen.append(more["types"])
+        return store.follow(after, **more)
+
+    def fill_three(first: int) -> None:
+        for number, type_ in enumerate(("opened.v1", "closed.v1", "renamed.v1"), first):
+            append(store, f"a-{number}", NO_STREAM, [replace(some_events(1)[0], type=type_)])
+
+    tail = SharedTail(replaced(store, follow=follow), types=["opened", "closed"])
+    fill_three(0)
+    fill_three(3)
+
+    assert until_head(tail, store, types=["closed"]) == [2, 5]
+    assert until_head(tail, store, types=["opened"], prefixes=["a-3"]) == [4]
+    behind = tail.follow(0, stopped=never, types=["closed"])
+    found = [*itertools.takewhile(lambda item: isinstance(item, Recorded), behind)]
+    fill_three(6)
+    assert until_head(tail, store, after=9, types=["opened"]) == []
+    found += itertools.takewhile(lambda item: isinstance(item, Recorded), behind)
+    assert [item.position for item in found] == [2, 5, 8], "the last one in a page of its own"
+    assert seen == [["opened", "closed"]] * len(seen)
 
 
 def test_a_follower_far_behind_does_not_hold_up_another_one(store: MemoryStore) -> None:

@@ -1,4 +1,4 @@
-"""One subscription to the store, for all projections of a worker.
+"""One subscription to the store, for several followers of a worker.
 
 Promise: each follower gets what `EventStore.follow` promises, however far behind the others are. Refusal: it keeps a
 bounded number of events. A follower behind them reads pages of its own until it has caught up.
@@ -24,11 +24,26 @@ _READS_AHEAD = 8
 _position = attrgetter("position")
 
 
+class _Wanted:
+    """Whether an event is of these streams and types."""
+
+    def __init__(self, prefixes: Sequence[str] | None, types: Sequence[str] | None) -> None:
+        self._prefixes = None if prefixes is None else tuple(prefixes)
+        self._types = None if types is None else tuple(types)
+
+    def __call__(self, event: Recorded) -> bool:
+        return (self._prefixes is None or event.stream.startswith(self._prefixes)) and (
+            self._types is None or event.type.startswith(self._types)
+        )
+
+
 class SharedTail:
     """The last events of one subscription. The follower that has taken all of them reads the next ones for all."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: EventStore, *, types: Sequence[str] | None = None) -> None:
+        """`types`: those that any of the followers wants, as for `EventStore.follow`."""
         self._store = store
+        self._types = types
         self._changed = threading.Condition()
         self._is_read = False
         """Whether a follower is reading. No other one uses or replaces the subscription then."""
@@ -40,28 +55,33 @@ class SharedTail:
         """Set while no event was read since."""
 
     def follow(
-        self, after: Position, *, stopped: Callable[[], bool], prefixes: Sequence[str] | None = None
+        self,
+        after: Position,
+        *,
+        stopped: Callable[[], bool],
+        prefixes: Sequence[str] | None = None,
+        types: Sequence[str] | None = None,
     ) -> Iterator[Recorded | CaughtUp]:
         """As `EventStore.follow`."""
         # A new follower drops the kept events: after a restore of the store they may be of the lost history.
         with self._changed:
             self._changed.wait_for(lambda: not self._is_read)
             self._drop()
-        starts = None if prefixes is None else tuple(prefixes)
+        wanted = _Wanted(prefixes, types)
         ahead = 0
         while not stopped():
             kept = self._next(after, stopped, is_new=ahead > _READS_AHEAD)
             if kept is None:
                 head = self._store.head()
                 page = list(self._store.read_all(after, _PAGE, prefixes=prefixes))
-                yield from page
+                yield from filter(wanted, page)
                 # Fewer events than a page: they are all up to the head, which was read before them.
                 last = page[-1].position if page else after
                 after = last if len(page) == _PAGE else max(last, head)
                 continue
             events, caught_up = kept
             for event in events:
-                if starts is None or event.stream.startswith(starts):
+                if wanted(event):
                     yield event
                     if stopped():
                         return
@@ -86,7 +106,7 @@ class SharedTail:
             if not self._is_read and (is_new or self._subscription is None):
                 self._drop()
                 self._after = after
-                self._subscription = self._store.follow(after, stopped=stopped)
+                self._subscription = self._store.follow(after, stopped=stopped, types=self._types)
             if self._is_read or self._has_news(after) or after < self._after:
                 return self._kept(after)
             self._is_read = True
