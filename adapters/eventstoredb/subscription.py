@@ -30,7 +30,7 @@ _COLLECT_S = 0.005
 _LONGEST_S = 0.04
 """How long events may come without a `CaughtUp` in between, once the subscription is live."""
 _UNCERTAIN_S = 0.05
-_IDLE_S = 0.15
+_IDLE_S = 0.18
 _READ_TIMEOUT_S = 0.2  # `follow` promises to check `stopped` this often, even if the server is silent
 
 

@@ -23,7 +23,7 @@ from domain.kernel.messages import Later, Reply, Request
 from domain.kernel.ports.transport import Delivery, Server, Service, StagedService
 
 BATCH_LIMIT = 256
-IDLE_WAIT_S = 0.1
+IDLE_WAIT_S = 0.2
 """How long an idle worker waits for requests before it checks whether to stop."""
 DRAIN_S = 5.0
 _LATER_WAIT_S = 0.005

@@ -36,6 +36,9 @@ from workers.runtime.id_blocks import IdBlocks, draw_ids
 from workers.runtime.identity import join_read_model, join_store, join_vault
 from workers.runtime.loop import opened, serve
 
+_LOOK_INTERVAL_S = 0.5
+"""The interval between two looks whether the home and the socket are where they were."""
+
 
 class _Part(Protocol):
     def close(self) -> None: ...
@@ -203,6 +206,7 @@ class _Place:
         """Raises PartUnavailable if another worker without a supervisor serves the role, or if the home is gone."""
         wiring.prepare_home(settings)
         self._settings = settings
+        self._looked_at_s, self._seen_missing = float("-inf"), False
         try:
             self._home = OpenedHome(settings.home)
         except FileNotFoundError as error:  # since it was prepared
@@ -228,6 +232,13 @@ class _Place:
         if self._socket is not None and not self._socket.is_reachable:
             return str(self._socket.path)
         return None
+
+    def is_seen_missing(self) -> bool:
+        """Whether something is missing, as of half a second ago: a worker asks after every batch."""
+        now_s = time.monotonic()
+        if now_s - self._looked_at_s > _LOOK_INTERVAL_S:
+            self._looked_at_s, self._seen_missing = now_s, self.missing is not None
+        return self._seen_missing
 
     def close(self) -> None:
         self._home.close()
@@ -257,9 +268,7 @@ def run_role(
         def has_to_stop() -> bool:
             control.alive()
             # A worker must not outlive its supervisor: the next supervisor starts its own workers.
-            return (
-                stopping.is_set() or worker.crashed or control.supervisor_ended or place.missing is not None
-            )
+            return stopping.is_set() or worker.crashed or control.supervisor_ended or place.is_seen_missing()
 
         if settings.is_local:
             control.serving()
