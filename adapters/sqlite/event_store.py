@@ -30,7 +30,7 @@ _READ_STREAM = f"SELECT {_COLUMNS} FROM events WHERE stream = ? AND version >= ?
 _PAGE = 1000
 _WINDOW = 20_000
 """Positions that one read transaction looks at, at most."""
-_SILENCE_S = 0.1
+_SILENCE_S = 0.18
 """While no events arrive: how long a follower says nothing, at the longest overlooks an event, and goes on after a stop."""
 
 

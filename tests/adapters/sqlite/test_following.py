@@ -129,7 +129,7 @@ def test_a_commit_that_left_no_trace_in_the_time_of_the_log_is_noticed_soon(
 
     clock.plans[60.0] = commit
 
-    assert noticed(store.follow(1, stopped=lambda: clock.now_s > 99), clock) <= 60.0 + 0.1 + LATEST_S + 1e-4
+    assert noticed(store.follow(1, stopped=lambda: clock.now_s > 99), clock) <= 60.0 + 0.18 + LATEST_S + 1e-4
 
 
 # --- with the kernel's word ---------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_the_kernel_tells_the_commit_of_another_connection(store: SqliteStore, p
 
 
 @needs_kernel
-def test_an_idle_follower_with_the_kernels_word_reads_nothing_but_ten_heads_a_second(
+def test_an_idle_follower_with_the_kernels_word_reads_some_heads_a_second_only(
     store: SqliteStore, looks: list[Position]
 ) -> None:
     begun_s = time.monotonic()
