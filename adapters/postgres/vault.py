@@ -12,7 +12,7 @@ import contextlib
 import hmac
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from adapters.crypto.bucket_keys import bucket_of
@@ -95,19 +95,23 @@ class PostgresVault(OwedErasures):
 
     # --- claims --------------------------------------------------------------------------------
 
-    def reserve(self, requests: Sequence[ClaimRequest], *, now_us: int) -> list[ClaimAnswer]:
+    def reserve(
+        self, requests: Sequence[ClaimRequest], *, confirmed: Sequence[ClaimId] = (), now_us: int
+    ) -> list[ClaimAnswer]:
         tagged = [(self._tag(request.text), request) for request in requests]
-
+        confirming = [claim.reservation_id for claim in confirmed]
         stored = _Stored()
 
         def decide(connection: Connection) -> tuple[list[ClaimAnswer], Callable[[Connection], None] | None]:
             nonlocal stored
             stored = _Stored()
-            decided = self._load(connection, tagged)
+            decided = self._load(connection, tagged, confirming)
             answers = [decided.answer(tag, request) for tag, request in tagged]
-            if not decided.extended and not decided.claimed:
+            if not decided.extended and not decided.claimed and not confirming:
                 return answers, None
-            return answers, lambda c: self._store(c, decided, now_us + RESERVATION_LIFE_US, stored)
+            return answers, lambda c: self._store(
+                c, decided, confirming, now_us + RESERVATION_LIFE_US, stored
+            )
 
         answers = self._database.read_then_write(decide)
         self._buckets.know(stored.fresh)
@@ -115,7 +119,10 @@ class PostgresVault(OwedErasures):
             self._buckets.give_back(stored.filled)
         return answers
 
-    def _load(self, connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]]) -> Reservations:
+    def _load(
+        self, connection: Connection, tagged: Sequence[tuple[bytes, ClaimRequest]], confirming: Sequence[UUID]
+    ) -> Reservations:
+        """What the answers depend on, as it is once the claims are confirmed."""
         sql = self._database.sql
         tags = {tag for tag, _ in tagged}
         stored, used = self._buckets.stored(tags), self._buckets.versions(tags)
@@ -129,17 +136,29 @@ class PostgresVault(OwedErasures):
             subjects = connection.execute(sql(statements.FIND_SUBJECTS), wanted)
         self._buckets.refresh(connection, [id_ for (id_,) in changed])
         held = {stored[tag]: Held(*claim) for tag, *claim in claims}
+        for tag in [tag for tag, claim in held.items() if claim.reservation_id in confirming]:
+            held[tag] = replace(held[tag], confirmed=True)
         registered = dict(registrations.fetchall())
         # No key is minted for a subject that has one.
         new = {subject for command, subject in commands.items() if command not in registered}
         return Reservations(held, registered, {s for s, is_closed in subjects if is_closed or s in new})
 
     def _store(
-        self, connection: Connection, decided: Reservations, expires_at_us: int, stored: _Stored
+        self,
+        connection: Connection,
+        decided: Reservations,
+        confirming: Sequence[UUID],
+        expires_at_us: int,
+        stored: _Stored,
     ) -> None:
         """Write the decisions, if the rows that they depend on have not changed."""
         sql = self._database.sql
         self._buckets.exclude_rotations(connection)
+        if confirming and decided.extended:
+            locked = [*confirming, *(claim.reservation_id for claim in decided.extended)]
+            connection.execute(sql(statements.LOCK_CLAIMS), (locked, []))
+        if confirming:
+            connection.execute(sql(statements.CONFIRM), (confirming,))
         tagging, wrapping = self._keys_for(connection, decided, stored)
         # Constraints decide between two batches that insert the same row: the later one waits, then inserts nothing.
         claims = decided.claimed.values()

@@ -53,6 +53,13 @@ def find(connection: Connection, buckets: Buckets, tag: bytes) -> Held | None:
     return None  # the row of the claim was lost: the value is free
 
 
+def confirm(connection: Connection, confirmed: Sequence[ClaimId]) -> None:
+    connection.executemany(
+        "UPDATE email_claims SET expires_at_us = NULL WHERE subject = ? AND reservation_id = ?",
+        [(claim.subject, claim.reservation_id.bytes) for claim in confirmed],
+    )
+
+
 def add(
     connection: Connection,
     buckets: Buckets,

@@ -114,9 +114,12 @@ class SqliteVault(OwedErasures):
 
     # --- claims --------------------------------------------------------------------------------
 
-    def reserve(self, requests: Sequence[ClaimRequest], *, now_us: int) -> list[ClaimAnswer]:
+    def reserve(
+        self, requests: Sequence[ClaimRequest], *, confirmed: Sequence[ClaimId] = (), now_us: int
+    ) -> list[ClaimAnswer]:
         tagged = [(self._tag(request.text), request) for request in requests]
         with self._database.writing() as connection:
+            claims.confirm(connection, confirmed)
             buckets = self._buckets(connection)
             reservations = _load(connection, buckets, tagged)
             answers = [reservations.answer(tag, request) for tag, request in tagged]
@@ -133,10 +136,7 @@ class SqliteVault(OwedErasures):
     ) -> None:
         with self._database.writing() as connection:
             buckets = self._buckets(connection)
-            connection.executemany(
-                "UPDATE email_claims SET expires_at_us = NULL WHERE subject = ? AND reservation_id = ?",
-                [(claim.subject, claim.reservation_id.bytes) for claim in confirmed],
-            )
+            claims.confirm(connection, confirmed)
             for claim in released:
                 claims.free(connection, buckets, claims.of_reservation(connection, claim))
             for subject in abandoned:

@@ -300,6 +300,45 @@ def test_many_claims_are_settled_in_one_call(vault: Vault) -> None:
     assert vault.registered_by([late.command_id]) == {}
 
 
+def test_claims_are_confirmed_before_the_next_ones_are_reserved(vault: Vault) -> None:
+    first, repeated = registration(ADA, subject=1), registration(GRACE, subject=2)
+    claims_before = [reserved(vault, each) for each in (first, repeated)]
+
+    answers = vault.reserve(
+        [
+            registration(ADA, subject=3),
+            repeated,
+            registration("new@example.com", subject=4),
+        ],
+        confirmed=[*claims_before, ClaimId(9, uuid4())],
+        now_us=NOW_US,
+    )
+
+    assert answers[:2] == [HeldByOther(1, confirmed=True), AlreadyHeld(2)]
+    assert isinstance(answers[2], Reserved)
+    confirmed, pending = [ClaimState.CONFIRMED], [ClaimState.RESERVED]
+    assert [states(vault, subject) for subject in (1, 2, 3, 4)] == [confirmed, confirmed, [], pending]
+
+
+def test_claims_are_confirmed_also_if_nothing_is_reserved_after_them(vault: Vault) -> None:
+    first = reserved(vault, registration(ADA, subject=1))
+
+    answers = vault.reserve([registration(ADA, subject=2)], confirmed=[first], now_us=NOW_US)
+
+    assert answers == [HeldByOther(1, confirmed=True)]
+    assert states(vault, 1) == [ClaimState.CONFIRMED]
+
+
+def test_a_claim_is_confirmed_while_another_reservation_is_extended(vault: Vault) -> None:
+    first, other = reserved(vault, registration(ADA, subject=1)), registration(GRACE, subject=2)
+    reserved(vault, other)
+
+    (answer,) = vault.reserve([other], confirmed=[first], now_us=NOW_US)
+
+    assert answer == Reserved(2, other.reservation_id, repeated=True)
+    assert [states(vault, subject) for subject in (1, 2)] == [[ClaimState.CONFIRMED], [ClaimState.RESERVED]]
+
+
 def test_claims_are_settled_at_the_same_time_in_any_order(vault: Vault) -> None:
     subjects = range(1, 41)
     answers = register(vault, *subjects)

@@ -122,6 +122,7 @@ def serve(
                 break
             waiting = batches.turn([*waiting, *fresh], is_last=True)
         batches.finish()
+        batches.settle()
     finally:
         batches.close()
     server.close()
@@ -153,8 +154,8 @@ class _Batches:
         self._server = server
         self._on_reply = on_reply
         self._log = log
-        self._staged = service if overlaps and isinstance(service, StagedService) else None
-        self._thread = ThreadPoolExecutor(1, "complete") if self._staged else None
+        self._staged = service if isinstance(service, StagedService) else None
+        self._thread = ThreadPoolExecutor(1, "complete") if overlaps and self._staged else None
         self._running: tuple[list[Delivery], Future[list[Reply]]] | None = None
 
     @property
@@ -169,31 +170,40 @@ class _Batches:
         for delivery in batch:
             if not self._server.is_gone(delivery):
                 (full if self._server.is_full(delivery) else ready).append(delivery)
-        if self._staged is None:
-            return full + (self._handled(ready, is_last=is_last) if ready else [])
-        if ready:
-            self._overlap(self._staged, ready)
+        if self._staged is None or self._thread is None:
+            full += self._handled(ready, is_last=is_last) if ready else []
+        elif ready:
+            self._overlap(self._staged, self._thread, ready)
         elif self._running is not None and self._running[1].done():
             self.finish()
+        if not ready and self._running is None:
+            self.settle()
         return full
+
+    def settle(self) -> None:
+        """Write what the batches until now left."""
+        try:
+            if self._staged is not None:
+                self._staged.settle()
+        except EsError as error:  # at the next turn again
+            self._on_reply(error)
 
     def _handled(self, ready: list[Delivery], *, is_last: bool) -> list[Delivery]:
         requests = [delivery.request for delivery in ready]
-        later = self._answer(
-            ready, _handle(lambda: self._service.handle(requests), self._service, requests, self._log)
-        )
+        staged = self._staged
+        work = _begun(staged, requests) if staged else lambda: self._service.handle(requests)
+        later = self._answer(ready, _handle(work, self._service, requests, self._log))
         return [delivery for delivery, reply in later if not (is_last and reply.is_idle)]
 
-    def _overlap(self, service: StagedService, ready: list[Delivery]) -> None:
+    def _overlap(self, service: StagedService, thread: ThreadPoolExecutor, ready: list[Delivery]) -> None:
         """Begin a batch, answer the one before, and complete this one in the thread."""
-        assert self._thread is not None
         requests = [delivery.request for delivery in ready]
         is_alone = any(delivery.is_suspect for delivery in ready)
         if is_alone:
             self.finish()
         complete = _begun(service, requests)
         self.finish()
-        future = self._thread.submit(_handle, complete, service, requests, self._log)
+        future = thread.submit(_handle, complete, service, requests, self._log)
         self._running = ready, future
         future.add_done_callback(lambda _: self._server.wake())
         if is_alone:

@@ -8,8 +8,10 @@ in a batch does not change the number of waits for other machines.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 from uuid import UUID
 
 from domain.kernel.command_handler import CommandHandler
@@ -41,6 +43,8 @@ from domain.users.mail_domains import spellings
 from workers.runtime.commands import answer, order_of, requested
 from workers.runtime.recent import recent_streams
 from workers.users.claims import Claims
+
+T = TypeVar("T")
 
 _ATTEMPTS = 4
 """The maximum number of reservations for one command: one may be lost, or the holder of the address may release it."""
@@ -103,6 +107,11 @@ class _Settlement:
         else:
             self.released.append(claim)
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether an address becomes free."""
+        return bool(self.released or self.abandoned)
+
     def write(self, vault: Vault, now_us: int) -> None:
         if self.confirmed or self.released or self.abandoned:
             vault.settle_claims(
@@ -133,12 +142,17 @@ class UsersService:
         self._handler = CommandHandler(
             USER, store=store, codec=codec, keyring=keyring, pause=pause, recent=recent_streams(store)
         )
+        self._lock = threading.Lock()  # the stages of two batches may run at once
+        self._unconfirmed: list[ClaimId] = []
+        """The claims of registrations whose events are stored, and which the vault still has as reserved."""
         self._claims = Claims(
             store=store, codec=codec, vault=vault, now_us=now_us, new_id=new_id, pause=pause
         )
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
-        return self.complete(self.begin(batch))
+        replies = self.complete(self.begin(batch))
+        self.settle()
+        return replies
 
     def begin(self, requests: Sequence[Request]) -> _Batch:
         """Parse a batch and reserve its addresses."""
@@ -154,7 +168,11 @@ class UsersService:
         return batch
 
     def complete(self, batch: _Batch) -> list[Reply]:
-        """Append, confirm and settle, and try again for the commands whose address may be free by then."""
+        """Append and settle, and try again for the commands whose address may be free by then.
+
+        What registrations reserved is confirmed with the reservations of the next batch, or by `settle`: their events
+        are stored, so the claims can be settled by them at any time.
+        """
         batch.remembering = [t for t in (*batch.ready, *(t for t, _ in batch.held)) if t.order.remembers]
         again = self._decide(batch)
         for _ in range(_ATTEMPTS - 1):
@@ -169,11 +187,26 @@ class UsersService:
         self._remember(batch)
         return [reply for _, reply in sorted(batch.replies.items())]
 
+    def settle(self) -> None:
+        """Confirm what earlier batches left."""
+        self._confirming(lambda confirmed: _Settlement(confirmed).write(self._vault, self._now_us()))
+
     def close(self) -> None:
-        """Nothing is held between batches."""
+        """Nothing is held but claims that `settle` confirms."""
+
+    def _confirming(self, write: Callable[[list[ClaimId]], T]) -> T:
+        """Have the claims confirmed that earlier batches left. If that fails they are left again."""
+        with self._lock:
+            confirmed, self._unconfirmed = self._unconfirmed, []
+        try:
+            return write(confirmed)
+        except EsError:
+            with self._lock:
+                self._unconfirmed += confirmed
+            raise
 
     def _decide(self, batch: _Batch) -> list[_Ticket]:
-        """Decide, append, confirm and settle once. Return the tickets whose address must be reserved again."""
+        """Decide, append and settle once. Return the tickets whose address must be reserved again."""
         orders = [ticket.order for ticket in batch.ready]
         # Before the append: from then on `erasures` may leave a tombstone at any time.
         keyless = self._without_key(orders)
@@ -205,7 +238,11 @@ class UsersService:
                 if ticket.reservation_id is not None and outcome.kind in _NO_EFFECT:
                     claim = ClaimId(ticket.order.subject, ticket.reservation_id)
                     settlement.give_back(claim, registers=ticket.registers)
-        settlement.write(self._vault, self._now_us())
+        if settlement.is_urgent or unsettled:
+            settlement.write(self._vault, self._now_us())
+        else:
+            with self._lock:
+                self._unconfirmed += settlement.confirmed
         # Settle after the batch: a deletion in it has released its address by then.
         self._settle(unsettled)
         return again
@@ -313,11 +350,20 @@ class UsersService:
         batch.ready, batch.held = [], []
         claiming = self._claiming(batch, tickets)
         requests = [request for _, request in claiming]
+        changing = [request.subject for request in requests if not request.registers]
+        if changing or not requests:
+            self.settle()  # what changes may be an address that the batch before left unconfirmed
         # Before the reservations: the event of one that is confirmed by now is stored before theirs.
         former: dict[int, list[ClaimId]] = {}
-        for claim in self._confirmed_claims([r.subject for r in requests if not r.registers]):
+        for claim in self._confirmed_claims(changing):
             former.setdefault(claim.subject, []).append(claim)
-        answers = self._vault.reserve(requests, now_us=self._now_us()) if requests else []
+        answers = (
+            self._confirming(
+                lambda confirmed: self._vault.reserve(requests, confirmed=confirmed, now_us=self._now_us())
+            )
+            if requests
+            else []
+        )
         checked = self._unless_held(requests, answers)
         for (ticket, _), answered, found in zip(claiming, answers, checked, strict=True):
             if not isinstance(answered, HeldByOther):

@@ -28,7 +28,7 @@ class Service(Protocol):
 
 @runtime_checkable
 class StagedService(Service, Protocol):
-    """A service whose work on a batch has two stages. `handle` is one after the other.
+    """A service whose work on a batch has two stages. `handle` is one after the other, then `settle`.
 
     While a batch is completed in one thread, the worker begins the next one in another. So the stages of two batches may
     interleave as those of two workers do; batches are completed in the order in which they were begun.
@@ -40,6 +40,10 @@ class StagedService(Service, Protocol):
 
     def complete(self, begun: Any, /) -> list[Reply]:
         """The second stage, with what `begin` returned: the replies. Raises as `handle`."""
+        ...
+
+    def settle(self) -> None:
+        """Write what the stages left for the next batch: no request waits, or the worker ends. Raises as `handle`."""
         ...
 
 

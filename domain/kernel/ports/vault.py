@@ -232,8 +232,10 @@ class Vault(Identified, Protocol):
     key-encryption key is missing or wrong.
     """
 
-    def reserve(self, requests: Sequence[ClaimRequest], *, now_us: int) -> list[ClaimAnswer]:
-        """Reserve values in order, in one durable transaction.
+    def reserve(
+        self, requests: Sequence[ClaimRequest], *, confirmed: Sequence[ClaimId] = (), now_us: int
+    ) -> list[ClaimAnswer]:
+        """Confirm claims as by `settle_claims`, then reserve values in order: in one durable transaction.
 
         Of several requests for one value at most one is `Reserved`. A key is created only with the
         reservation of a registration, and never twice for one subject. A repeated registration command always

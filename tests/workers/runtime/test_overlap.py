@@ -25,11 +25,16 @@ class StagedService:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.settled_after: list[int] = []
+        """The number of calls before each settlement."""
         self.at_begin: Callable[[Numbers], object] = lambda _: None
         self.at_complete: Callable[[Numbers], object] = lambda _: None
+        self.at_settle: Callable[[], object] = lambda: None
 
     def handle(self, batch: Sequence[Request]) -> list[Reply]:
-        return self.complete(self.begin(batch))
+        replies = self.complete(self.begin(batch))
+        self.settle()
+        return replies
 
     def begin(self, requests: Sequence[Request]) -> Numbers:
         numbers = [request.body["n"] for request in requests]
@@ -41,6 +46,10 @@ class StagedService:
         self.at_complete(begun)
         self.calls.append(f"complete {begun}")
         return [{"n": number} for number in begun]
+
+    def settle(self) -> None:
+        self.settled_after.append(len(self.calls))
+        self.at_settle()
 
     def close(self) -> None:
         raise AssertionError("the loop closes no service")
@@ -107,6 +116,43 @@ def test_over_files_a_batch_begins_after_the_one_before_in_the_same_thread(
     assert service.calls == ["begin [1, 2]", "complete [1, 2]", "begin [3]", "complete [3]"]
     assert server.replies == {number: {"n": number} for number in (1, 2, 3)}
     assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_what_is_left_is_settled_when_no_request_waits_and_at_the_end(
+    service: StagedService, run: Callable[..., None], overlaps: bool
+) -> None:
+    run([1], [2], *[[]] * 50, [3], overlaps=overlaps)
+
+    assert service.settled_after[0] >= 4, "not between batches that follow each other"
+    assert service.settled_after[-1] == 6
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_a_failed_settlement_is_reported_and_tried_at_the_next_turn(
+    service: StagedService, server: ScriptedServer, log: Log, overlaps: bool
+) -> None:
+    reported: list[object] = []
+    failures = iter([VAULT_DOWN])
+
+    def fail_once() -> None:
+        if error := next(failures, None):
+            raise error
+
+    service.at_settle = fail_once
+    server.turns = [[1], *[[]] * 50]
+
+    serve(
+        service,
+        server,
+        stopping=lambda: not server.turns,
+        log=log,
+        on_reply=reported.append,
+        overlaps=overlaps,
+    )
+
+    assert reported == [None, VAULT_DOWN]
+    assert len(service.settled_after) > 2
 
 
 def test_requests_that_come_together_while_a_batch_is_completed_are_one_batch(
