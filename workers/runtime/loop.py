@@ -170,13 +170,14 @@ class _Batches:
         for delivery in batch:
             if not self._server.is_gone(delivery):
                 (full if self._server.is_full(delivery) else ready).append(delivery)
+        is_idle = not ready and self._running is None
         if self._staged is None or self._thread is None:
             full += self._handled(ready, is_last=is_last) if ready else []
         elif ready:
             self._overlap(self._staged, self._thread, ready)
         elif self._running is not None and self._running[1].done():
             self.finish()
-        if not ready and self._running is None:
+        if is_idle:  # not at the turn that only answered a batch: the next request may be on its way
             self.settle()
         return full
 

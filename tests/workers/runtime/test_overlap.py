@@ -128,6 +128,25 @@ def test_what_is_left_is_settled_when_no_request_waits_and_at_the_end(
     assert service.settled_after[-1] == 6
 
 
+def test_the_turn_that_answers_a_batch_settles_nothing(
+    service: StagedService, server: ScriptedServer, run: Callable[..., None]
+) -> None:
+    woken = threading.Event()
+    server.wake = woken.set  # type: ignore[method-assign]
+    turns = iter(range(2))
+
+    def stopping() -> bool:
+        if not server.turns:
+            assert woken.wait(DEADLINE_S), "the batch is complete"
+            return next(turns, None) is None
+        return False
+
+    run([1], stopping=stopping)
+
+    assert server.calls[0] == "answer [1]"
+    assert service.settled_after == [2, 2], "at the turn after it, and at the end"
+
+
 @pytest.mark.parametrize("overlaps", [True, False])
 def test_a_failed_settlement_is_reported_and_tried_at_the_next_turn(
     service: StagedService, server: ScriptedServer, log: Log, overlaps: bool
