@@ -4,7 +4,8 @@
     …
     <!-- end of bench NAME -->
 
-Text outside the markers is left as it is. A name that the run did not measure keeps its former figures.
+Text outside the markers is left as it is. A name that the run did not measure keeps its former figures, so each block
+names its run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _BLOCK = re.compile(
 
 def blocks(run: Mapping[str, Any]) -> dict[str, str]:
     """The Markdown of each block that a run can fill, by name."""
-    found = {name: markdown(from_json(section)) for name, section in run["sections"].items()}
+    of_run = ", ".join(run["machine"].get(name, "") for name in ("date", "commit", "machine"))
+    found = {
+        name: f"{markdown(from_json(section))}\n\nRun: {of_run}" for name, section in run["sections"].items()
+    }
     found["run"] = described(run)
     if "embedded" in run["figures"]:
         found["scaling"] = f"{described(run)}\n\n{scaling(run['figures']['embedded'])}"

@@ -43,7 +43,12 @@ def run() -> dict[str, Any]:
     """A made-up run of one part."""
     section = Section("The embedded profile", [Line("creates", {10: [5.0]}, {0: 4})], counts="users")
     return {
-        "machine": {"commit": "abc", "load at start": "0.10"},
+        "machine": {
+            "date": "2026-11-30",
+            "commit": "abc",
+            "machine": "two cores",
+            "load at start": "0.10",
+        },
         "warnings": ["the machine was busy"],
         "is_complete": True,
         "sections": {"embedded": as_json(section)},
@@ -56,7 +61,8 @@ def test_a_block_gets_the_figures_of_the_run(run: dict[str, Any]) -> None:
 
     assert "former figures" not in page
     assert "| creates | ≥ 4 | 5 | 5–5 | 1.25 |  |" in page
-    assert "- commit: abc\n- load at start: 0.10\n- **the machine was busy**" in page
+    assert "- machine: two cores\n- load at start: 0.10\n- **the machine was busy**" in page
+    assert "\n\nRun: 2026-11-30, abc, two cores\n\n<!-- end of bench embedded -->" in page
 
 
 def test_text_outside_and_what_was_not_measured_stay(run: dict[str, Any]) -> None:
