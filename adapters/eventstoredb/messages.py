@@ -150,24 +150,24 @@ def recorded(message: Any) -> Recorded:
         event.stream_revision,
         event.commit_position,
         int(described["created"]) // 10,  # from 100 ns
-        _event_id(event.id).bytes,
+        _id_bytes(event.id),
         described["type"],
         event.data,
         event.custom_metadata,
     )
 
 
-def _event_id(message: Any) -> UUID:
+def _id_bytes(message: Any) -> bytes:
     if message.WhichOneof("value") == "structured":
         halves = message.structured
-        return UUID(bytes=_HALVES.pack(halves.most_significant_bits, halves.least_significant_bits))
-    return UUID(message.string)
+        return _HALVES.pack(halves.most_significant_bits, halves.least_significant_bits)
+    return UUID(message.string).bytes
 
 
 def correlation_of(response: AppendResponse) -> str:
     """The correlation id of the request that a response answers. Servers give some back in the other of two forms."""
     id_ = response.correlation_id
-    return str(id_.string) if id_.WhichOneof("value") == "string" else str(_event_id(id_))
+    return str(id_.string) if id_.WhichOneof("value") == "string" else str(UUID(bytes=_id_bytes(id_)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class Subscription:
         self._examined = after
         self._caught_up: CaughtUp | None = None  # the last one
         self._caught_up_at_s = self._looked_at_s = float("-inf")
-        self._fresh: CaughtUp | None = None  # the last event, if no `CaughtUp` has covered it
+        self._fresh: Recorded | None = None  # the last event, if no `CaughtUp` has covered it
         self._fresh_since_s = 0.0
         self._is_live = self._is_flowing = False
         self._owed: Position | None = None
@@ -72,7 +72,7 @@ class Subscription:
             if self._is_live and self._fresh is not None:
                 now_s = time.monotonic()
                 if not items or now_s - self._fresh_since_s > _LONGEST_S:
-                    taken.append(self._catch_up(self._fresh, now_s))
+                    taken.append(self._catch_up(caught_up_with(self._fresh), now_s))
             elif not items or (self._is_live and not taken):
                 taken.extend(self._look())
             return taken
@@ -100,7 +100,7 @@ class Subscription:
             case Recorded(position=position) if position > self._returned:
                 if self._fresh is None:
                     self._fresh_since_s = time.monotonic()
-                self._fresh = CaughtUp(position, item.event_id)
+                self._fresh = item
                 self._returned = self._examined = position
                 taken.append(item)
             case Examined(position=position):
@@ -108,7 +108,7 @@ class Subscription:
             case Live(start=start):
                 self._is_live = True
                 self._heads.learn(start)
-                last = self._fresh or start.head
+                last = caught_up_with(self._fresh)
                 newer = last if last.position > start.head.position else start.head
                 taken.append(self._catch_up(newer, start.at_s))
             case Behind():
