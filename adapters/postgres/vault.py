@@ -136,8 +136,10 @@ class PostgresVault(OwedErasures):
             subjects = connection.execute(sql(statements.FIND_SUBJECTS), wanted)
         self._buckets.refresh(connection, [id_ for (id_,) in changed])
         held = {stored[tag]: Held(*claim) for tag, *claim in claims}
-        for tag in [tag for tag, claim in held.items() if claim.reservation_id in confirming]:
-            held[tag] = replace(held[tag], confirmed=True)
+        confirmed = {*confirming}
+        for tag, claim in held.items():
+            if claim.reservation_id in confirmed:
+                held[tag] = replace(claim, confirmed=True)
         registered = dict(registrations.fetchall())
         # No key is minted for a subject that has one.
         new = {subject for command, subject in commands.items() if command not in registered}
