@@ -107,8 +107,9 @@ def call_vault(vault: Vault) -> Iterator[None]:
     known = uuid4()
     registered(vault, 900_001, "a@example.com", command=known)
     reserve(vault, registration("b@example.com", subject=900_002, command=known))
-    for _ in range(2):  # the second time it extends the reservation
-        reserve(vault, _CHANGE)
+    left = reserved(vault, registration("d@example.com", subject=900_004))
+    for confirmed in ([], [left]):  # the second time it extends the reservation
+        vault.reserve([_CHANGE], confirmed=confirmed, now_us=NOW_US)
     reserve(vault, registration("lost@example.com", subject=900_003))
     (freed,) = vault.claims_of([4], now_us=NOW_US)
     vault.settle_claims(
