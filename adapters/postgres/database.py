@@ -8,6 +8,7 @@ once connected, no message of the server is passed on, because it may quote a va
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ _DURABLE = (
     WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)"""
 )
 _DERIVED = _SETTINGS + "'off', true)"
+_ARRAY = re.compile(r"%b::(\w+\[\])")
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # Prefixes of SQLSTATEs, see "PostgreSQL Error Codes" in its manual. A state that is named nowhere is a bug.
 _CONNECTION_LOST = ("08", "25P03", "25P04", "57")
@@ -118,12 +120,16 @@ class Database:
             )
 
     def sql(self, template: str, **names: Name | list[Name]) -> str:
-        """A statement with its identifiers quoted; those of a list are separated by commas."""
+        """A statement with its identifiers quoted; those of a list are separated by commas.
+
+        The planner does not see how many values an array has that is given as `%b::type[]`, and looks them up one by one.
+        For many values it would scan a table, until that has some hundred rows for each.
+        """
         quoted = {
             key: ", ".join(map(_quoted, name if isinstance(name, list) else [name]))
             for key, name in names.items()
         }
-        return template.format(schema=_quoted(self.schema), **quoted)
+        return _ARRAY.sub(r"(SELECT %b::\1)::\1", template.format(schema=_quoted(self.schema), **quoted))
 
     # --- work ----------------------------------------------------------------------------------
 

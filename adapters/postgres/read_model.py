@@ -37,7 +37,7 @@ _PARK = """
     INSERT INTO {schema}.parked VALUES(%s, %s, %s, %s, %s)
     ON CONFLICT (projection, generation, position) DO UPDATE SET stream = excluded.stream, error = excluded.error"""
 _UNPARK = (
-    "DELETE FROM {schema}.parked WHERE projection = %s AND generation = %s AND position = ANY(%s::bigint[])"
+    "DELETE FROM {schema}.parked WHERE projection = %s AND generation = %s AND position = ANY(%b::bigint[])"
 )
 
 

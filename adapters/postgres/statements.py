@@ -31,7 +31,8 @@ NEED_PRESENT = (
 TAG_VERSIONS = "SELECT id, version FROM {schema}.buckets WHERE id BETWEEN 0 AND 4095"
 _KEY = "SELECT id, version, label, wrapped FROM {schema}.bucket_keys"
 LOAD_TAG_KEYS = _KEY + " WHERE id BETWEEN 0 AND 4096"
-LOAD_FEW_KEYS = _KEY + " WHERE id = ANY(%b::bigint[])"
+# The planner sees these ids, and leaves out partitions.
+LOAD_FEW_KEYS = _KEY + " WHERE id = ANY(CAST(%b AS bigint[]))"
 LOAD_KEYS = (
     "SELECT found.* FROM unnest(%b::bigint[]) AS wanted(id) CROSS JOIN LATERAL ("
     + _KEY

@@ -86,6 +86,8 @@ ON_SQLITE = (
     Allowed("FROM data_keys WHERE subject > :after", "TEMP B-TREE", "it sorts two pages"),
 )
 ON_POSTGRES = (
+    Allowed("WHERE id = ANY(CAST(", "other plan", "it is used for a few ids only"),
+    Allowed("FROM pg_indexes", "other plan", "it names the indexes of one table"),
     Allowed("AS found ORDER BY reservation_id", "Sort", "it sorts the claims of the given people"),
     Allowed("data_keys WHERE subject > %s", "Sort", "it sorts two pages"),
     Allowed(

@@ -224,16 +224,35 @@ def postgres_plans(url: str, small: Iterable[str]) -> Iterator[Callable[[str, An
     """Return what is wrong with the plan of a statement: a scan of a table that is not `small`, or a sort of many rows.
 
     The server is told to scan only where no index helps: a scan of a few pages is cheaper, and says nothing of many.
+    Otherwise its plan must not depend on the number of values in an array. For many it would scan a table, until that has
+    some hundred rows for each value.
     """
     names = {*small}
     with closing(psycopg.connect(url.partition("schema=")[0].rstrip("?&"), autocommit=True)) as connection:
-        connection.execute("SET enable_seqscan = off")
+
+        def plan(statement: str, values: Any) -> Sequence[Any]:
+            ((found,),) = connection.execute(f"EXPLAIN (FORMAT JSON) {statement}", values).fetchall()
+            return [*_nodes(found[0]["Plan"])]
 
         def wrong(statement: str, values: Any) -> list[str]:
-            (((plan,),),) = [connection.execute(f"EXPLAIN (FORMAT JSON) {statement}", values).fetchall()]
-            return [line for node in _nodes(plan[0]["Plan"]) if (line := _wrong(node, names))]
+            connection.execute("SET enable_seqscan = off")
+            found = [line for node in plan(statement, values) if (line := _wrong(node, names))]
+            connection.execute("SET enable_seqscan = on")
+            of_few, of_many = ([*map(_kind, plan(statement, some))] for some in _with_arrays(values))
+            return found if of_few == of_many else [*found, f"other plan for {PAGE} values: {of_many}"]
 
         yield wrong
+
+
+def _with_arrays(values: Any) -> Iterator[Any]:
+    """The same with one value in each array that has any, then with many."""
+    given = values if isinstance(values, list | tuple) else ()
+    for count in (1, PAGE):
+        yield [(each * count)[:count] if isinstance(each, list) else each for each in given] or values
+
+
+def _kind(node: Any) -> tuple[str, str, str]:
+    return node["Node Type"], node.get("Relation Name", ""), node.get("Index Name", "")
 
 
 def _nodes(node: Any) -> Iterator[Any]:
