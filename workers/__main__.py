@@ -1,4 +1,4 @@
-"""`python -P -m workers supervise|serve|doctor|adopt`: the processes that `es` starts. Operators use `es`."""
+"""`python -P -m workers supervise|serve|translate|doctor|adopt`: the processes that `es` starts. Operators use `es`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def main() -> int:
     place_temporary_files(settings)  # before any thread starts: it changes the environment
     if arguments.what == "serve":
         return _serve(settings, arguments)
+    if arguments.what == "translate":
+        return _translate(settings, arguments)
     if arguments.what == "doctor":
         from workers.doctor import examine
 
@@ -41,6 +43,23 @@ def main() -> int:
     if arguments.what == "adopt":
         return _adopt(settings, arguments)
     return _supervise(settings, arguments)
+
+
+def _translate(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Write what `workers.projections.ahead` reads."""
+    from workers.projections.ahead import end_with_parent, translate
+
+    end_with_parent()
+    with suppress(BrokenPipeError, EsError):  # the process that reads goes on alone
+        translate(
+            settings,
+            arguments.projection,
+            arguments.code,
+            arguments.after,
+            arguments.until,
+            sys.stdout.buffer,
+        )
+    return 0
 
 
 def _adopt(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -69,13 +88,18 @@ def _arguments() -> argparse.Namespace:
     serve.add_argument("--instance", type=int, default=1)
     serve.add_argument("--listen-fd", type=int)
     serve.add_argument("--control-fd", type=int)
+    translate = commands.add_parser("translate")
+    translate.add_argument("--projection", required=True)
+    translate.add_argument("--code", required=True)
+    translate.add_argument("--after", type=int, required=True)
+    translate.add_argument("--until", type=int, required=True)
     doctor = commands.add_parser("doctor")
     doctor.add_argument("--deep", action="store_true")
     adopt = commands.add_parser("adopt")
     adopt.add_argument("--moved", action="store_true")
     adopt.add_argument("--with", dest="named", action="append", default=[])
     adopt.add_argument("--apply", action="store_true")
-    for command in (supervise, serve, doctor, adopt):
+    for command in (supervise, serve, translate, doctor, adopt):
         command.add_argument("--home")
     return parser.parse_args()
 

@@ -26,7 +26,18 @@ from domain.kernel.errors import PartUnavailable
 from domain.kernel.events import Position
 from domain.kernel.history import History, other_bytes
 from domain.kernel.ports.read_model import Generation, Parked
-from domain.kernel.projection import Delete, Key, Operation, Projection, Put, Shape, Value, key_bounds, merged
+from domain.kernel.projection import (
+    Delete,
+    Key,
+    Merged,
+    Operation,
+    Projection,
+    Put,
+    Shape,
+    Value,
+    key_bounds,
+    merged,
+)
 
 _READ_TRIES = 10
 _ADVANCE = """
@@ -56,7 +67,7 @@ class PostgresReadModel(PostgresGenerations):
         self,
         projection: Projection,
         generation: Generation,
-        operations: Sequence[Operation],
+        operations: Sequence[Operation] | Merged,
         *,
         reached: History,
         events: int,
@@ -81,7 +92,7 @@ class PostgresReadModel(PostgresGenerations):
         self,
         projection: Projection,
         generation: Generation,
-        operations: Sequence[Operation],
+        operations: Sequence[Operation] | Merged,
         values: tuple[Position, bytes, int],
         *,
         removed: Sequence[Position] = (),

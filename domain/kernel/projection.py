@@ -193,15 +193,21 @@ class Shape(NamedTuple):
     added: tuple[str, ...] = ()
 
 
+class Merged(dict[Shape, list[tuple[Value, ...]]]):
+    """Operations by shape, at most one for each key: the values of its columns, of those to add to, and the key."""
+
+
 _Effect = Put | Change | Update | Delete
 
 
-def merged(projection: Projection, operations: Iterable[Operation]) -> dict[Shape, list[tuple[Value, ...]]]:
-    """The same effect with at most one operation for each key, so that their order is free.
+def merged(projection: Projection, operations: Iterable[Operation] | Merged) -> Merged:
+    """The same effect with at most one operation for each key, so that their order is free. What is merged stays as it is.
 
-    By shape, the values of each: of its columns, of those to add to, and the key. Raises ValueError if a sum
-    of additions leaves 64 bits, a column to add to is not a whole number, or a column is none of the projection.
+    Raises ValueError if a sum of additions leaves 64 bits, a column to add to is not a whole number, or a column is none of
+    the projection.
     """
+    if isinstance(operations, Merged):
+        return operations
     last: dict[Key, _Effect] = {}
     for operation in operations:
         before = last.get(operation.key)
@@ -227,7 +233,7 @@ def merged(projection: Projection, operations: Iterable[Operation]) -> dict[Shap
     for _, *named in rows:
         if unknown := {name for names in named for name in names} - projection.columns.keys():
             raise ValueError(f"{projection.name} has no column {', '.join(sorted(unknown))}")
-    return {Shape(*shape): found for shape, found in rows.items()}
+    return Merged({Shape(*shape): found for shape, found in rows.items()})
 
 
 def _merge(projection: Projection, before: _Effect | None, operation: Operation) -> _Effect:

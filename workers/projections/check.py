@@ -14,6 +14,7 @@ from domain.kernel.errors import AnsweredError, OtherHistory
 from domain.kernel.messages import Body
 from domain.kernel.ports.read_model import Generation, GenerationState, ReadModel, Report, Snapshot, Why
 from domain.kernel.projection import Projection
+from workers.projections.ahead import fill_ahead
 from workers.projections.comparison import Comparison, Stopped, compare
 from workers.projections.filling import Filler, Filling, is_of_other_history
 from workers.projections.next_batch import fill_to, pause
@@ -43,6 +44,8 @@ class Check:
         while not ended():
             live = parts.read_model.prepare(parts.projection, now_us=parts.now_us(), code=parts.code)
             if is_of_other_history(live, parts.store):
+                return None
+            if not fill_ahead(parts, filler, live.checkpoint, ended, progressed):
                 return None
             if not fill_to(parts, filler, live.checkpoint, stopped, progressed):
                 return None

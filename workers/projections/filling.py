@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, cast
 
 from adapters.log import Log
@@ -19,7 +20,7 @@ from domain.kernel.history import History, Mark, verified
 from domain.kernel.ports.codec import Codec
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import Generation, Parked, ReadModel
-from domain.kernel.projection import Key, Operation, Projection, Row, applied, storable
+from domain.kernel.projection import Key, Merged, Operation, Projection, Row, applied, storable
 
 _BUGS = (
     ValueError,
@@ -54,6 +55,8 @@ class Filling:
     log: Log
     code: str = ""
     """The behaviour of the projection, see `behaviour.py`."""
+    home: Path | None = None
+    """With it, another process reads and translates the events of a long rebuild: see `ahead.py`."""
 
 
 def is_of_other_history(generation: Generation, store: EventStore) -> bool:
@@ -80,6 +83,10 @@ class Applier:
         self._codec = codec
         self._parked_streams = {item.stream for item in parked}
         self._rows_of = rows_of
+
+    @property
+    def has_parked(self) -> bool:
+        return bool(self._parked_streams)
 
     def translate(self, events: Iterable[Recorded]) -> tuple[list[Operation], list[Parked]]:
         """The operations of events in order, and those to be parked. Takes the events one by one."""
@@ -181,8 +188,10 @@ def _reason(error: Exception) -> str:
 class _Batch:
     """Translated events, which one transaction stores. They are kept: if it fails, they are translated again."""
 
-    events: Sequence[Recorded]
-    operations: Sequence[Operation]
+    events: Sequence[Recorded] | None
+    """None if another process has read them."""
+    count: int
+    operations: Sequence[Operation] | Merged
     parked: Sequence[Parked]
     reached: History
     applier: Applier
@@ -218,8 +227,8 @@ class Filler:
         The batch before is finished first: False is about that one.
         """
         taken: list[Recorded] = []
-        operations, parked = self._applier.translate(_kept(events, taken))
-        batch = _Batch(taken, operations, parked, reached(taken), self._applier)
+        operations, parked = self._applier.translate(kept(events, taken))
+        batch = _Batch(taken, len(taken), operations, parked, reached(taken), self._applier)
         if not self.finish():
             return False
         if batch.applier is not self._applier:  # since then other streams were parked
@@ -227,6 +236,24 @@ class Filler:
             batch = replace(batch, operations=operations, parked=parked, applier=self._applier)
         self._begun = batch, self._stored(batch)
         return True
+
+    def begin_rows(self, rows: Merged, events: int, last: Mark) -> bool:
+        """As `begin`, for events that another process has translated. Begins nothing once an event is parked.
+
+        Later events of its stream have to be parked too, and only this process knows that.
+        """
+        before = self.generation.history if self._begun is None else self._begun[0].reached
+        if not self.finish():
+            return False
+        if not self.has_parked:
+            batch = _Batch(None, events, rows, [], before.reach(last), self._applier)
+            self._begun = batch, self._stored(batch)
+        return True
+
+    @property
+    def has_parked(self) -> bool:
+        """Whether an event of the generation is parked."""
+        return self._applier.has_parked
 
     def finish(self) -> bool:
         """Wait until the batch that was begun is stored. False if another filler moved the checkpoint first."""
@@ -246,7 +273,8 @@ class Filler:
 
     def _fill_in_parts(self, batch: _Batch, error: Exception) -> bool:
         """Halve a batch that could not be stored, until the event for which it failed is alone, and is parked."""
-        events, reached = batch.events, batch.reached
+        reached = batch.reached
+        events = self._read_again(batch) if batch.events is None else batch.events
         if not events:
             raise error
         # Nothing was applied. A new applier forgets the streams that were parked while these events were
@@ -261,6 +289,11 @@ class Filler:
         between = events[half - 1]
         half_way = self.generation.history.reach(Mark(between.position, between.event_id))
         return self.fill(events[:half], half_way) and self.fill(events[half:], reached)
+
+    def _read_again(self, batch: _Batch) -> Sequence[Recorded]:
+        parts = self._parts
+        prefixes = parts.projection.prefixes
+        return [*parts.store.read_all(self.generation.checkpoint, batch.count, prefixes=prefixes)]
 
     def _stored(self, batch: _Batch) -> Future[Generation | None]:
         if self._writer is not None:
@@ -278,7 +311,7 @@ class Filler:
             self.generation,
             batch.operations,
             reached=batch.reached,
-            events=len(batch.events),
+            events=batch.count,
             parked=batch.parked,
         )
 
@@ -294,7 +327,7 @@ class Filler:
         return rows_by_key(self._parts.read_model, self._parts.projection, self.generation, keys)
 
 
-def _kept(events: Iterable[Recorded], taken: list[Recorded]) -> Iterator[Recorded]:
+def kept(events: Iterable[Recorded], taken: list[Recorded]) -> Iterator[Recorded]:
     """The events, each of which is added to `taken`."""
     for recorded in events:
         taken.append(recorded)

@@ -19,6 +19,7 @@ from domain.kernel.messages import Body
 from domain.kernel.ports.event_store import EventStore
 from domain.kernel.ports.read_model import STORED_ALREADY, Generation, ReadModel, Report, Why
 from domain.kernel.projection import Projection
+from workers.projections.ahead import fill_ahead
 from workers.projections.check import Check
 from workers.projections.diff import asked, building, compare_asked, save_error
 from workers.projections.errors import MoreParked
@@ -192,6 +193,8 @@ class Rebuild:
     ) -> Generation | None:
         """Fill and promote. A batch is read and translated while the one before is stored."""
         parts = self._parts
+        if not fill_ahead(parts, filler, parts.store.head(), stopped, progressed):
+            return None
         batch = NextBatch(parts, filler.generation.history)
         retried: set[Position] = set()
         rows: int | None = None

@@ -41,6 +41,7 @@ def open_service(worker: Worker) -> QueriesService:
             now_us=now_us,
             log=worker.log,
             code=codes[projection.name],
+            home=worker.settings.home,
         )
 
     rebuilds = Rebuilds(

@@ -14,7 +14,7 @@ from typing import Protocol
 from domain.kernel.events import Position
 from domain.kernel.history import History
 from domain.kernel.ports.identity import Identified
-from domain.kernel.projection import Key, Operation, Projection, Value
+from domain.kernel.projection import Key, Merged, Operation, Projection, Value
 
 
 class GenerationState(StrEnum):
@@ -159,13 +159,13 @@ class ReadModel(Identified, Protocol):
         self,
         projection: Projection,
         generation: Generation,
-        operations: Sequence[Operation],
+        operations: Sequence[Operation] | Merged,
         *,
         reached: History,
         events: int,
         parked: Sequence[Parked] = (),
     ) -> Generation | None:
-        """Apply operations in order, park, and move the checkpoint: one transaction.
+        """Apply operations in order, park, and move the checkpoint: one transaction. They may be merged already.
 
         Returns the generation as it is now. Returns None, and applies nothing, if the stored checkpoint, marks or
         state are no longer the given ones: another projector moved the checkpoint first, or the generation was
