@@ -1,6 +1,5 @@
 """The group of a feature that brings no `cli` module: its commands, the rows of its projections, and its histories."""
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -107,7 +106,7 @@ def _add_history(app: typer.Typer, feature: Feature, aggregates: Aggregates) -> 
         as_json: render.Json = False,
     ) -> None:
         body = {"id": id_, "of": of}
-        events, _ = session.listed(f"{feature.name}.history", body, "events", limit=sys.maxsize)
+        events = session.listed(f"{feature.name}.history", body, "events")
         show_history(events, f"{of or aggregates[0].name} {id_}", as_json=as_json)
 
 
@@ -154,6 +153,6 @@ def _add_list(app: typer.Typer, feature: Feature, projection: Projection) -> Non
         as_json: render.Json = False,
     ) -> None:
         body = {"after": after, "fresh": fresh}
-        rows, following = session.listed(f"{kind}.list", body, "rows", limit=limit)
-        render.rows(rows, [projection.key, *projection.columns], as_json=as_json)
-        remark_on_more(context, len(rows), following)
+        with session.listing(f"{kind}.list", body, "rows", limit=limit) as rows:
+            render.rows(rows, [projection.key, *projection.columns], as_json=as_json)
+        remark_on_more(context, rows.count, rows.following)

@@ -61,10 +61,10 @@ def list_parked(
     following: Mapping[str, Any] | None = None
     for each in _with_parked() if name is None else [name]:
         body = {"name": each, "after": after}
-        rows, following = session.listed("projections.parked.list", body, "parked", limit=limit - len(found))
-        found += [{"projection": each, **row} for row in rows]
-        if following is not None:
-            following = {"name": each, **following}
+        with session.listing("projections.parked.list", body, "parked", limit=limit - len(found)) as rows:
+            found += [{"projection": each, **row} for row in rows]
+        if rows.following is not None:
+            following = {"name": each, **rows.following}
             break
     columns = ["projection", "position", "stream", "type", "error", "behind", "since"]
     render.rows(found, columns, as_json=as_json, first_dropped=["since", "type", "behind"])

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -19,7 +19,7 @@ from cli import render
 from domain.kernel.errors import EsError, InvalidInput, Kind
 from domain.kernel.messages import to_json
 from es.connection import TIMEOUT_S as TIMEOUT_S
-from es.connection import Connection, chosen_command_id, command_body
+from es.connection import Connection, Listing, chosen_command_id, command_body
 
 if TYPE_CHECKING:
     from adapters.settings import Settings
@@ -129,12 +129,17 @@ def ask(role: str, kind: str, body: Mapping[str, Any], *, timeout_s: float = TIM
         return connection.ask(role, kind, body, timeout_s=timeout_s)
 
 
-def listed(
-    kind: str, body: Mapping[str, Any], name: str, *, limit: int
-) -> tuple[list[Body], Mapping[str, Any] | None]:
-    """At most `limit` rows of a list, and the fields that request the rows after them; None if there are none."""
+@contextmanager
+def listing(kind: str, body: Mapping[str, Any], name: str, *, limit: int) -> Iterator[Listing]:
+    """At most `limit` rows of a list."""
     with closing(caller()) as connection:
-        return connection.listed(kind, body, name, limit=limit)
+        yield connection.listing(kind, body, name, limit=limit)
+
+
+def listed(kind: str, body: Mapping[str, Any], name: str) -> list[Body]:
+    """All rows of a list that is short."""
+    with listing(kind, body, name, limit=sys.maxsize) as rows:
+        return [*rows]
 
 
 def send(role: str, kind: str, fields: Mapping[str, Any], *, given_id: str | None) -> Body:

@@ -55,9 +55,9 @@ def list_streams(
     With --person the version is that of the last event that names the user.
     """
     body = {"prefix": prefix, "after": after, "person": person, "all": show_all}
-    found, following = session.listed("streams.list", body, "streams", limit=limit)
-    render.rows(found, ["stream", "version"], as_json=as_json)
-    remark_on_more(context, len(found), following)
+    with session.listing("streams.list", body, "streams", limit=limit) as found:
+        render.rows(found, ["stream", "version"], as_json=as_json)
+    remark_on_more(context, found.count, found.following)
 
 
 @app.command(epilog="Example: es streams count --prefix user-")
@@ -88,10 +88,11 @@ def read(
 ) -> None:
     """Show the events of a stream."""
     body = {"stream": stream, "from_version": from_version, "backwards": backwards}
-    events, following = session.listed("streams.read", body, "events", limit=limit)
-    if not events:
+    with session.listing("streams.read", body, "events", limit=limit) as events:
+        for event in events:
+            render.event(event, as_json=as_json)
+    if not events.count:
         raise StreamNotFound
-    for event in events:
-        render.event(event, as_json=as_json)
     # Backwards there is no option for the earlier events: the others are those from the beginning.
-    remark_on_more(context, len(events), {"backwards": False} if following and backwards else following)
+    is_backwards = bool(events.following) and backwards
+    remark_on_more(context, events.count, {"backwards": False} if is_backwards else events.following)

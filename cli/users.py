@@ -1,6 +1,5 @@
 """`es users …`: create, read, change and delete user accounts."""
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,16 +98,16 @@ def list_users(
 ) -> None:
     """List users in order of id."""
     body = {"after": after, "status": status, "fresh": fresh}
-    users, following = session.listed("users.list", body, "users", limit=limit)
-    render.rows(
-        users,
-        ["user_id", "email", "name", "status", "version", "registered_at"],
-        as_json=as_json,
-        first_dropped=["version", "registered_at", "name", "status"],
-    )
+    with session.listing("users.list", body, "users", limit=limit) as users:
+        render.rows(
+            users,
+            ["user_id", "email", "name", "status", "version", "registered_at"],
+            as_json=as_json,
+            first_dropped=["version", "registered_at", "name", "status"],
+        )
     from cli.lists import remark_on_more
 
-    remark_on_more(context, len(users), following, total=lambda: _total(status))
+    remark_on_more(context, users.count, users.following, total=lambda: _total(status))
 
 
 def _total(status: str | None) -> int | None:
@@ -144,7 +143,7 @@ def count(
     body = {"after_position": after, "fresh": fresh}
     chosen = _COUNTED if status is None else (status,)
     if by_day:
-        days, _ = session.listed("users.registrations", body, "days", limit=sys.maxsize)
+        days = session.listed("users.registrations", body, "days")
         columns = ["day", *chosen]
         render.rows([{name: day[name] for name in columns} for day in days], columns, as_json=as_json)
         return
@@ -168,7 +167,7 @@ def find(
 @app.command(epilog="Example: es users history 252562058352301107")
 def history(user_id: UserId, as_json: render.Json = False) -> None:
     """Show every event of a user, with its command and its actor."""
-    events, _ = session.listed("users.history", {"user_id": user_id}, "events", limit=sys.maxsize)
+    events = session.listed("users.history", {"user_id": user_id}, "events")
     show_history(events, f"user {user_id}", as_json=as_json)
 
 

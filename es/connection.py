@@ -59,27 +59,45 @@ class Connection:
         """Send many requests and yield each reply as it arrives: see `Caller.exchange`."""
         return self._caller().exchange(role, requests, timeout_s=timeout_s)
 
-    def listed(
+    def listing(
         self, kind: str, body: Mapping[str, Any], name: str, *, limit: int, timeout_s: float = TIMEOUT_S
-    ) -> tuple[list[Body], Mapping[str, Any] | None]:
-        """At most `limit` rows of a list, and the fields that request the rows after them; None if there are none.
+    ) -> Listing:
+        """At most `limit` rows of a list, which are in the field `name` of each reply."""
 
-        A worker sends fewer rows than requested if more do not fit in one reply, so they are requested page by page.
-        """
-        rows: list[Body] = []
-        following: Mapping[str, Any] | None = {}
-        while following is not None and len(rows) < limit:
-            wanted = {"limit": min(limit - len(rows), _PAGE)}
-            page = self.ask("projections", kind, {**body, **following, **wanted}, timeout_s=timeout_s)
-            rows += page[name]
-            following = page["next"]
-        return rows, following
+        def page(bounds: Mapping[str, Any]) -> Body:
+            return self.ask("projections", kind, {**body, **bounds}, timeout_s=timeout_s)
+
+        return Listing(page, name, limit)
 
     def close(self) -> None:
         """Close it. Safe to call twice."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+
+
+class Listing:
+    """The rows of a list, to be read once. They are requested page by page, so that only one page is in memory.
+
+    A worker sends fewer rows than requested if more do not fit in one reply. An error may come after some rows.
+    """
+
+    def __init__(self, page: Callable[[Mapping[str, Any]], Body], name: str, limit: int) -> None:
+        """`page` asks for a page with these further fields."""
+        self._page = page
+        self._name = name
+        self._limit = limit
+        self.count = 0
+        """How many rows were read so far, with all of their page."""
+        self.following: Mapping[str, Any] | None = {}
+        """The fields that request the rows after these; None if there are none."""
+
+    def __iter__(self) -> Iterator[Body]:
+        while self.following is not None and self.count < self._limit:
+            page = self._page({**self.following, "limit": min(self._limit - self.count, _PAGE)})
+            self.following = page["next"]
+            self.count += len(page[self._name])
+            yield from page[self._name]
 
 
 def command_body(command_id: str, actor: str, fields: Mapping[str, Any]) -> Body:

@@ -88,9 +88,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Body]]:
         requests.append((role, kind, dict(body)))
         return {"cart_id": "7", "version": 1, "position": 2}
 
-    def listed(kind: str, body: Mapping[str, Any], name: str, *, limit: int) -> tuple[list[Body], None]:
+    def listed(kind: str, body: Mapping[str, Any], name: str) -> list[Body]:
         requests.append(("projections", kind, dict(body)))
-        return [], None
+        return []
 
     monkeypatch.setattr(session, "ask", ask)
     monkeypatch.setattr(session, "listed", listed)
