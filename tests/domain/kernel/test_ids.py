@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -111,3 +112,10 @@ def test_the_mixer_is_splitmix64() -> None:
 def test_times_are_rfc_3339_in_utc_and_never_overflow() -> None:
     assert ids.time_text(EPOCH_US + 1) == "2025-01-01T00:00:00.000001Z"
     assert ids.time_text(10**30) == "9999-12-31T23:59:59.999999Z"
+
+
+@given(st.datetimes())
+def test_the_text_of_a_time_is_that_of_the_library(moment: datetime) -> None:
+    time_us = (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)  # noqa: DTZ001
+
+    assert ids.time_text(time_us) == moment.isoformat(timespec="microseconds") + "Z"
