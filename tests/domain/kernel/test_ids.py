@@ -116,6 +116,6 @@ def test_times_are_rfc_3339_in_utc_and_never_overflow() -> None:
 
 @given(st.datetimes())
 def test_the_text_of_a_time_is_that_of_the_library(moment: datetime) -> None:
-    time_us = (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)  # noqa: DTZ001
+    time_us = (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)
 
     assert ids.time_text(time_us) == moment.isoformat(timespec="microseconds") + "Z"
