@@ -14,9 +14,8 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from itertools import takewhile
 from typing import BinaryIO
 
 from adapters.rows import Translated, from_bytes, to_bytes
@@ -27,7 +26,7 @@ from domain.kernel.behaviour import behaviour_of
 from domain.kernel.events import Position, Recorded
 from domain.kernel.history import Mark
 from domain.kernel.projection import merged
-from workers.projections.filling import Applier, Filler, Filling, kept
+from workers.projections.filling import Applier, Filler, Filling
 from workers.projections.next_batch import REBUILD_BATCH
 from workers.runtime import garbage
 
@@ -131,8 +130,7 @@ def translate(
         while after < until:
             taken: list[Recorded] = []
             events = store.read_all(after, REBUILD_BATCH, prefixes=projection.prefixes)
-            wanted = takewhile(lambda each: each.position <= until, events)
-            operations, parked = applier.translate(kept(wanted, taken))
+            operations, parked = applier.translate(_up_to(until, events, taken))
             if parked or not taken:
                 return
             last = Mark(taken[-1].position, taken[-1].event_id)
@@ -143,11 +141,20 @@ def translate(
             after = last.position
 
 
+def _up_to(until: Position, events: Iterable[Recorded], taken: list[Recorded]) -> Iterator[Recorded]:
+    """The events up to a position, each of which is added to `taken`."""
+    for recorded in events:
+        if recorded.position > until:
+            return
+        taken.append(recorded)
+        yield recorded
+
+
 def end_with_parent() -> None:
     """End this process when the process that started it closes its standard input, or ends."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        os.read(sys.stdin.fileno(), 1)  # not by its buffer, which the end of the interpreter wants to lock
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -227,7 +227,7 @@ class Filler:
         The batch before is finished first: False is about that one.
         """
         taken: list[Recorded] = []
-        operations, parked = self._applier.translate(kept(events, taken))
+        operations, parked = self._applier.translate(_kept(events, taken))
         batch = _Batch(taken, len(taken), operations, parked, reached(taken), self._applier)
         if not self.finish():
             return False
@@ -327,7 +327,7 @@ class Filler:
         return rows_by_key(self._parts.read_model, self._parts.projection, self.generation, keys)
 
 
-def kept(events: Iterable[Recorded], taken: list[Recorded]) -> Iterator[Recorded]:
+def _kept(events: Iterable[Recorded], taken: list[Recorded]) -> Iterator[Recorded]:
     """The events, each of which is added to `taken`."""
     for recorded in events:
         taken.append(recorded)

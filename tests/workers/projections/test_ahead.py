@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -355,16 +355,22 @@ def test_a_suspended_process_does_not_keep_a_rebuild_from_its_end(desk: Desk) ->
     assert _translators() == []
 
 
-def test_the_process_ends_with_the_one_that_started_it(desk: Desk) -> None:
-    options = {"projection": "users", "code": _CODE, "after": 0, "until": _USERS, "home": desk.parts.home}
-    words = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    reading, writing = os.pipe()  # a full pipe: without an end it would wait to write
+@contextmanager
+def _translator(desk: Desk, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    given = {"projection": "users", "code": _CODE, "after": 0, "until": _USERS, "home": desk.parts.home}
+    words = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "workers", "translate", *words],
         stdin=subprocess.PIPE,
-        stdout=writing,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        **streams,
     ) as process:
+        yield process
+
+
+def test_the_process_ends_with_the_one_that_started_it(desk: Desk) -> None:
+    reading, writing = os.pipe()  # which is full soon: without an end it would wait to write
+    with _translator(desk, stdout=writing) as process:
         os.close(writing)
         assert process.stdin is not None
         assert os.read(reading, 1)  # it has begun
@@ -374,3 +380,16 @@ def test_the_process_ends_with_the_one_that_started_it(desk: Desk) -> None:
 
         eventually(lambda: process.poll() is not None, "the process ended")
     os.close(reading)
+
+
+def test_the_process_ends_in_order_once_all_is_translated(desk: Desk) -> None:
+    with _translator(desk, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        batches = [*ahead._received(process.stdout.fileno(), lambda: False)]
+
+        eventually(lambda: process.poll() is not None, "the process ended")
+
+        assert (process.returncode, process.stderr.read()) == (0, b"")
+    assert [batch.events for batch in batches] == [REBUILD_BATCH, REBUILD_BATCH, _USERS - 2 * REBUILD_BATCH]
+    assert batches[-1].last.position == _USERS
