@@ -94,11 +94,11 @@ class Distributed(OneSize):
     def _beside(self) -> Mapping[str, Group]:
         return self._servers
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
         empty = self._rows()
-        super()._fill()
+        super().fill()
         for name, rows in self._rows().items():
-            self._add(f"rows in {name}", (rows - empty[name]) / self._users)
+            self._add(f"rows in {name}", (rows - empty[name]) / self.users)
 
     def _bulk(self) -> None:
         before = self._logged()

@@ -44,12 +44,13 @@ class Embedded(OneSize):
         super().__init__(system, users, sizes, figures, notes)
         self._bare = system.root / "bare"
 
-    def _all_rounds(self, until_s: float) -> None:
-        # What creates most comes last, in the last quarter of the time.
-        rounds_until_s = until_s - (until_s - time.monotonic()) / 4 if until_s < float("inf") else until_s
-        with closing(Echo(self._system.root / "echo")) as self._echo:
-            self._rounds("round", self._round, rounds_until_s)
-            self._rounds("many in flight, round", self._in_flight, until_s)
+    def phases(self) -> list[tuple[str, Callable[[int], None]]]:
+        return [*super().phases(), ("many in flight, round", self._in_flight)]
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        with closing(Echo(self._system.root / "echo")) as self._echo, super().connected():
+            yield
 
     def _parts(self, number: int) -> list[tuple[str, Callable[[], None]]]:
         return [
@@ -71,11 +72,11 @@ class Embedded(OneSize):
     def _stored(self) -> Mapping[str, int]:
         return stored_bytes(self._system)
 
-    def _fill(self) -> None:
-        super()._fill()
-        bare("create", self._bare, self._users, GROUP)
+    def fill(self) -> None:
+        super().fill()
+        bare("create", self._bare, self.users, GROUP)
         for name in ("events", "vault"):
-            self._add(f"bare stored in {name}", used_bytes(self._bare / f"{name}.db") / self._users)
+            self._add(f"bare stored in {name}", used_bytes(self._bare / f"{name}.db") / self.users)
 
     # --- one round -------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class Embedded(OneSize):
         super()._rebuild()
 
     def _list(self) -> None:
-        count = min(self._sizes.listed, self._users)
+        count = min(self._sizes.listed, self.users)
         limit = bare("list", self._bare / "rebuilt", count)
         self._add("bare list", limit.rate)
         ms = timed_ms(self._start, [ES, "users", "list", "--limit", str(count), "--json"])

@@ -11,7 +11,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from scripts.bench.bulks import People, percentile, run_bulk
@@ -50,7 +50,7 @@ class OneSize(ABC):
 
     def __init__(self, system: System, users: int, sizes: Sizes, figures: Figures, notes: list[str]) -> None:
         self._system = system
-        self._users = users
+        self.users = users
         self._sizes = sizes
         self._figures = figures
         self._notes = notes
@@ -77,26 +77,17 @@ class OneSize(ABC):
 
     # --- rounds --------------------------------------------------------------------------------
 
-    def all(self, *, until_s: float) -> None:
-        """All rounds, or as many as end in time; one at least."""
-        self._fill()
+    def phases(self) -> list[tuple[str, Callable[[int], None]]]:
+        """The kinds of rounds by their names, in order. What creates most comes last."""
+        return [("round", self._round)]
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Between the filling and the end of the last round."""
         with closing(Client(self._system.settings, People("single"))) as self._client:
-            self._all_rounds(until_s)
+            yield
         for role, mb in peaks_mb(self._system).items():
             self._add(f"memory of {role}", mb)
-
-    def _all_rounds(self, until_s: float) -> None:
-        self._rounds("round", self._round, until_s)
-
-    def _rounds(self, what: str, act: Callable[[int], None], until_s: float) -> None:
-        for number in range(self._sizes.rounds):
-            if number and time.monotonic() > until_s:
-                self._notes.append(
-                    f"{self._users:,} users: time for {number} of {self._sizes.rounds} rounds ({what})"
-                )
-                break
-            _say(f"{self._users:,} users: {what} {number + 1} of {self._sizes.rounds}")
-            act(number)
 
     def _round(self, number: int) -> None:
         for name, part in self._parts(number):
@@ -108,10 +99,10 @@ class OneSize(ABC):
         try:
             yield
         except Exception as error:
-            self._notes.append(f"{what} at {self._users:,} users failed: {type(error).__name__}: {error}")
+            self._notes.append(f"{what} at {self.users:,} users failed: {type(error).__name__}: {error}")
 
     def _add(self, name: str, figure: float) -> None:
-        self._figures.add(name, figure, self._users)
+        self._figures.add(name, figure, self.users)
 
     def _add_times(self, name: str, ms: Sequence[float]) -> None:
         self._add(f"{name} p50", percentile(ms, 0.5))
@@ -122,20 +113,20 @@ class OneSize(ABC):
 
     # --- filling -------------------------------------------------------------------------------
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
         empty = self._stored()
-        while self._people.made < self._users:
-            _say(f"{self._users:,} users: {self._people.made:,} are created")
-            count = min(_CHUNK, self._users - self._people.made)
+        while self._people.made < self.users:
+            _say(f"{self.users:,} users: {self._people.made:,} are created")
+            count = min(_CHUNK, self.users - self._people.made)
             ran = run_bulk(self._system, "create", self._people.next(count))
             assert not ran.error_codes, ran.error_codes
-            self._ids += ran.user_ids[:: max(self._users // _KEPT, 1)]
+            self._ids += ran.user_ids[:: max(self.users // _KEPT, 1)]
             self._add("fill", ran.rate)
         caught_up(self._system)
         found = self._stored()
         for name, used in found.items():
-            self._add(f"stored in {name}", (used - empty[name]) / self._users)
-        self._add("stored", (sum(found.values()) - sum(empty.values())) / self._users)
+            self._add(f"stored in {name}", (used - empty[name]) / self.users)
+        self._add("stored", (sum(found.values()) - sum(empty.values())) / self.users)
 
     # --- measurements --------------------------------------------------------------------------
 
@@ -215,22 +206,36 @@ def at_all_sizes(
 ) -> None:
     """All rounds at all sizes, each in what `opened` returns for so many users.
 
-    `until_s` is by `time.monotonic`. Each size has its share of the time that is left, and one round at least.
+    The sizes are filled one after the other, and measured in turns: a machine that becomes slower does so for all of them.
+    `until_s` is by `time.monotonic`. There is one round of each kind at least.
     """
-    for number, users in enumerate(sizes.users):
-        now_s = time.monotonic()
-        share_s = (until_s - now_s) / (len(sizes.users) - number)
-        if number and users / _bulk_rate(figures) > share_s / 2:
-            notes.append(f"{users:,} users: left out, there was no time to create them")
-            break
-        with opened(users) as size:
-            size.all(until_s=now_s + share_s)
+    with ExitStack() as stack:
+        filled: list[OneSize] = []
+        for users in sizes.users:
+            if filled and users / _filling_rate(figures) > (until_s - time.monotonic()) / 2:
+                notes.append(f"{users:,} users: left out, there was no time to create them")
+                break
+            size = stack.enter_context(opened(users))
+            size.fill()
+            stack.enter_context(size.connected())
+            filled.append(size)
+        for place, turns in enumerate(zip(*(size.phases() for size in filled), strict=True)):
+            is_last = place == len(filled[0].phases()) - 1
+            left_s = until_s - time.monotonic()
+            ends_s = until_s if is_last or left_s == float("inf") else until_s - left_s / 4
+            for number in range(sizes.rounds):
+                if number and time.monotonic() > ends_s:
+                    notes.append(f"time for {number} of {sizes.rounds} rounds ({turns[0][0]})")
+                    break
+                for size, (what, act) in zip(filled, turns, strict=True):
+                    _say(f"{size.users:,} users: {what} {number + 1} of {sizes.rounds}")
+                    act(number)
 
 
-def _bulk_rate(figures: Figures) -> float:
-    """Creates per second at the largest size so far; next to none if none was measured."""
-    found = figures.of("bulk")
-    return figures.median("bulk", max(found)) if found else 0.001
+def _filling_rate(figures: Figures) -> float:
+    """Creates per second at the largest size so far."""
+    found = figures.of("fill")
+    return figures.median("fill", max(found))
 
 
 def _say(what: str) -> None:
