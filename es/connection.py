@@ -6,11 +6,14 @@ Promise: it is opened for the first request and kept. Refusal: nothing of a tran
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from adapters.settings import Settings
     from domain.kernel.errors import EsError
     from domain.kernel.messages import Body, Question
@@ -77,13 +80,13 @@ class Connection:
 
 
 class Listing:
-    """The rows of a list, to be read once. They are requested page by page, so that only one page is in memory.
+    """The rows of a list, to be read once. They are requested page by page, each page while the one before is used.
 
     A worker sends fewer rows than requested if more do not fit in one reply. An error may come after some rows.
     """
 
     def __init__(self, page: Callable[[Mapping[str, Any]], Body], name: str, limit: int) -> None:
-        """`page` asks for a page with these further fields."""
+        """`page` asks for a page with these further fields. It is called in another thread, never in two at once."""
         self._page = page
         self._name = name
         self._limit = limit
@@ -93,11 +96,41 @@ class Listing:
         """The fields that request the rows after these; None if there are none."""
 
     def __iter__(self) -> Iterator[Body]:
-        while self.following is not None and self.count < self._limit:
-            page = self._page({**self.following, "limit": min(self._limit - self.count, _PAGE)})
-            self.following = page["next"]
-            self.count += len(page[self._name])
-            yield from page[self._name]
+        rows = self._taken(self._page(self._wanted()))
+        while self._is_more:
+            upcoming = _asked(partial(self._page, self._wanted()))
+            yield from rows
+            rows = self._taken(upcoming.result())
+        yield from rows
+
+    @property
+    def _is_more(self) -> bool:
+        return self.following is not None and self.count < self._limit
+
+    def _wanted(self) -> Mapping[str, Any]:
+        return {**(self.following or {}), "limit": min(self._limit - self.count, _PAGE)}
+
+    def _taken(self, page: Body) -> Sequence[Body]:
+        rows: Sequence[Body] = page[self._name]
+        self.following = page["next"]
+        self.count += len(rows)
+        return rows
+
+
+def _asked(ask: Callable[[], Body]) -> Future[Body]:
+    """What another thread asks for. The thread keeps neither a signal nor the end of the process waiting."""
+    from concurrent.futures import Future  # it takes time, and most lists have one page
+
+    reply: Future[Body] = Future()
+
+    def run() -> None:
+        try:
+            reply.set_result(ask())
+        except BaseException as error:
+            reply.set_exception(error)
+
+    Thread(target=run, daemon=True, name="next-page").start()
+    return reply
 
 
 def command_body(command_id: str, actor: str, fields: Mapping[str, Any]) -> Body:

@@ -1,7 +1,8 @@
-"""A list is read page by page: the rows of one page are in memory, and no page is asked for that is not needed."""
+"""A list is read page by page: two of them are in memory, and none is asked for that is not needed."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from domain.kernel.errors import PartUnavailable
 from domain.kernel.messages import Body
 from es.connection import Listing
+from tests.support.waiting import eventually
 
 
 class Pages:
@@ -42,14 +44,38 @@ def test_it_yields_every_row_up_to_the_limit(stored: int, limit: int, fits: int)
     assert rows.following == ({"after": limit} if stored > limit else None)
 
 
-def test_no_page_is_asked_for_before_its_first_row_is_needed() -> None:
-    pages = Pages(10, fits=3)
+def test_no_page_is_asked_for_before_the_first_row_is_needed() -> None:
+    pages = Pages(10)
+
     rows = Listing(pages, "rows", 10)
     assert pages.asked == []
-
-    [*islice(rows, 3)]
+    next(iter(rows))
 
     assert pages.asked == [{"limit": 10}]
+
+
+def test_a_page_is_asked_for_while_the_one_before_is_used() -> None:
+    pages = Pages(10, fits=3)
+    rows = iter(Listing(pages, "rows", 10))
+
+    next(rows)
+
+    eventually(lambda: len(pages.asked) == 2, "the second page was asked for")
+    assert [row["id"] for row in islice(rows, 2)] == [2, 3]
+    assert len(pages.asked) == 2
+    assert next(rows)["id"] == 4
+    eventually(lambda: len(pages.asked) == 3, "the third page was asked for")
+
+
+def test_a_list_that_is_left_asks_for_nothing_more() -> None:
+    pages = Pages(10, fits=3)
+    rows = iter(Listing(pages, "rows", 10))
+    next(rows)
+
+    rows.close()  # type: ignore[attr-defined]
+
+    eventually(lambda: "next-page" not in {thread.name for thread in threading.enumerate()}, "it ended")
+    assert len(pages.asked) == 2
 
 
 def test_it_asks_for_no_more_than_the_limit() -> None:
