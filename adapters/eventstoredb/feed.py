@@ -171,7 +171,7 @@ class Feed:
         while not at_end and not self._is_closing:
             deadline = Deadline.after(self._within_s, call_timeout_s=self._within_s)
             try:
-                page, at_end = page_after(client, self._at, self._at, self._selection, PAGE, deadline)
+                page, at_end = page_after(client, self._at, self._positions, self._selection, PAGE, deadline)
             except DeadlineExceeded:
                 return  # wanted events are rare: the subscription finds them
             for event in page:

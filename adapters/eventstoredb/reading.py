@@ -138,13 +138,7 @@ class Reading:
         """At most `size` events after a position, and whether they are the last of the store."""
 
         def page(client: Client, deadline: Deadline) -> tuple[list[Recorded], bool]:
-            try:
-                return page_after(client, after, after, selection, size, deadline)
-            except NO_RECORD:
-                start = self.positions.start(client, after, deadline)
-                if start == after:  # the server failed, whatever the position
-                    raise
-            return page_after(client, start, after, selection, size, deadline)
+            return page_after(client, after, self.positions, selection, size, deadline)
 
         return self._connection.call(page, within_s=within_s)
 
@@ -159,16 +153,31 @@ def _without_gap(stream: str, version: int, page: Sequence[Recorded]) -> Iterato
 
 def page_after(
     client: Client,
+    after: Position,
+    positions: Positions,
+    selection: Selection,
+    size: int,
+    deadline: Deadline,
+) -> tuple[list[Recorded], bool]:
+    """Events after any number that the server's filter lets pass, and whether they are the last of the store."""
+    try:
+        return _page_from(client, after, after, selection, size, deadline)
+    except NO_RECORD:
+        start = positions.start(client, after, deadline)
+        if start == after:  # the server failed, whatever the position
+            raise
+    return _page_from(client, start, after, selection, size, deadline)
+
+
+def _page_from(
+    client: Client,
     start: Position,
     after: Position,
     selection: Selection,
     size: int,
     deadline: Deadline,
 ) -> tuple[list[Recorded], bool]:
-    """Events after a position that the server's filter lets pass, and whether they are the last of the store.
-
-    `start` is the beginning of a record: `after`, or that of the last event before it.
-    """
+    """`start` is the beginning of a record: `after`, or that of the last event before it."""
     new: list[Recorded] = []
     count = 0
     # One more, because this read includes the event at its position.

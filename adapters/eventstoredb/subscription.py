@@ -47,6 +47,7 @@ class Subscription:
     ) -> None:
         """`stall_timeout_s`: how long an owed event, the confirmation, or an answer may take."""
         self._selection = selection
+        self._positions = positions
         self._heads = heads
         self._stall_timeout_s = stall_timeout_s
         self._returned = after  # the position of the last event that `take` returned
@@ -175,7 +176,7 @@ class Subscription:
         deadline = Deadline.after(_READ_TIMEOUT_S, call_timeout_s=_READ_TIMEOUT_S)
         at, at_end = max(self._examined, self._caught_up.position if self._caught_up else 0), False
         while at < head and not at_end:
-            page, at_end = page_after(client, at, at, self._selection, PAGE, deadline)
+            page, at_end = page_after(client, at, self._positions, self._selection, PAGE, deadline)
             for event in page:
                 if event.position <= head and self._selection.includes(event):
                     return event.position

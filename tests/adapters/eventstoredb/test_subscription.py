@@ -15,8 +15,9 @@ import pytest
 from adapters.eventstoredb import heads
 from adapters.eventstoredb.client import Client
 from adapters.eventstoredb.feed import BUFFERED_EVENTS
+from adapters.eventstoredb.reading import page_after
 from domain.kernel.errors import PartUnavailable
-from domain.kernel.events import BEGINNING, NO_STREAM, Recorded
+from domain.kernel.events import BEGINNING, NO_STREAM, Position, Recorded
 from domain.kernel.ports.event_store import Appended, CaughtUp
 from tests.support.builders import an_event, append
 from tests.support.eventstoredb import GIVE_UP_S, SLACK_S, OpenStore, Store, types_of, until_caught_up
@@ -129,6 +130,37 @@ def test_a_checkpoint_without_a_position_does_not_hide_an_owed_event(store: Stor
 
     assert all(item.position < result.position for item in items[:-1])
     assert items[-1].position == result.position
+
+
+def test_a_follower_from_no_record_looks_for_what_is_owed(
+    store: Store, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = store.write(), store.write()
+    assert isinstance(first, Appended)
+    assert isinstance(second, Appended)
+    sent, gate = itertools.count(), threading.Event()
+
+    def hold_events_back(at: Point, stream: str) -> None:
+        if at is Point.SUBSCRIBED and next(sent) >= 1:  # all but the confirmation
+            gate.wait(DEADLINE_S)
+
+    def next_event() -> Recorded:
+        following = store.follow(first.position + 1, stopped=before(DEADLINE_S))
+        return next(item for item in following if isinstance(item, Recorded))
+
+    looks: list[Position] = []
+
+    def look(client: Client, after: Position, *others: Any) -> tuple[list[Recorded], bool]:
+        looks.append(after)
+        return page_after(client, after, *others)
+
+    monkeypatch.setattr("adapters.eventstoredb.subscription.page_after", look)
+    node.plan = hold_events_back
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(next_event)
+        eventually(lambda: looks == [first.position + 1], "it has looked")
+        gate.set()
+        assert found.result(DEADLINE_S).position == second.position
 
 
 def test_a_subscription_buffers_a_bounded_number_of_events(
