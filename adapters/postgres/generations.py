@@ -330,6 +330,9 @@ class PostgresGenerations:
             create = "CREATE INDEX {index} ON {table}({column}, {key}) WHERE " + unusual(projection, column)
             connection.execute(self._sql(create, projection, number, index=name, column=column))
 
+    def clear(self, *, limit: int) -> bool:
+        return False  # a table is dropped with its file
+
     def _remove(
         self, connection: Connection, projection: Projection, generations: Sequence[Generation]
     ) -> None:

@@ -189,6 +189,23 @@ class SqliteGenerations:
                 _remove(connection, projection, each)
             return sorted(each.number for each in removed)
 
+    def clear(self, *, limit: int) -> bool:
+        with self._database.reading() as connection:
+            if not (found := _removed_tables(connection)):
+                return False
+        with self._database.writing() as connection:
+            for name, key in _removed_tables(connection):
+                bound: Any = connection.execute(
+                    f"SELECT {key} FROM {name} ORDER BY {key} LIMIT 1 OFFSET ?", (limit,)
+                ).get
+                if bound is not None:
+                    connection.execute(f"DELETE FROM {name} WHERE {key} < ?", (bound,))
+                    return True
+                if limit:
+                    connection.execute(f"DROP TABLE {name}")
+                    return len(found) > 1
+        return False
+
     @contextmanager
     def snapshot(self, projection: Projection, generation: Generation) -> Iterator[SqliteSnapshot]:
         with self._database.snapshot() as connection:
@@ -357,13 +374,24 @@ def _create_indexes(connection: Connection, projection: Projection, number: int)
 
 def _remove(connection: Connection, projection: Projection, generation: Generation) -> None:
     own = (projection.name, generation.number)
-    connection.execute(f"DROP TABLE {table_of(projection, generation.number)}")
+    # To drop a table overwrites all its rows, because freed space is zeroed. Meanwhile no other transaction could write.
+    table = table_of(projection, generation.number)
+    connection.execute(f"ALTER TABLE {table} RENAME TO {table}_removed")
     connection.execute("DELETE FROM generations WHERE projection = ? AND number = ?", own)
     connection.execute("DELETE FROM parked WHERE projection = ? AND generation = ?", own)
     connection.execute(
         "DELETE FROM generation_reports WHERE projection = ? AND ? IN (first, second)",
         own,
     )
+
+
+def _removed_tables(connection: Connection) -> list[tuple[str, str]]:
+    """The tables of removed generations, each with the name of its key. No table of a present one ends like that."""
+    rows: list[Any] = connection.execute(
+        """SELECT t.name, c.name FROM sqlite_schema AS t, pragma_table_info(t.name) AS c
+           WHERE t.type = 'table' AND t.name GLOB '*_g[0-9]*_removed' AND c.pk ORDER BY t.name"""
+    ).fetchall()
+    return [(name, key) for name, key in rows]
 
 
 def _set_state(

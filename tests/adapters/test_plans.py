@@ -84,6 +84,9 @@ ON_SQLITE = (
     ),
     Allowed("WHERE colour = ? ORDER BY", "SCAN", "most rows have the usual value: the page is full soon"),
     Allowed("FROM data_keys WHERE subject > :after", "TEMP B-TREE", "it sorts two pages"),
+    Allowed("_removed ORDER BY", "SCAN", "it stops after the rows of one transaction"),
+    Allowed("FROM sqlite_schema AS t", "TEMP B-TREE", "it sorts a few tables"),
+    Allowed("FROM sqlite_schema AS t", "SCAN", "it reads the columns of a few tables"),
 )
 ON_POSTGRES = (
     Allowed("WHERE id = ANY(CAST(", "other plan", "it is used for a few ids only"),

@@ -173,6 +173,9 @@ def sqlite_plans(path: Path, small: Iterable[str]) -> Iterator[Callable[[str, An
     with closing(apsw.Connection(str(path))) as connection:
 
         def wrong(statement: str, values: Any) -> list[str]:
+            dropped = re.search(r"\b\w+_removed\b", statement)
+            if dropped and not connection.table_exists(None, dropped[0]):
+                return []  # it was judged before
             rows = connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)
             plan = [detail for *_, detail in rows]
             grows = any(searches.match(line) for line in plan)

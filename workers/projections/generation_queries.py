@@ -132,12 +132,15 @@ class GenerationQueries:
         if ended.why is Why.CANCELLED:
             with suppress(PartUnavailable):  # it is being read: the next removal takes it along
                 model.prune(projection, keep=MAX_WHOLE)
+                self._sources.ensure_rebuild(projection)  # it frees the space
         return {"projection": projection.name, "generation": ended.number}
 
     def prune(self, request: Request) -> Reply:
         """Remove the retired and checked generations, but for the newest `keep`."""
         projection = self._named(request)
         removed = self._sources.read_model.prune(projection, keep=whole(request, "keep", 0))
+        if removed:
+            self._sources.ensure_rebuild(projection)  # it frees the space
         return {"projection": projection.name, "removed": removed}
 
     def history(self, request: Request) -> Reply:

@@ -35,6 +35,8 @@ ABANDONED_S = 8.0
 _LOOK_PAUSE_S = 0.3
 _REBUILD_PAUSE_S = 1.0
 """The wait before a rebuild resumes after an outage of a part."""
+_CLEARED_AT_ONCE = 5_000
+"""Rows. It takes some 15 ms."""
 _PROMOTE_PAUSE_S = 0.1
 """The wait before a rebuild that is behind the current generation looks for further events."""
 
@@ -69,6 +71,12 @@ def begin_rebuild(
     return begun
 
 
+def clear(read_model: ReadModel, stopped: Callable[[], bool]) -> None:
+    """Free the space of removed generations. Other transactions write in between."""
+    while read_model.clear(limit=_CLEARED_AT_ONCE) and not stopped():
+        pass
+
+
 def _can_go_on(unfinished: Generation, parts: Filling) -> bool:
     """Whether present code can go on to fill a generation with the events of the store."""
     is_of_this_code = unfinished.code == parts.code and _has_columns(unfinished, parts)
@@ -101,6 +109,7 @@ class Rebuild:
         """
         parts = self._parts
         generation = self._begun(begins, stopped)
+        clear(parts.read_model, stopped)  # before it is filled: it uses this space
         if generation is None:
             return None
         parts.log.info(
@@ -361,5 +370,6 @@ class Rebuilds:
 
 
 def unfinished(read_model: ReadModel, projections: Sequence[Projection]) -> list[Projection]:
-    """The projections with a rebuild or a comparison that was interrupted."""
-    return [each for each in projections if building(read_model, each) or asked(read_model, each)]
+    """The projections with a rebuild, a comparison or a removal that was interrupted."""
+    is_left = read_model.clear(limit=0)
+    return [each for each in projections if is_left or building(read_model, each) or asked(read_model, each)]

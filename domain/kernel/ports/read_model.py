@@ -252,6 +252,13 @@ class ReadModel(Identified, Protocol):
         """
         ...
 
+    def clear(self, *, limit: int) -> bool:
+        """Free the space of at most `limit` rows of removed generations, in one transaction. Returns whether more are left.
+
+        To remove a generation takes no longer if it has more rows: a database that has to overwrite them leaves that to this.
+        """
+        ...
+
     def snapshot(self, projection: Projection, generation: Generation) -> AbstractContextManager[Snapshot]:
         """The generation as it is now, until the context ends. It blocks no `apply`.
 

@@ -273,3 +273,24 @@ def test_a_rebuild_that_is_requested_twice_runs_once(projected: ReadSide) -> Non
         rebuilds.ensure(USERS)
 
     assert len(projected.generations()) == 2
+
+
+def test_a_rebuild_frees_the_space_of_the_generation_that_it_removes(projected: ReadSide) -> None:
+    projected.rebuilt()
+
+    projected.rebuilt()
+
+    assert [each.number for each in projected.generations()] == [2, 3]
+    assert not projected.read_model.clear(limit=0)
+
+
+def test_a_removal_that_was_interrupted_is_unfinished(projected: ReadSide) -> None:
+    projected.rebuilt()
+    projected.read_model.prune(USERS)
+
+    found = unfinished(projected.read_model, [USERS])
+
+    assert found == ([USERS] if projected.read_model.clear(limit=0) else [])
+    projected.rebuilds.resume(USERS)
+    projected.rebuilds.join()
+    assert unfinished(projected.read_model, [USERS]) == []
