@@ -27,11 +27,12 @@ from domain.kernel.events import Position, Recorded
 from domain.kernel.history import Mark
 from domain.kernel.projection import merged
 from workers.projections.filling import Applier, Filler, Filling
-from workers.projections.next_batch import REBUILD_BATCH
 from workers.runtime import garbage
 
 WORTH_IT = 50_000
 """Positions. The other process starts in the time in which this one rebuilds some 30,000 events."""
+BATCH = 5_000
+"""Events. Both processes hold some batches: half as many as a rebuild takes alone."""
 _LOOK_MS = 200
 _LENGTH_BYTES = 8
 _CHUNK_BYTES = 1 << 20
@@ -129,7 +130,7 @@ def translate(
         applier = Applier(projection, open_codec(settings.features), [])
         while after < until:
             taken: list[Recorded] = []
-            events = store.read_all(after, REBUILD_BATCH, prefixes=projection.prefixes)
+            events = store.read_all(after, BATCH, prefixes=projection.prefixes)
             operations, parked = applier.translate(_up_to(until, events, taken))
             if parked or not taken:
                 return

@@ -34,11 +34,10 @@ from tests.support.waiting import eventually
 from workers.projections import ahead
 from workers.projections.check import Check
 from workers.projections.filling import Filler, Filling
-from workers.projections.next_batch import REBUILD_BATCH
 from workers.projections.rebuild import Rebuild, begin_rebuild
 
 _USERS = 25_000
-"""Three batches."""
+"""Five batches."""
 _CODE = behaviour_of(USERS, registry().aggregates)
 
 
@@ -224,7 +223,7 @@ def test_an_event_that_cannot_be_applied_is_parked_and_so_is_its_stream(desk: De
     assert [each.position for each in desk.parked(built)] == [_USERS + 1, _USERS + 2]
     assert built.events == _USERS + 11
     assert len(desk.read_model.rows(USERS)) == _USERS + 9
-    assert desk.codec.decoded < REBUILD_BATCH  # the batches before it came from the other process
+    assert desk.codec.decoded < 2 * ahead.BATCH  # the batches before it came from the other process
 
 
 def test_other_code_translates_nothing(desk: Desk) -> None:
@@ -322,7 +321,7 @@ def test_a_killed_process_is_replaced_by_this_one(desk: Desk) -> None:
     desk.codec.decoded = 0
 
     def suspend_then_kill() -> None:
-        _signal(signal.SIGSTOP)  # before its third batch
+        _signal(signal.SIGSTOP)  # before its last batches
         _signal(signal.SIGKILL)
 
     built = desk.rebuild(progressed=Once(suspend_then_kill))
@@ -391,5 +390,5 @@ def test_the_process_ends_in_order_once_all_is_translated(desk: Desk) -> None:
         eventually(lambda: process.poll() is not None, "the process ended")
 
         assert (process.returncode, process.stderr.read()) == (0, b"")
-    assert [batch.events for batch in batches] == [REBUILD_BATCH, REBUILD_BATCH, _USERS - 2 * REBUILD_BATCH]
+    assert [batch.events for batch in batches] == [ahead.BATCH] * 5
     assert batches[-1].last.position == _USERS
