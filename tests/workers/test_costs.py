@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from adapters.clock import now_us
+from adapters.crypto.bucket_keys import TAG_BUCKETS
 from adapters.log import Log
 from adapters.sqlite.read_model import SqliteReadModel
 from domain.kernel.history import History
@@ -23,6 +24,7 @@ from tests.support.accounts import change, create, delete, rename
 from tests.support.meters import Cost, Meter, metering
 from tests.support.port_calls import fill_event_store, fill_vault
 from tests.support.read_side import ReadSide
+from tests.support.vaults import destroy
 
 SMALL, LARGE = 1_000, 30_000
 
@@ -113,3 +115,20 @@ def test_a_batch_writes_its_keys_side_by_side(tmp_path: Path, log: Log) -> None:
     data = count * size // _PAGE_BYTES
     assert cost.pages["events.db"] <= data + 3 * _MARGIN_PAGES
     assert cost.pages["vault.db"] <= count + data + 3 * _MARGIN_PAGES
+
+
+def test_an_erasure_writes_its_buckets_and_not_the_vault(tmp_path: Path, log: Log) -> None:
+    """The addresses share a fixed number of buckets: one has a few more of them in a large store."""
+    found = []
+    for rows in (SMALL, LARGE):
+        with filled(tmp_path / str(rows), log, rows) as (system, meter):
+            for number in range(2):  # the first time it opens and caches
+                user_id = system.a_user(f"gone-{number}@example.org")
+                destroy(system.vault, user_id)
+                cost = meter.cost(partial(system.vault.remove_residue, [user_id]))
+            found.append(cost)
+
+    small, large = found
+    assert large.rows == small.rows
+    of_one_bucket = LARGE // TAG_BUCKETS + 1
+    assert large.pages["vault.db"] <= small.pages["vault.db"] + 2 * of_one_bucket + _MARGIN_PAGES
