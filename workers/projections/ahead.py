@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import BinaryIO
@@ -30,7 +31,11 @@ from workers.projections.filling import Applier, Filler, Filling
 from workers.runtime import garbage
 
 WORTH_IT = 50_000
-"""Positions. The other process starts in the time in which this one rebuilds some 30,000 events."""
+"""Events. The other process starts in the time in which this one rebuilds some 30,000."""
+_EVENT_BYTES = 1_000
+"""The positions of a server are addresses. An event takes about so many."""
+SILENCE_S = 60.0
+"""Another process that says nothing for so long is suspended, or finds few events: this one goes on alone."""
 BATCH = 5_000
 """Events. Both processes hold some batches: half as many as a rebuild takes alone."""
 _LOOK_MS = 200
@@ -51,7 +56,8 @@ def fill_ahead(
     False if another filler moved its checkpoint first.
     """
     generation, projection = filler.generation, parts.projection
-    is_long = until - generation.checkpoint >= WORTH_IT
+    worth_it = WORTH_IT * (_EVENT_BYTES if parts.store.is_remote else 1)
+    is_long = until - generation.checkpoint >= worth_it
     if parts.home is None or not is_long or projection.sees_rows or filler.has_parked:
         return True
     given = {"home": parts.home, "projection": projection.name, "code": parts.code}
@@ -98,13 +104,13 @@ def _received(fd: int, stopped: Callable[[], bool]) -> Iterator[Translated]:
 
 
 def _read(fd: int, count: int, stopped: Callable[[], bool]) -> bytearray | None:
-    """So many bytes; None if the other process has ended, or this rebuild is to stop. A process may also be suspended."""
-    received = bytearray()
+    """So many bytes; None if the other process has ended or says nothing, or this rebuild is to stop."""
+    received, give_up_at_s = bytearray(), time.monotonic() + SILENCE_S
     arrived = select.poll()
     arrived.register(fd, select.POLLIN)
     while len(received) < count:
         if not arrived.poll(_LOOK_MS):
-            if stopped():
+            if stopped() or time.monotonic() > give_up_at_s:
                 return None
             continue
         if not (chunk := os.read(fd, min(count - len(received), _CHUNK_BYTES))):

@@ -368,6 +368,30 @@ def _translator(desk: Desk, **streams: Any) -> Iterator[subprocess.Popen[bytes]]
         yield process
 
 
+def test_a_suspended_process_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def suspend() -> None:
+        _signal(signal.SIGSTOP)
+        monkeypatch.setattr(ahead, "SILENCE_S", 0.5)
+
+    built = desk.rebuild(progressed=Once(suspend))
+
+    assert built is not None
+    assert built.events == _USERS
+    assert desk.codec.decoded > 0
+    assert _translators() == []
+
+
+def test_a_few_events_of_a_server_start_no_process(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "WORTH_IT", 50)  # with a thousand addresses for each
+    monkeypatch.setattr(SqliteStore, "is_remote", True)
+    monkeypatch.setattr(subprocess, "Popen", None)
+
+    built = desk.rebuild()
+
+    assert built is not None
+    assert built.events == _USERS
+
+
 def test_the_process_ends_with_the_one_that_started_it(desk: Desk) -> None:
     reading, writing = os.pipe()  # which is full soon: without an end it would wait to write
     with _translator(desk, stdout=writing) as process:
