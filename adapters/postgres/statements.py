@@ -5,7 +5,7 @@ records its partition as residue in the same transaction. A statement that depen
 by zero if they have changed: that ends the transaction before its commit, without a wait for its result.
 
 Rows are found value by value, with `LATERAL (… OFFSET 0)`, where a plain join or a column that is not unique would let the
-planner read a whole table: without statistics it takes 256 values for most of them.
+planner read a whole table. It never sees how many values are given: see `Database.sql`.
 """
 
 _IF_ALL = " RETURNING 1) SELECT 1 / (count(*) = %s)::int FROM written"

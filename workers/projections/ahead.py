@@ -69,7 +69,12 @@ def fill_ahead(
             if filler.has_parked or stopped():
                 break
             progressed()
-        return filler.finish()
+        if not filler.finish():
+            return False
+    # Why it ended is not known here: the errors of the other process may repeat an event, and its work is done again here.
+    events = filler.generation.events - generation.events
+    parts.log.info("translated-ahead", projection=projection.name, events=events)
+    return True
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Check:
             live = parts.read_model.prepare(parts.projection, now_us=parts.now_us(), code=parts.code)
             if is_of_other_history(live, parts.store):
                 return None
-            if not fill_ahead(parts, filler, live.checkpoint, ended, progressed):
+            if not fill_ahead(parts, filler, live.checkpoint, stopped, progressed):
                 return None
             if not fill_to(parts, filler, live.checkpoint, stopped, progressed):
                 return None

@@ -165,13 +165,14 @@ def test_the_rows_and_the_generation_are_those_of_one_process(desk: Desk) -> Non
     assert _translators() == []
 
 
-def test_events_that_arrive_meanwhile_are_filled_too(desk: Desk) -> None:
+def test_events_that_arrive_meanwhile_are_filled_too(desk: Desk, log_text: Callable[[], str]) -> None:
     def arrives() -> None:
         desk.store.append([_registered(_USERS + 1)])
 
     built = desk.rebuild(progressed=Once(arrives))
 
     assert built is not None
+    assert f'"action": "translated-ahead", "projection": "users", "events": {_USERS}' in log_text()
     assert (built.events, desk.codec.decoded) == (_USERS + 1, 1)
     assert len(desk.read_model.rows(USERS)) == _USERS + 1
 
