@@ -39,7 +39,7 @@ _TRUNCATE_PATIENCE_S = 1.0
 _TRUNCATE_WAIT_MS = 100
 """How long it may stop writers, once no reader needs the log."""
 
-_LOG_PAGES = 4096
+_LOG_BYTES = 1 << 24
 """At this length, 16 MB, a commit copies the log into the database: a page that many commits changed is copied once. Then a
 registration among 100,000 users writes 6.2 KB, and 9.6 KB with SQLite's 1,000 pages. A command waits for the copying."""
 
@@ -73,16 +73,19 @@ class Database:
         part: str,
         migrations: Sequence[Path],
         functions: Mapping[str, Callable[[Connection], None]] = MappingProxyType({}),
+        page_bytes: int = 4096,
         derived: bool = False,
         synchronous: str | None = None,
     ) -> None:
         """Open a file. A new one is created, and one of an earlier version is migrated, in one transaction.
 
-        `functions` do what SQL cannot: a migration calls them by name, in its transaction. `derived` data can be
-        computed again, so a power cut may lose its last commits, unless `synchronous` says otherwise.
+        `functions` do what SQL cannot: a migration calls them by name, in its transaction. `page_bytes` are those of a
+        new file; another keeps its own. `derived` data can be computed again, so a power cut may lose its last commits,
+        unless `synchronous` says otherwise.
         """
         self.path = path
         self.part = part
+        self._page_bytes = page_bytes
         self._derived = derived
         self._synchronous = synchronous or ("normal" if derived else "full")
         afresh = f"remove the files whose names begin with {path.name}, and run `es up`: the data is computed again."
@@ -187,7 +190,8 @@ class Database:
         # These belong to a connection. FULL: a commit survives a power cut. secure_delete: freed space is zeroed.
         connection.pragma("synchronous", self._synchronous)
         connection.pragma("secure_delete", True)
-        connection.pragma("wal_autocheckpoint", _LOG_PAGES)
+        connection.pragma("page_size", self._page_bytes)  # a file that has pages ignores it
+        connection.pragma("wal_autocheckpoint", _LOG_BYTES // connection.pragma("page_size"))
         self._local.connection = connection
         return connection
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import apsw
 
+from adapters.sqlite.vault import PAGE_BYTES as VAULT_PAGE_BYTES
 from scripts.bench.cpu import written_bytes
 from workers.projections.next_batch import REBUILD_BATCH
 
@@ -46,6 +47,8 @@ def opened(folder: Path, name: str) -> apsw.Connection:
     """A file of its own, as durable as those of the system."""
     folder.mkdir(parents=True, exist_ok=True)
     connection = apsw.Connection(str(folder / f"{name}.db"))
+    page_bytes = VAULT_PAGE_BYTES if name == "vault" else 4096
+    connection.execute(f"PRAGMA page_size = {page_bytes}")
     for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA cache_size = -64000"):
         connection.execute(statement)
     connection.execute(_TABLES[name])

@@ -35,10 +35,15 @@ def other(path: Path, store: SqliteStore) -> Iterator[apsw.Connection]:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    schema = tmp_path / "notes.sql"
-    schema.write_text(
+def schema(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.sql"
+    path.write_text(
         "CREATE TABLE IF NOT EXISTS notes(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT"
     )
+    return path
+
+
+@pytest.fixture
+def database(schema: Path, tmp_path: Path) -> Iterator[Database]:
     with closing(Database(tmp_path / "notes.db", part="notes", migrations=[schema])) as opened:
         yield opened

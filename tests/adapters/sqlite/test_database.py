@@ -61,6 +61,26 @@ def test_the_log_is_copied_after_many_commits_and_stays_short(database: Database
     assert 16_000_000 < lengths[0] <= log.stat().st_size < 20_000_000
 
 
+def test_the_log_of_small_pages_is_as_long(schema: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.db"
+    with closing(Database(path, part="notes", migrations=[schema], page_bytes=1024)) as database:
+        for number in range(9):
+            with database.writing() as connection:
+                connection.execute("INSERT INTO notes(text) VALUES(?)", (f"{number}{'x' * 1_000_000}",))
+
+        assert 16_000_000 < Path(f"{path}-wal").stat().st_size < 20_000_000
+
+
+def test_a_file_keeps_the_size_of_its_pages(schema: Path, tmp_path: Path) -> None:
+    path, found = tmp_path / "notes.db", []
+    for page_bytes in (4096, 1024):
+        with closing(Database(path, part="notes", migrations=[schema], page_bytes=page_bytes)) as database:
+            pragma = database.connection.pragma
+            found.append((pragma("page_size"), pragma("wal_autocheckpoint"), pragma("journal_mode")))
+
+    assert found == [(4096, 4096, "wal")] * 2
+
+
 def test_each_thread_has_its_own_connection(database: Database) -> None:
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(lambda: database.connection).result()
