@@ -1,7 +1,10 @@
 """Encode domain events as JSON and decode them.
 
-Promise: the wire name and the JSON of a released event never change (`tests/golden`). Refusal: it writes no personal
-field unsealed, and raises `UnknownEventType` for an event that this version does not know.
+An event does not repeat what it says anyway: a sealed field leaves out its subject and event, and the metadata leave out a
+correlation or cause that is the command itself. Decoded, both are whole.
+
+Promise: what a released version wrote is decoded, under its wire name (`tests/golden`). Refusal: it writes no personal field
+unsealed, and raises `UnknownEventType` for an event that this version does not know.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 
+from adapters.crypto.texts import SHORT, head, short, whole
 from domain.kernel.aggregate import Upcaster
 from domain.kernel.errors import Damaged, UnknownEventType
 from domain.kernel.events import Event, EventData, Metadata, Recorded, personal_fields
@@ -27,11 +31,9 @@ _parsed_flat = msgspec.json.Decoder(dict[str, str | int | float | bool | None]).
 """Reads most events, at four times the speed of `json`. It is stricter: what it refuses is left to `json`."""
 _parsed_nested = msgspec.json.Decoder().decode
 
+_ID_BYTES = 16
 _NESTING_LIMIT = 100
 """Levels of JSON in an event. Python parses and encodes about 1,000 levels, less those of its callers."""
-
-_IDS = ("command_id", "correlation_id", "causation_id")
-"""The ids in the metadata of an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class JsonCodec:
                     f"{event.type}.{name} cannot be sealed"
                 )  # otherwise it would be stored readable
             sealed = sealer.seal(value, subject=person, field=name, event_id=event_id)
-            parts.append(f'"{name}":"{sealed.text}"')
+            parts.append(f'"{name}":"{short(sealed.text, head(person, event_id.bytes))}"')
         data = f"{{{','.join(parts)}}}".encode()
         return EventData(event_id, event.type, data, _metadata_bytes(metadata))
 
@@ -97,7 +99,7 @@ class JsonCodec:
     ) -> Event:
         make = self._makers.get(recorded.type)
         if make is not None and opener is None:
-            event = make(recorded.data)
+            event = make(recorded)
             if event is not None:
                 return event
         return self._decode(recorded, subject, opener)
@@ -145,13 +147,20 @@ class JsonCodec:
                 wire_name, data = self._upcasters[wire_name](data)
             except (LookupError, TypeError, ValueError) as error:
                 raise _damaged(recorded) from error
+        if (shape := self._shapes.get(wire_name)) is not None:
+            for name in shape.personal:
+                if isinstance(text := data.get(name), str) and text.startswith(SHORT):
+                    data[name] = whole(text, _head(recorded, data, shape.subjects.get(name)))
         return wire_name, data
 
     def metadata(self, recorded: Recorded) -> Metadata:
         raw = _object(recorded, recorded.metadata)
         try:
-            ids = {text: UUID(text) for text in {raw[name] for name in _IDS}}  # most often one
-            command_id, correlation_id, causation_id = (ids[raw[name]] for name in _IDS)
+            command_id = UUID(raw["command_id"])
+            # Left out where they are the command itself, except by earlier versions.
+            correlation_id, causation_id = (
+                UUID(raw[name]) if name in raw else command_id for name in ("correlation_id", "causation_id")
+            )
             digest = raw.get("digest", "")  # earlier versions stored none
             return Metadata(command_id, raw["command"], correlation_id, causation_id, raw["actor"], digest)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -171,8 +180,22 @@ def _person(
     return person
 
 
-def _maker(shape: _Shape) -> Callable[[bytes], Event | None] | None:
-    """A function from stored bytes to the sealed event, or to None where `JsonCodec._decode` has to tell.
+def _head(recorded: Recorded, data: Mapping[str, Any], of: str | None) -> str:
+    """What the whole text of a sealed field begins with. Without an `Of` the field is of the person of the stream."""
+    person = data.get(of) if of is not None else _person_of(recorded.stream)
+    if type(person) is not int or len(recorded.id_bytes) != _ID_BYTES:
+        raise _damaged(recorded)
+    return head(person, recorded.id_bytes)
+
+
+def _person_of(stream: str) -> int | None:
+    """The person of the stream `user-7`, which is 7."""
+    number = stream.rpartition("-")[2]
+    return int(number) if number.isascii() and number.isdecimal() else None
+
+
+def _maker(shape: _Shape) -> Callable[[Recorded], Event | None] | None:
+    """A function from a stored event to the sealed event, or to None where `JsonCodec._decode` has to tell.
 
     It sets the fields one by one, as the `__init__` of a frozen dataclass does, in half the time: a rebuild decodes
     millions. None for a class with a `__post_init__` or without slots.
@@ -186,18 +209,26 @@ def _maker(shape: _Shape) -> Callable[[bytes], Event | None] | None:
     setters = [
         (name, slot.__set__, name in shape.personal) for name, slot in zip(names, slots, strict=True) if slot
     ]
+    subjects = shape.subjects
 
-    def make(raw: bytes) -> Event | None:
+    def make(recorded: Recorded) -> Event | None:
         try:
-            data = _parsed_flat(raw)
+            data = _parsed_flat(recorded.data)
             if len(data) != len(setters):
                 return None
             event = new(event_class)
+            begins = ""  # of a field of the stream's person
             for name, put, is_personal in setters:
                 value: Any = data[name]
                 if is_personal:
                     if not isinstance(value, str):
                         return None
+                    if value.startswith(SHORT):
+                        if subjects:
+                            begins = _head(recorded, data, subjects.get(name))
+                        elif not begins:
+                            begins = _head(recorded, data, None)
+                        value = whole(value, begins)
                     sealed = new(Sealed)
                     seal(sealed, value)
                     value = sealed
@@ -211,17 +242,14 @@ def _maker(shape: _Shape) -> Callable[[bytes], Event | None] | None:
 
 def _metadata_bytes(metadata: Metadata) -> bytes:
     # Not by the encoder, which costs as much as sealing a value: the ids need no escapes, and the names repeat.
-    command_id = correlation_id = causation_id = str(metadata.command_id)
-    if metadata.correlation_id is not metadata.command_id:
-        correlation_id = str(metadata.correlation_id)
-    if metadata.causation_id is not metadata.command_id:
-        causation_id = str(metadata.causation_id)
+    command_id, causes = metadata.command_id, ""
+    if metadata.correlation_id is not command_id and metadata.correlation_id != command_id:
+        causes = f',"correlation_id":"{metadata.correlation_id}"'
+    if metadata.causation_id is not command_id and metadata.causation_id != command_id:
+        causes += f',"causation_id":"{metadata.causation_id}"'
     command, actor = _text(metadata.command), _text(metadata.actor)
     digest = f',"digest":"{metadata.digest}"' if metadata.digest else ""
-    return (
-        f'{{"command_id":"{command_id}","command":{command},"correlation_id":"{correlation_id}",'
-        f'"causation_id":"{causation_id}","actor":{actor}{digest}}}'
-    ).encode()
+    return (f'{{"command_id":"{command_id}","command":{command}{causes},"actor":{actor}{digest}}}').encode()
 
 
 @lru_cache(maxsize=1000)

@@ -1,8 +1,8 @@
 """Seal and open personal values: AES-256-GCM under the subject's data key.
 
-    es1:<subject>:<event id, 32 hex>:<base64url(nonce 12 | ciphertext | tag 16)>
+    es1:<subject>:<event id, 32 hex>:<box, base64url(nonce 12 | ciphertext | tag 16)>
 
-The plaintext is the length of the text in UTF-8 (2 bytes), the text, and zeros up to a multiple of 32 bytes: the
+An event stores it without what the event says itself (`texts.py`). The plaintext is the length of the text in UTF-8 (2 bytes), the text, and zeros up to a multiple of 32 bytes: the
 length of a name stays hidden. Associated data are subject, field and event id. The same cipher wraps data keys.
 A random 96-bit nonce is safe for 2^32 messages per key (NIST SP 800-38D §8.3); a person has a few.
 
@@ -22,6 +22,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from adapters.crypto.texts import head
 from domain.kernel.errors import (
     EsError,
     KeyDamaged,
@@ -40,7 +41,6 @@ NONCE_BYTES = 12
 TAG_BYTES = 16
 _ID_BYTES = 16
 PAD_BYTES = 32
-_VERSION = "es1"
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _SEALED = re.compile(r"es[1-9][0-9]{0,9}:([1-9][0-9]{0,18}):[0-9a-f]{32}:")
@@ -156,8 +156,7 @@ class Keyring:
 
 
 def _text_of(subject: int, event_id: bytes, box: bytes) -> str:
-    encoded = b2a_base64(box, newline=False).translate(_URL_SAFE).decode()
-    return f"{_VERSION}:{subject}:{event_id.hex()}:{encoded}"
+    return head(subject, event_id) + b2a_base64(box, newline=False).translate(_URL_SAFE).decode()
 
 
 class AllErased:

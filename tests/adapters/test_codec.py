@@ -54,8 +54,20 @@ def encoded(event: Event, codec: Codec = CODEC, **changed: Any) -> EventData:
     return replace(data, **changed)
 
 
+def stored_in(data: EventData, stream: str = f"user-{SUBJECT}") -> Recorded:
+    return recorded(data, stream=stream)
+
+
 def decoded(data: EventData, codec: Codec = CODEC, opener: Keyring | None = KEYRING) -> Event:
-    return codec.decode(recorded(data), subject=SUBJECT, opener=opener)
+    return codec.decode(stored_in(data), subject=SUBJECT, opener=opener)
+
+
+def stored_metadata(of: Metadata) -> bytes:
+    return CODEC.encode(UserDeleted(), event_id=EVENT_ID, subject=None, metadata=of, sealer=None).metadata
+
+
+def compact(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 # --- every event -----------------------------------------------------------------------------
@@ -95,16 +107,42 @@ def test_metadata_is_stored_as_compact_json_also_with_odd_text() -> None:
     one, two, three = (UUID(int=number) for number in (1, 2, 3))
     odd = Metadata(one, 'a "quoted" \\ command', two, three, "ünicode\n")
 
-    raw = CODEC.encode(UserDeleted(), event_id=one, subject=None, metadata=odd, sealer=None).metadata
+    assert stored_metadata(odd) == compact(
+        {
+            "command_id": str(one),
+            "command": odd.command,
+            "correlation_id": str(two),
+            "causation_id": str(three),
+            "actor": odd.actor,
+        }
+    )
 
-    fields_ = {
-        "command_id": str(one),
-        "command": odd.command,
-        "correlation_id": str(two),
-        "causation_id": str(three),
-        "actor": odd.actor,
-    }
-    assert raw == json.dumps(fields_, ensure_ascii=False, separators=(",", ":")).encode()
+
+@pytest.mark.parametrize(
+    "left_out", [{"correlation_id"}, {"causation_id"}, {"correlation_id", "causation_id"}]
+)
+def test_metadata_leave_out_what_is_the_command_itself(left_out: set[str]) -> None:
+    own, other = UUID(int=1), UUID(int=2)
+    again = UUID(int=1)  # equal, not the same object
+    correlation_id, causation_id = (
+        again if name in left_out else other for name in ("correlation_id", "causation_id")
+    )
+    written = Metadata(own, "some-command", correlation_id, causation_id, "uid:1000")
+
+    stored = json.loads(stored_metadata(written))
+
+    every = {"command_id", "command", "correlation_id", "causation_id", "actor"}
+    assert stored.keys() == every - left_out
+
+
+def test_metadata_of_an_earlier_version_repeat_the_command_id() -> None:
+    one = UUID(int=1)
+    names = ("command_id", "correlation_id", "causation_id")
+    earlier = compact({name: str(one) for name in names} | {"command": "some-command", "actor": "uid:1000"})
+
+    found = CODEC.metadata(recorded(encoded(UserDeleted(), metadata=earlier)))
+
+    assert found == Metadata(one, "some-command", one, one, "uid:1000")
 
 
 def test_an_event_without_personal_fields_needs_neither_subject_nor_sealer() -> None:
@@ -164,7 +202,7 @@ def test_no_personal_value_is_ever_written_readable(event_class: type[Event]) ->
     for spelling in spellings:
         assert spelling.lower() not in stored.data.lower() + stored.metadata.lower()
     written = json.loads(stored.data)
-    assert all(written[name].startswith(f"es1:{SUBJECT}:") for name in personal_fields(event_class))
+    assert all(written[name].startswith("es2:") for name in personal_fields(event_class))
 
 
 @pytest.mark.parametrize("value", [Sealed("es1:x"), ERASED, "plain text", None], ids=repr)
@@ -209,7 +247,73 @@ def test_a_personal_value_in_a_plain_field_is_not_encoded() -> None:
 def test_personal_fields_stay_sealed_without_an_opener() -> None:
     stored = encoded(UserRenamed(Personal("Ada")))
 
-    assert decoded(stored, opener=None) == UserRenamed(Sealed(json.loads(stored.data)["name"]))
+    sealed = decoded(stored, opener=None)
+
+    assert isinstance(sealed, UserRenamed)
+    assert isinstance(sealed.name, Sealed)
+    copied = KEYRING.open(sealed.name, subject=SUBJECT, field="name", event_id=None)
+    assert copied == Personal("Ada"), "it says itself what it was sealed for"
+
+
+def whole_data(event: Event) -> bytes:
+    """The data of an event as earlier versions stored it: each sealed field says what it was sealed for."""
+    sealed = {
+        name: KEYRING.seal(getattr(event, name), subject=SUBJECT, field=name, event_id=EVENT_ID).text
+        for name in personal_fields(type(event))
+    }
+    return compact(sealed)
+
+
+@pytest.mark.parametrize("opener", [KEYRING, None], ids=["opened", "sealed"])
+def test_an_event_with_whole_sealed_texts_is_decoded(opener: Keyring | None) -> None:
+    event = a_sample(UserRegistered)
+    data = whole_data(event)
+
+    found = decoded(encoded(event, data=data), opener=opener)
+
+    assert found == (event if opener else UserRegistered(*map(Sealed, json.loads(data).values())))
+
+
+def test_what_is_stored_is_shown_with_whole_sealed_texts() -> None:
+    type_, data = CODEC.stored(stored_in(encoded(a_sample(UserRegistered))))
+
+    assert type_ == UserRegistered.type
+    assert [*data] == ["email", "name"]
+    assert all(text.startswith(f"es1:{SUBJECT}:{EVENT_ID.hex}:") for text in data.values())
+
+
+@pytest.mark.parametrize("stream", ["user-seven", "user-²", "user", "user-"])
+def test_a_short_sealed_text_in_the_stream_of_no_person_is_damaged(stream: str) -> None:
+    event = stored_in(encoded(a_sample(UserRegistered)), stream)
+
+    for opener in (KEYRING, None):
+        with pytest.raises(Damaged):
+            CODEC.decode(event, subject=SUBJECT, opener=opener)
+
+
+def test_a_short_sealed_text_in_an_event_with_a_damaged_id_is_damaged() -> None:
+    event = stored_in(encoded(a_sample(UserRegistered)))._replace(id_bytes=b"short")
+
+    for opener in (KEYRING, None):
+        with pytest.raises(Damaged):
+            CODEC.decode(event, subject=SUBJECT, opener=opener)
+
+
+def test_a_sealed_value_in_the_stream_of_another_person_is_tampered() -> None:
+    other = SUBJECT + 1
+    keyring = Keyring({SUBJECT: a_key(), other: a_key(2)})
+
+    with pytest.raises(Tampered):
+        CODEC.decode(
+            stored_in(encoded(UserRenamed(Personal("Ada"))), f"user-{other}"), subject=other, opener=keyring
+        )
+
+
+def test_a_plain_text_that_looks_like_a_sealed_one_stays_as_it_is() -> None:
+    event = UserErased("es2:AAAA")
+
+    assert decoded(encoded(event)) == decoded(encoded(event), opener=None) == event
+    assert CODEC.stored(stored_in(encoded(event)))[1] == {"basis": "es2:AAAA"}
 
 
 def test_a_sealed_value_in_another_field_is_tampered() -> None:
@@ -278,7 +382,7 @@ def test_an_unknown_type_is_refused(type_: str) -> None:
     ids=lambda data: ascii(data[:24]),
 )
 def test_data_of_another_form_is_damaged(data: bytes) -> None:
-    with pytest.raises(Damaged, match="event 0 of user-1"):
+    with pytest.raises(Damaged, match=f"event 0 of user-{SUBJECT}"):
         decoded(encoded(UserErased("b"), data=data))
 
 
@@ -319,7 +423,20 @@ def test_any_bytes_decode_or_are_damaged(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "metadata_bytes",
-    [b"", b"{}", b"[]", b"null", b'{"command_id":"no-uuid"}', b'{"command_id":7}', b"\xff"],
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"command_id":"no-uuid"}',
+        b'{"command_id":7}',
+        b"\xff",
+        *(
+            compact({"command_id": str(EVENT_ID), "command": "c", "actor": "a", name: odd})
+            for name in ("correlation_id", "causation_id")
+            for odd in ("no-uuid", 7, None)
+        ),
+    ],
     ids=ascii,
 )
 def test_metadata_of_another_form_is_damaged(metadata_bytes: bytes) -> None:
@@ -327,7 +444,7 @@ def test_metadata_of_another_form_is_damaged(metadata_bytes: bytes) -> None:
         CODEC.metadata(recorded(encoded(UserDeleted(), metadata=metadata_bytes)))
 
 
-@pytest.mark.parametrize("missing", ["command_id", "command", "correlation_id", "causation_id", "actor"])
+@pytest.mark.parametrize("missing", ["command_id", "command", "actor"])
 def test_metadata_without_one_of_its_fields_is_damaged(missing: str) -> None:
     stored = encoded(UserDeleted())
     rest = {name: value for name, value in json.loads(stored.metadata).items() if name != missing}

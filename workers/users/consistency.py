@@ -6,7 +6,6 @@ and no name leaves this module.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -35,7 +34,6 @@ from domain.kernel.projection import Key, Operation, Projection, Put, Row, Value
 from domain.kernel.system import CommandRemembered
 from domain.users.account import USER, Status, User, UserEmailChanged, UserRegistered, evolve
 
-_SEALED_BY = re.compile(rb'"es1:(\d{1,20}):')
 _TRIES = 3
 _PAUSE_S = 0.3
 """The time between two looks at a user: a command or the erasure may be under way."""
@@ -93,8 +91,8 @@ class Streams:
 
     def read(self, events: Sequence[Recorded]) -> None:
         """Check the next events of the store, and remember where their streams are."""
-        subjects = {int(found) for event in events for found in _SEALED_BY.findall(event.data)}
-        opener = self._keyring([*subjects])
+        people = {person for event in events for person in self._people(event)}
+        opener = self._keyring([*people])
         states = self.of({event.stream for event in events})
         for recorded in events:
             state = states.get(recorded.stream, _NEW)
@@ -124,6 +122,13 @@ class Streams:
         for recorded in events:
             state = self._advanced(state, recorded, self._codec.decode(recorded))
         return state
+
+    def _people(self, recorded: Recorded) -> Iterator[int]:
+        """Who an event may hold data of: their keys are fetched in one query."""
+        yield from self._codec.subjects(recorded)
+        number = recorded.stream.rpartition("-")[2]
+        if number.isascii() and number.isdecimal():
+            yield int(number)
 
     def _after(self, state: Row, recorded: Recorded, opener: Opener) -> Row:
         name = f"event {recorded.version} of {recorded.stream}"

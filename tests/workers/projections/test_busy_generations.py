@@ -5,7 +5,6 @@ Each answer to a reader is the fold of the streams up to one position, and that 
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from uuid import uuid4
 import pytest
 
 from adapters.log import open_log
+from adapters.wiring import open_codec
 from domain.kernel.errors import EsError
 from domain.kernel.events import Recorded
 from domain.kernel.ports.read_model import GenerationState, ReadModel
@@ -32,6 +32,8 @@ from tests.support.read_side import ReadSide
 from tests.support.waiting import DEADLINE_S, eventually
 from workers.projections.projector import Projector
 from workers.projections.rebuild import Rebuilds
+
+CODEC = open_codec()
 
 _UNKNOWN = "user-exploded.v9"
 _ROUNDS = effort.sized(2, 12)
@@ -67,7 +69,7 @@ class Fold:
             return
         key = USER.id_of(event.stream)
         row = dict(self.rows.get(key, {"status": "active"}))
-        data = json.loads(event.data)
+        _, data = CODEC.stored(event)
         row |= {name: data[name] for name in ("email", "name") if name in data}
         if event.type.startswith("user-deleted"):
             row["status"] = "deleted"

@@ -106,7 +106,7 @@ def assert_rows_are_those_of_the_store(side: ReadSide) -> None:
     }
     for name, _ in streams:
         registered = next(iter(side.store.read_stream(name, limit=1)))
-        assert str(side.rows()[USER.id_of(name)]["email"]) in registered.data.decode()
+        assert side.rows()[USER.id_of(name)]["email"] == side.codec.stored(registered)[1]["email"]
     assert side.current().checkpoint >= side.store.head()
 
 

@@ -6,7 +6,6 @@ back. At the end the current rows, those of a new rebuild and the fold of the st
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 from collections.abc import Iterable
@@ -71,7 +70,7 @@ def folded(system: ReadSide, until: Position, parked: Iterable[Parked] = ()) -> 
         if event.position in left_out:
             continue
         row = rows.setdefault(USER.id_of(event.stream), {"status": "active"})
-        data = json.loads(event.data)
+        _, data = system.codec.stored(event)
         row |= {name: data[name] for name in ("email", "name") if name in data}
         if event.type.startswith("user-deleted"):
             row["status"] = "deleted"

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from uuid import uuid4
 
+from adapters.wiring import open_codec
 from domain.kernel.events import BEGINNING, NO_STREAM
 from domain.kernel.history import History, Mark
 from domain.kernel.messages import Request
@@ -18,7 +19,9 @@ from tests.support.waiting import eventually
 from workers.relay.process import BATCH_LIMIT
 
 
-def test_an_event_arrives_as_it_is_stored_with_sealed_fields(relay: Relay, subscriber: Subscriber) -> None:
+def test_an_event_arrives_with_sealed_fields_that_say_what_they_are_sealed_for(
+    relay: Relay, subscriber: Subscriber
+) -> None:
     event = a_sealed_event()
     append(relay.store, "user-7", NO_STREAM, [event])
 
@@ -29,7 +32,9 @@ def test_an_event_arrives_as_it_is_stored_with_sealed_fields(relay: Relay, subsc
     assert properties.message_id == str(event.event_id)
     assert properties.delivery_mode == 2, "persistent"
     message = json.loads(body)
-    assert message["data"] == json.loads(event.data)
+    (stored,) = relay.store.read_stream("user-7")
+    assert message["data"] == open_codec().stored(stored)[1]
+    assert all(text.startswith(f"es1:7:{event.event_id.hex}:") for text in message["data"].values())
     assert (message["stream"], message["version"], message["position"]) == ("user-7", 0, relay.store.head())
     assert message["command_id"] == json.loads(event.metadata)["command_id"]
     assert b"Ada" not in body

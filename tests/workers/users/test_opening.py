@@ -72,7 +72,7 @@ def test_a_value_that_is_not_sealed_is_tampered_and_not_shown(read_side: ReadSid
 def test_a_value_that_a_newer_version_sealed_is_said_as_such(read_side: ReadSide) -> None:
     ada, grace = read_side.a_user(ADA), read_side.a_user(GRACE)
     read_side.project()
-    newer = str(read_side.rows()[ada]["name"]).replace("es1:", "es2:")
+    newer = str(read_side.rows()[ada]["name"]).replace("es1:", "es3:")
     read_side.change_rows("UPDATE users_g1 SET name = ? WHERE user_id = ?", newer, ada)
 
     first, second = read_side.answer("users.list")["users"]
@@ -80,7 +80,7 @@ def test_a_value_that_a_newer_version_sealed_is_said_as_such(read_side: ReadSide
     assert (second["email"], second["status"]) == (GRACE, "active"), "the others are shown"
 
     (registered,) = read_side.store.read_stream(USER.stream_of(grace))
-    renamed = EventData(uuid4(), "user-renamed.v1", b'{"name":"es2:of another form"}', registered.metadata)
+    renamed = EventData(uuid4(), "user-renamed.v1", b'{"name":"es3:of another form"}', registered.metadata)
     append(read_side.store, registered.stream, 0, [renamed])
     shown = read_side.answer("users.history", user_id=str(grace))["events"][-1]
     assert (shown["data"], shown["unreadable"]) == ({"name": None}, {"name": "sealed-by-newer"})

@@ -1,0 +1,27 @@
+"""The texts of sealed values: a whole one, and the short one of an event.
+
+    es1:<subject>:<event id, 32 hex>:<box>    whole: it says what it was sealed for, so it can be copied, as into read models
+    es2:<box>                                 short: the event that stores it says the rest
+
+Both hold the same box (`sealing.py`). Promise: what `short` shortens, `whole` restores, for the same subject and event.
+"""
+
+from __future__ import annotations
+
+_WHOLE = "es1:"
+SHORT = "es2:"
+
+
+def head(subject: int, event_id: bytes) -> str:
+    """What a whole text begins with."""
+    return f"{_WHOLE}{subject}:{event_id.hex()}:"
+
+
+def short(text: str, head: str) -> str:
+    """A whole text without its head. Another text stays as it is."""
+    return SHORT + text[len(head) :] if text.startswith(head) else text
+
+
+def whole(text: str, head: str) -> str:
+    """A short text with its head. Another text stays as it is: earlier versions stored whole ones in events."""
+    return head + text[len(SHORT) :] if text.startswith(SHORT) else text
