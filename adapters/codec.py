@@ -32,6 +32,7 @@ _parsed_flat = msgspec.json.Decoder(dict[str, str | int | float | bool | None]).
 _parsed_nested = msgspec.json.Decoder().decode
 
 _ID_BYTES = 16
+_SHORT_LENGTH = len(SHORT)
 _NESTING_LIMIT = 100
 """Levels of JSON in an event. Python parses and encodes about 1,000 levels, less those of its callers."""
 
@@ -82,6 +83,7 @@ class JsonCodec:
         shape = self._shapes[event.type]
         # Field by field, because the encoder would look for escapes in sealed text: there are none.
         parts = [f'"{name}":{to_json(getattr(event, name))}' for name in shape.plain]
+        begins_of: dict[int, str] = {}
         for name in shape.personal:
             value, of = getattr(event, name), shape.subjects.get(name)
             person = subject if of is None else getattr(event, of)
@@ -89,8 +91,11 @@ class JsonCodec:
                 raise TypeError(
                     f"{event.type}.{name} cannot be sealed"
                 )  # otherwise it would be stored readable
+            begins = begins_of.get(person)
+            if begins is None:
+                begins = begins_of[person] = head(person, event_id.bytes)
             sealed = sealer.seal(value, subject=person, field=name, event_id=event_id)
-            parts.append(f'"{name}":"{short(sealed.text, head(person, event_id.bytes))}"')
+            parts.append(f'"{name}":"{short(sealed.text, begins)}"')
         data = f"{{{','.join(parts)}}}".encode()
         return EventData(event_id, event.type, data, _metadata_bytes(metadata))
 
@@ -109,13 +114,18 @@ class JsonCodec:
         shape = self._shapes.get(wire_name)
         if shape is None:
             raise UnknownEventType(wire_name)
+        event_id = recorded.event_id if opener is not None and shape.personal else None
         for name in shape.personal:
             text = data.get(name)
             if not isinstance(text, str):
                 raise _damaged(recorded)
             data[name] = sealed = Sealed(text)
-            if opener is not None and (person := _person(recorded, shape, name, data, subject)) is not None:
-                data[name] = opener.open(sealed, subject=person, field=name, event_id=recorded.event_id)
+            if opener is None:
+                continue
+            of = shape.subjects.get(name)
+            person = subject if of is None else _person(recorded, data, of)
+            if person is not None:
+                data[name] = opener.open(sealed, subject=person, field=name, event_id=event_id)
         try:
             return shape.event_class(**data)
         except TypeError as error:
@@ -167,13 +177,8 @@ class JsonCodec:
             raise _damaged(recorded) from error
 
 
-def _person(
-    recorded: Recorded, shape: _Shape, name: str, data: Mapping[str, Any], subject: int | None
-) -> int | None:
-    """The person whose data a stored field is."""
-    of = shape.subjects.get(name)
-    if of is None:
-        return subject
+def _person(recorded: Recorded, data: Mapping[str, Any], of: str) -> int:
+    """The person that an `Of` names."""
     person = data.get(of)
     if type(person) is not int:
         raise _damaged(recorded)
@@ -182,16 +187,15 @@ def _person(
 
 def _head(recorded: Recorded, data: Mapping[str, Any], of: str | None) -> str:
     """What the whole text of a sealed field begins with. Without an `Of` the field is of the person of the stream."""
-    person = data.get(of) if of is not None else _person_of(recorded.stream)
-    if type(person) is not int or len(recorded.id_bytes) != _ID_BYTES:
+    id_bytes = recorded.id_bytes
+    if len(id_bytes) != _ID_BYTES:
         raise _damaged(recorded)
-    return head(person, recorded.id_bytes)
-
-
-def _person_of(stream: str) -> int | None:
-    """The person of the stream `user-7`, which is 7."""
-    number = stream.rpartition("-")[2]
-    return int(number) if number.isascii() and number.isdecimal() else None
+    if of is not None:
+        return head(_person(recorded, data, of), id_bytes)
+    number = recorded.stream.rpartition("-")[2]
+    if not number.isdecimal():
+        raise _damaged(recorded)
+    return head(number, id_bytes)
 
 
 def _maker(shape: _Shape) -> Callable[[Recorded], Event | None] | None:
@@ -217,7 +221,7 @@ def _maker(shape: _Shape) -> Callable[[Recorded], Event | None] | None:
             if len(data) != len(setters):
                 return None
             event = new(event_class)
-            begins = ""  # of a field of the stream's person
+            begins = ""
             for name, put, is_personal in setters:
                 value: Any = data[name]
                 if is_personal:
@@ -226,9 +230,9 @@ def _maker(shape: _Shape) -> Callable[[Recorded], Event | None] | None:
                     if value.startswith(SHORT):
                         if subjects:
                             begins = _head(recorded, data, subjects.get(name))
-                        elif not begins:
+                        elif not begins:  # all of them are of the stream's person
                             begins = _head(recorded, data, None)
-                        value = whole(value, begins)
+                        value = begins + value[_SHORT_LENGTH:]
                     sealed = new(Sealed)
                     seal(sealed, value)
                     value = sealed

@@ -30,8 +30,8 @@ from adapters.sqlite.vault import PAGE_BYTES as VAULT_PAGE_BYTES
 from scripts.bench.cpu import written_bytes
 from workers.projections.next_batch import REBUILD_BATCH
 
-_DATA = json.dumps({"email": "e" * 120, "name": "n" * 120, "registered_at_us": 1767225600000000}).encode()
-_METADATA = json.dumps({"command_id": "0" * 140, "actor": "uid:1000"}).encode()
+_DATA = json.dumps({"email": "e" * 84, "name": "n" * 84}).encode()
+_METADATA = json.dumps({"command_id": "0" * 75, "actor": "uid:1000"}).encode()
 _TABLES = {
     "events": """CREATE TABLE IF NOT EXISTS events(position INTEGER PRIMARY KEY, stream TEXT, version INTEGER, event_id BLOB,
         type TEXT, recorded_at_us INTEGER, data BLOB, metadata BLOB, UNIQUE(stream, version))""",
@@ -140,18 +140,23 @@ def rebuild(events_db: Path, folder: Path) -> int:
     (folder / "read.db").unlink(missing_ok=True)
     source = apsw.Connection(str(events_db), flags=apsw.SQLITE_OPEN_READONLY)
     target, after, done = opened(folder, "read"), 0, 0
-    page = "SELECT position, stream, version, recorded_at_us, data FROM events WHERE position > ? ORDER BY position LIMIT ?"
+    page = """SELECT position, stream, version, event_id, recorded_at_us, data FROM events
+              WHERE position > ? ORDER BY position LIMIT ?"""
     while True:
         rows: list[Any] = source.execute(page, (after, REBUILD_BATCH)).fetchall()
         if not rows:
             return done
         after, done = rows[-1][0], done + len(rows)
         made = []
-        for _, stream, version, at_us, data in rows:
+        for _, stream, version, event_id, at_us, data in rows:
             if stream.startswith("user-"):
-                values = json.loads(data)
-                personal = values.get("email"), values.get("name")
-                made.append((int(stream[5:]), *personal, "active", version, at_us, at_us))
+                values, user_id = json.loads(data), stream[5:]
+                # What a copied value was sealed for, which its event leaves out.
+                sealed_for = f"es1:{user_id}:{event_id.hex()}:"
+                personal = [
+                    text and sealed_for + text[4:] for text in (values.get("email"), values.get("name"))
+                ]
+                made.append((int(user_id), *personal, "active", version, at_us, at_us))
         with target:
             target.executemany("INSERT OR REPLACE INTO users VALUES(?, ?, ?, ?, ?, ?, ?)", made)
 
