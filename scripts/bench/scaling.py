@@ -14,6 +14,11 @@ from scripts.bench.report import number
 
 FORWARD = (1_000_000, 10_000_000, 100_000_000)
 _GB = 1e9
+_MB = 1e6
+_INNER = 0.01
+"""The share of the upper levels of B-trees in all pages: a page of 4 KB has about a hundred entries."""
+_INNER_OF_VAULT = 0.08
+"""The same in the vault, whose pages are smaller."""
 
 Found = Mapping[str, Mapping[str, Sequence[float]]]
 """Figures by name and size, as the JSON of a run has them."""
@@ -66,12 +71,15 @@ def _stored(found: Found) -> list[list[str]]:
                 *(number((size + more) / _GB) for size, more in zip(total, beside, strict=True)),
             ]
         )
-        # The upper levels of all B-trees are about a hundredth of their pages: a page has about a hundred entries.
+        upper = [
+            size * _INNER + users * vault * (_INNER_OF_VAULT - _INNER)
+            for size, users in zip(total, FORWARD, strict=True)
+        ]
         rows.append(
             [
                 "inner pages of the indexes, MB: they should fit in memory",
                 "",
-                *(number(size / 1e8) for size in total),
+                *(number(size / _MB) for size in upper),
             ]
         )
     return rows

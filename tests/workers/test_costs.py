@@ -114,7 +114,7 @@ def test_a_batch_writes_its_keys_side_by_side(tmp_path: Path, log: Log) -> None:
         cost = meter.cost(lambda: system.service(new_id=new_id).handle(requests))
 
     assert cost.pages["events.db"] <= count * event_size // _EVENT_PAGE_BYTES + 3 * _MARGIN_PAGES
-    tags = 2.5 * count  # one page for each, and its neighbours if it is full
+    tags = 3 * count  # one page for each, and its neighbours if it is full
     assert cost.pages["vault.db"] <= tags + count * vault_size // PAGE_BYTES + 3 * _MARGIN_PAGES
 
 

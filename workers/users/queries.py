@@ -222,10 +222,14 @@ def _open(opener: Opener, row: Mapping[str, Value], field: str) -> PersonalText:
 
 def _user(row: Mapping[str, Any], *, email: PersonalText, name: PersonalText) -> Body:
     """A user for showing. With a value that cannot be opened the status is `unreadable`, and the reasons are named."""
-    values = {"email": email, "name": name}
-    unreadable = {field: value.reason for field, value in values.items() if isinstance(value, Unreadable)}
-    unreadable |= dict.fromkeys(_damaged_columns(row), Damaged.code)
-    user = {
+    unreadable: Body = {}
+    if isinstance(email, Unreadable):
+        unreadable["email"] = email.reason
+    if isinstance(name, Unreadable):
+        unreadable["name"] = name.reason
+    for field in _damaged_columns(row):
+        unreadable[field] = Damaged.code
+    user: Body = {
         "user_id": str(row["user_id"]),
         "email": readable(email),
         "name": readable(name),
@@ -234,7 +238,9 @@ def _user(row: Mapping[str, Any], *, email: PersonalText, name: PersonalText) ->
         "registered_at": _time(row["registered_at_us"]),
         "updated_at": _time(row["updated_at_us"]),
     }
-    return {**user, "unreadable": unreadable} if unreadable else user
+    if unreadable:
+        user["unreadable"] = unreadable
+    return user
 
 
 def _damaged_columns(row: Mapping[str, Any]) -> list[str]:

@@ -110,6 +110,7 @@ def test_stored_bytes_are_multiplied() -> None:
     assert cells(table, "events.db")[-1] == "60"
     assert cells(table, "disk, GB") == ["", "1", "10", "100"]
     assert cells(table, "disk with a rebuild")[-1] == "140", "and a copy of the vault"
+    assert cells(table, "inner pages")[1:] == ["38", "380", "3,800"], "a hundredth, and 8 % of the vault"
 
 
 def test_a_rate_is_carried_forward_by_its_growth() -> None:
