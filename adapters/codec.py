@@ -166,10 +166,12 @@ class JsonCodec:
     def metadata(self, recorded: Recorded) -> Metadata:
         raw = _object(recorded, recorded.metadata)
         try:
-            command_id = UUID(raw["command_id"])
-            # Left out where they are the command itself, except by earlier versions.
+            own = raw["command_id"]
+            command_id = UUID(own)
+            # Left out where they are the command itself; earlier versions repeated it.
             correlation_id, causation_id = (
-                UUID(raw[name]) if name in raw else command_id for name in ("correlation_id", "causation_id")
+                command_id if (text := raw.get(name, own)) == own else UUID(text)
+                for name in ("correlation_id", "causation_id")
             )
             digest = raw.get("digest", "")  # earlier versions stored none
             return Metadata(command_id, raw["command"], correlation_id, causation_id, raw["actor"], digest)
