@@ -234,7 +234,7 @@ def _maker(shape: _Shape) -> Callable[[Recorded], Event | None] | None:
                             begins = _head(recorded, data, subjects.get(name))
                         elif not begins:  # all of them are of the stream's person
                             begins = _head(recorded, data, None)
-                        value = begins + value[_SHORT_LENGTH:]
+                        value = begins + value[_SHORT_LENGTH:]  # as `whole`, without the call
                     sealed = new(Sealed)
                     seal(sealed, value)
                     value = sealed
@@ -255,7 +255,7 @@ def _metadata_bytes(metadata: Metadata) -> bytes:
         causes += f',"causation_id":"{metadata.causation_id}"'
     command, actor = _text(metadata.command), _text(metadata.actor)
     digest = f',"digest":"{metadata.digest}"' if metadata.digest else ""
-    return (f'{{"command_id":"{command_id}","command":{command}{causes},"actor":{actor}{digest}}}').encode()
+    return f'{{"command_id":"{command_id}","command":{command}{causes},"actor":{actor}{digest}}}'.encode()
 
 
 @lru_cache(maxsize=1000)

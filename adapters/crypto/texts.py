@@ -8,13 +8,13 @@ Both hold the same box (`sealing.py`). Promise: what `short` shortens, `whole` r
 
 from __future__ import annotations
 
-WHOLE = "es1:"
+_WHOLE = "es1:"
 SHORT = "es2:"
 
 
 def head(subject: int | str, event_id: bytes) -> str:
     """What a whole text begins with. The subject is an id or its decimal digits."""
-    return f"{WHOLE}{subject}:{event_id.hex()}:"
+    return f"{_WHOLE}{subject}:{event_id.hex()}:"
 
 
 def short(text: str, head: str) -> str:
