@@ -12,6 +12,7 @@ from cli.confirm import introduce, person
 from domain.kernel.errors import EXIT_CODES, EsError, Kind
 from domain.kernel.messages import Body
 from domain.users.commands import BASES, DEFAULT_BASIS, parse_basis
+from es.connection import Connection
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: es gdpr erase 252562058352301107")
 
@@ -19,14 +20,16 @@ _WAIT_S = 6.0
 _POLL_S = 0.03
 _PAGE = 1000
 _COMPLETED = "completed"
+_UNCONFIRMED = "unconfirmed"
 _SAID = {
     "decided": "it is stored, but the key is not destroyed yet",
+    _UNCONFIRMED: "it is stored, but no worker confirmed that the key is destroyed",
     "key-destroyed": "the key is destroyed and nothing opens the data any more, but the cleaning is not finished",
 }
 
 
 class ErasureOwed(EsError):
-    """The erasure is listed, and is not completed yet. The code is its state."""
+    """The erasure is stored, and is not completed yet as far as is known. The code is its state."""
 
     code: str
     reason: str
@@ -128,17 +131,26 @@ def _wait(user_id: str) -> str:
     with closing(session.caller()) as connection:
         deadline = time.monotonic() + _WAIT_S
         while True:
-            found = connection.ask("erasures", "erasures.status", {"user_id": user_id}, timeout_s=_WAIT_S)
+            found = _asked(connection, "erasures.status", user_id)
             state: str = found["erasure"]
             if state == _COMPLETED and asked_again:
                 return state
             if state == _COMPLETED:
                 # Completed earlier: dead letters may have come since.
-                connection.ask("erasures", "erasures.resume", {"user_id": user_id}, timeout_s=_WAIT_S)
+                _asked(connection, "erasures.resume", user_id)
             asked_again = True
             if time.monotonic() > deadline:
                 raise ErasureOwed(state, found["reason"] or "")
             time.sleep(_POLL_S)
+
+
+def _asked(connection: Connection, kind: str, user_id: str) -> Body:
+    try:
+        return connection.ask("erasures", kind, {"user_id": user_id}, timeout_s=_WAIT_S)
+    except EsError as error:
+        if error.kind is Kind.UNAVAILABLE:  # its own text would leave open whether the erasure is stored
+            raise ErasureOwed(_UNCONFIRMED, str(error)) from error
+        raise
 
 
 def _listed() -> Body:
