@@ -80,7 +80,7 @@ resolve: ## Find wheels of everything for each supported Python and platform; ne
 
 soak: install ## Run the long campaigns, an hour or more: make soak SOAK_SEEDS=1-20
 	@echo '1 of 2: $(SOAK_TESTS) with ES_TEST_EFFORT=long'
-	ES_TEST_EFFORT=long $(BIN)/python -m pytest -n 3 --dist worksteal -o faulthandler_timeout=1800 --profile all $(SOAK_TESTS)
+	ES_TEST_EFFORT=long $(BIN)/python -m pytest -n 3 --dist worksteal -o faulthandler_timeout=7200 --profile all $(SOAK_TESTS)
 	@echo '2 of 2: simulated histories, seeds $(SOAK_SEEDS), $(SOAK_IDS) ids'
 	$(BIN)/python -m tests.simulation --seeds $(SOAK_SEEDS) --ids $(SOAK_IDS)
 

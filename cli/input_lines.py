@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import select
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -16,7 +15,6 @@ from domain.kernel.errors import EsError, Kind
 
 LINE_LIMIT_BYTES = 64 * 1024
 _CHUNK_BYTES = 1 << 16
-_STOP_CHECK_MS = 100
 
 
 class LineTooLong(EsError):
@@ -66,11 +64,8 @@ def _chunks(source: BinaryIO, stopped: Callable[[], bool]) -> Iterator[bytes]:
     except (io.UnsupportedOperation, AttributeError):
         yield source.read()
         return
-    ready = select.poll()  # not select(), which knows descriptors below 1024 only
-    ready.register(fd, select.POLLIN)
     while not stopped():
-        # Wait with a limit: a plain read of a silent pipe could not be stopped.
-        if not ready.poll(_STOP_CHECK_MS):
+        if not session.is_readable(fd):
             continue
         try:
             chunk = os.read(fd, _CHUNK_BYTES)

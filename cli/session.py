@@ -6,6 +6,7 @@ Start-up: nothing of a transport is imported before the first request.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from domain.kernel.messages import Body
 
 _LINE_LIMIT_BYTES = 64 * 1024
+_STOP_CHECK_MS = 100
 
 
 class OutputLost(EsError):
@@ -184,6 +186,16 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
+def is_readable(fd: int) -> bool:
+    """Whether a read of a descriptor returns at once. Waits for 0.1 s at most.
+
+    A read that waits could not be stopped, and a signal that comes just before it is handled only after it.
+    """
+    ready = select.poll()  # not select(), which knows descriptors below 1024 only
+    ready.register(fd, select.POLLIN)
+    return bool(ready.poll(_STOP_CHECK_MS))
+
+
 def unreadable(what: str, error: OSError) -> InvalidInput:
     return InvalidInput(what, f"cannot be read: {error.strerror or 'it is not open for reading'}")
 
@@ -212,6 +224,8 @@ def ask_first(question: str, *, because: str, yes: bool) -> None:
     if not is_interactive():
         raise InvalidInput("--yes", f"is needed without a terminal: {because}", "If you are sure, add --yes.")
     print(f"{render.safe(question)} This cannot be undone [y/N]: ", end="", file=sys.stderr, flush=True)
+    while not is_readable(sys.stdin.fileno()):
+        pass
     reply = sys.stdin.readline()  # not input(), which handles Ctrl-C in its own way
     if reply.strip().lower() not in ("y", "yes"):
         raise NotConfirmed

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import termios
@@ -59,6 +60,9 @@ def on_terminal(
 def _read_until(terminal: int, wanted: bytes | None) -> bytes:
     shown = b""
     with suppress(OSError):  # the other end of the pseudo-terminal is closed
-        while (wanted is None or wanted not in shown) and (more := os.read(terminal, 4096)):
+        while wanted is None or wanted not in shown:
+            assert select.select([terminal], [], [], DEADLINE_S)[0], f"nothing more came after {shown!r}"
+            if not (more := os.read(terminal, 4096)):
+                break
             shown += more
     return shown
