@@ -200,6 +200,7 @@ def test_an_erasure_is_completed_once_at_whichever_step_it_is_killed(running: Sy
         running.ready()
 
 
+@pytest.mark.usually_over("embedded", because="it waits for 6 s; kills at other steps are over both")
 def test_an_erasure_is_completed_after_its_paused_worker_was_killed(running: System) -> None:
     user_id = running.create()
     key = _wrapped_key(running, user_id)

@@ -46,6 +46,7 @@ def test_ids_are_unique_over_parallel_calls(shared: System) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usually_over("distributed", because="tests/faults/test_killed_workers.py does it over embedded")
 @pytest.mark.parametrize("role", ROLES)
 def test_a_bulk_survives_kills_of_a_worker(running: System, role: str) -> None:
     bulk = running.start_bulk("create", people(effort.BULK))

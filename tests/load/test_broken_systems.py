@@ -17,6 +17,7 @@ from load.ledger import check
 from load.results import Second
 from load.run import run
 from load.scenario_file import parse_scenario
+from tests.support import effort
 from tests.support.driving import Driving, LoadProcess
 from tests.support.processes import ROOT, start_python
 from tests.support.profiles import Profile
@@ -151,7 +152,7 @@ def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
     try:
         driving.start(4, a_turn)
         for role in ("users", "ids", "projections", "erasures", "users"):
-            driving.answered(60)
+            driving.answered(effort.ANSWERED)
             running.kill(role)
 
         def interrupted() -> bool:
@@ -160,7 +161,7 @@ def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
 
         eventually(interrupted, "a command is not answered")
         running.ready()
-        driving.answered(60)
+        driving.answered(effort.ANSWERED)
     finally:
         driving.stop()
 
@@ -169,7 +170,7 @@ def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
     assert ledger.is_clean, ledger
     assert ledger.unanswered == driving.unanswered > 0
     assert ledger.commands == ledger.accepted + ledger.refused + ledger.unanswered
-    assert min(ledger.accepted, ledger.refused, ledger.ids) > 50
+    assert min(ledger.accepted, ledger.refused, ledger.ids) > effort.ANSWERED
     print(ledger)
 
     found = clean_up(driving, running)

@@ -180,7 +180,7 @@ class Lives:
 
 
 @given(steps=_STEPS)
-@settings(max_examples=effort.sized(80, 3000))
+@settings(max_examples=effort.sized(30, 3000))
 def test_no_decided_erasure_is_passed_over_and_no_other_key_is_lost(steps: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory(prefix="es-lives-") as folder:
         lives = Lives(Path(folder))
