@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cli import confirm, session
@@ -23,15 +25,17 @@ def test_a_question_that_cannot_be_seen_or_answered_is_not_asked(
 
 
 def test_a_question_is_introduced_although_its_subject_cannot_be_read(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def unreadable() -> str:
         raise PartUnavailable("the vault", "it is damaged")
 
     monkeypatch.setattr(session, "is_interactive", lambda: True)
-    monkeypatch.setattr("sys.stdin.readline", lambda: "y\n", raising=False)
-
-    confirm.ask_on_terminal("Sure?", yes=False, about=unreadable)
+    answer = tmp_path / "answer"
+    answer.write_text("y\n")
+    with answer.open() as typed:
+        monkeypatch.setattr("sys.stdin", typed)
+        confirm.ask_on_terminal("Sure?", yes=False, about=unreadable)
 
     shown = capsys.readouterr().err
     assert "cannot be shown: the vault is unavailable: it is damaged" in shown

@@ -58,10 +58,11 @@ def on_terminal(
 
 
 def _read_until(terminal: int, wanted: bytes | None) -> bytes:
-    shown = b""
+    shown, arrived = b"", select.poll()  # not select(), which knows descriptors below 1024 only
+    arrived.register(terminal, select.POLLIN)
     with suppress(OSError):  # the other end of the pseudo-terminal is closed
         while wanted is None or wanted not in shown:
-            assert select.select([terminal], [], [], DEADLINE_S)[0], f"nothing more came after {shown!r}"
+            assert arrived.poll(DEADLINE_S * 1000), f"nothing more came after {shown!r}"
             if not (more := os.read(terminal, 4096)):
                 break
             shown += more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,12 @@ def open_notes(postgres_url: str, tmp_path: Path) -> Iterator[Callable[..., Data
     """Opens a schema with the table `notes`, migrated by these further steps."""
     first = "CREATE TABLE {schema}.notes(id integer PRIMARY KEY, text text NOT NULL)"
 
+    calls = count()
+
     def open_with(*steps: str) -> Database:
-        files = [tmp_path / f"notes_{number}.sql" for number in range(len(steps) + 1)]
+        folder = tmp_path / str(next(calls))  # of its own: threads read theirs while others write
+        folder.mkdir()
+        files = [folder / f"notes_{number}.sql" for number in range(len(steps) + 1)]
         for file, step in zip(files, [first, *steps], strict=True):
             file.write_text(step)
         return opened.enter_context(closing(Database(postgres_url, part="vault", migrations=files)))
