@@ -12,7 +12,6 @@ from cli.confirm import introduce, person
 from domain.kernel.errors import EXIT_CODES, EsError, Kind
 from domain.kernel.messages import Body
 from domain.users.commands import BASES, DEFAULT_BASIS, parse_basis
-from es.connection import Connection
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: es gdpr erase 252562058352301107")
 
@@ -20,11 +19,14 @@ _WAIT_S = 6.0
 _POLL_S = 0.03
 _PAGE = 1000
 _COMPLETED = "completed"
+_KEY_DESTROYED = "key-destroyed"
 _UNCONFIRMED = "unconfirmed"
+_OPEN = ", so the outcome is unknown"
+"""How a transport ends the reason of a request without a reply."""
 _SAID = {
     "decided": "it is stored, but the key is not destroyed yet",
     _UNCONFIRMED: "it is stored, but no worker confirmed that the key is destroyed",
-    "key-destroyed": "the key is destroyed and nothing opens the data any more, but the cleaning is not finished",
+    _KEY_DESTROYED: "the key is destroyed and nothing opens the data any more, but the cleaning is not finished",
 }
 
 
@@ -33,7 +35,10 @@ class ErasureOwed(EsError):
 
     code: str
     reason: str
-    hint = "`erasures` goes on without you, and lists it in `es gdpr status`. `es gdpr resume` tries at once."
+    hint: str = (
+        "`erasures` goes on without you, and lists it in `es gdpr status`. `es gdpr resume` tries at once."
+    )
+    kind: Kind = Kind.UNAVAILABLE
 
     def __str__(self) -> str:
         said = _SAID.get(self.code, f"the erasure is {self.code}")
@@ -126,31 +131,31 @@ def _counted(count: int, what: str) -> str:
 
 
 def _wait(user_id: str) -> str:
-    """Wait until the vault holds nothing of the person. Raises ErasureOwed if that takes longer than 6 s."""
+    """Wait until the vault holds nothing of the person. Raises ErasureOwed if that takes longer than 6 s or is not told."""
+    known: str = _UNCONFIRMED
     asked_again = False
-    with closing(session.caller()) as connection:
-        deadline = time.monotonic() + _WAIT_S
-        while True:
-            found = _asked(connection, "erasures.status", user_id)
-            state: str = found["erasure"]
-            if state == _COMPLETED and asked_again:
-                return state
-            if state == _COMPLETED:
-                # Completed earlier: dead letters may have come since.
-                _asked(connection, "erasures.resume", user_id)
-            asked_again = True
-            if time.monotonic() > deadline:
-                raise ErasureOwed(state, found["reason"] or "")
-            time.sleep(_POLL_S)
-
-
-def _asked(connection: Connection, kind: str, user_id: str) -> Body:
+    question, deadline = {"user_id": user_id}, time.monotonic() + _WAIT_S
     try:
-        return connection.ask("erasures", kind, {"user_id": user_id}, timeout_s=_WAIT_S)
-    except EsError as error:
-        if error.kind is Kind.UNAVAILABLE:  # its own text would leave open whether the erasure is stored
-            raise ErasureOwed(_UNCONFIRMED, str(error)) from error
+        with closing(session.caller()) as connection:
+            while True:
+                found = connection.ask("erasures", "erasures.status", question, timeout_s=_WAIT_S)
+                known = found["erasure"]
+                if known == _COMPLETED and asked_again:
+                    return known
+                if known == _COMPLETED:
+                    # Completed earlier: dead letters may have come since.
+                    known = _KEY_DESTROYED
+                    connection.ask("erasures", "erasures.resume", question, timeout_s=_WAIT_S)
+                asked_again = True
+                if time.monotonic() > deadline:
+                    raise ErasureOwed(known, found["reason"] or "")
+                time.sleep(_POLL_S)
+    except ErasureOwed:
         raise
+    except EsError as error:
+        # Its own text and exit code would leave open whether the erasure is stored.
+        kind = Kind.DAMAGED if error.kind is Kind.DAMAGED else Kind.UNAVAILABLE
+        raise ErasureOwed(known, str(error).removesuffix(_OPEN), error.hint, kind) from error
 
 
 def _listed() -> Body:
