@@ -17,11 +17,11 @@ def head(subject: int | str, event_id: bytes) -> str:
     return f"{_WHOLE}{subject}:{event_id.hex()}:"
 
 
-def short(text: str, head: str) -> str:
+def short(text: str, begin: str) -> str:
     """A whole text without its head. Another text stays as it is."""
-    return SHORT + text[len(head) :] if text.startswith(head) else text
+    return SHORT + text[len(begin) :] if text.startswith(begin) else text
 
 
-def whole(text: str, head: str) -> str:
+def whole(text: str, begin: str) -> str:
     """A short text with its head. Another text stays as it is: earlier versions stored whole ones in events."""
-    return head + text[len(SHORT) :] if text.startswith(SHORT) else text
+    return begin + text[len(SHORT) :] if text.startswith(SHORT) else text

@@ -61,7 +61,7 @@ def test_every_part_of_an_embedded_system_is_ok_and_shows_its_version(
     assert list(found) == ["es", "home", "broker", "event store", "vault", "read models"]
     assert problems(found) == {}
     for part, file, schema in (
-        ("event store", "events.db", 2),
+        ("event store", "events.db", 3),
         ("vault", "vault.db", 4),
         ("read models", "read.db", 4),
     ):

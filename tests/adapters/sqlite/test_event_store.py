@@ -14,6 +14,7 @@ import apsw
 import pytest
 
 from adapters.sqlite import event_store
+from adapters.sqlite.database import Database, migration_files
 from adapters.sqlite.event_store import SqliteStore
 from domain.kernel.errors import Damaged, PartUnavailable
 from domain.kernel.events import NO_STREAM
@@ -27,6 +28,14 @@ from tests.support.waiting import DEADLINE_S, before
 
 def count(store: EventStore) -> int:
     return len(list(store.read_all(0, 1_000_000)))
+
+
+def test_a_program_that_does_not_read_short_events_refuses_the_file(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "events.db").close()
+    former = [file for file in migration_files("events") if file.name < "events_003.sql"]
+
+    with pytest.raises(PartUnavailable, match="has schema version 3, but this program supports 2"):
+        Database(tmp_path / "events.db", part="event store", migrations=former)
 
 
 # --- events are never changed ----------------------------------------------------------------

@@ -1,0 +1,2 @@
+-- The tables stay. Events repeat nothing from here on (docs/adr/0027-events-repeat-nothing.md). A program that does not read
+-- such events refuses the file by this number.
