@@ -142,7 +142,7 @@ def a_turn(process: LoadProcess, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "profile", [Profile("embedded"), Profile("distributed")], indirect=True, ids=lambda each: each.name
+    "profile", [Profile(name) for name in effort.KILLED_LOAD], indirect=True, ids=lambda each: each.name
 )
 def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
     running.create("taken@example.com", "Other")

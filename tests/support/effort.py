@@ -38,6 +38,7 @@ GETS = sized(300, 3000)  # right after their creates, by one program; over a bro
 SHELL_ROUNDS = sized(15, 200)  # the same by a shell loop
 ERASURE_KILLS = sized(1, 10)  # at each step of an erasure
 ANSWERED = sized(20, 60)  # requests of load processes before the next kill
+KILLED_LOAD = ("embedded", "distributed") if IS_LONG else ("distributed",)  # the profiles of such a run
 TRANSFERS = sized(60, 1000)  # between wallets whose workers are killed
 MONEY = sized(100, 500)  # in each wallet before them
 STRIKES = sized(6, 50)  # kills of a worker during the transfers
