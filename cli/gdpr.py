@@ -148,14 +148,13 @@ def _wait(user_id: str) -> str:
                     connection.ask("erasures", "erasures.resume", question, timeout_s=_WAIT_S)
                 asked_again = True
                 if time.monotonic() > deadline:
-                    raise ErasureOwed(known, found["reason"] or "")
+                    break
                 time.sleep(_POLL_S)
-    except ErasureOwed:
-        raise
     except EsError as error:
         # Its own text and exit code would leave open whether the erasure is stored.
         kind = Kind.DAMAGED if error.kind is Kind.DAMAGED else Kind.UNAVAILABLE
         raise ErasureOwed(known, str(error).removesuffix(_OPEN), error.hint, kind) from error
+    raise ErasureOwed(known, found["reason"] or "")
 
 
 def _listed() -> Body:

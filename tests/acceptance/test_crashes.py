@@ -135,6 +135,7 @@ def test_a_missing_key_file_is_never_replaced_by_a_new_key(running: System) -> N
     running.ready()
 
 
+@pytest.mark.usually_over("embedded", "distributed", because="the parts differ")
 @pytest.mark.slow
 def test_a_command_with_an_unknown_outcome_is_safe_to_retry(running: System) -> None:
     command = ("users", "create", "--email", "unknown@example.com", "--name", "Unknown")

@@ -17,7 +17,6 @@ from load.ledger import check
 from load.results import Second
 from load.run import run
 from load.scenario_file import parse_scenario
-from tests.support import effort
 from tests.support.driving import Driving, LoadProcess
 from tests.support.processes import ROOT, start_python
 from tests.support.profiles import Profile
@@ -142,7 +141,7 @@ def a_turn(process: LoadProcess, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "profile", [Profile(name) for name in effort.KILLED_LOAD], indirect=True, ids=lambda each: each.name
+    "profile", [Profile("embedded"), Profile("distributed")], indirect=True, ids=lambda each: each.name
 )
 def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
     running.create("taken@example.com", "Other")
@@ -152,7 +151,7 @@ def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
     try:
         driving.start(4, a_turn)
         for role in ("users", "ids", "projections", "erasures", "users"):
-            driving.answered(effort.ANSWERED)
+            driving.answered(60)
             running.kill(role)
 
         def interrupted() -> bool:
@@ -161,7 +160,7 @@ def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
 
         eventually(interrupted, "a command is not answered")
         running.ready()
-        driving.answered(effort.ANSWERED)
+        driving.answered(60)
     finally:
         driving.stop()
 
@@ -170,7 +169,7 @@ def test_a_healthy_system_is_clean_through_kill_9(running: System) -> None:
     assert ledger.is_clean, ledger
     assert ledger.unanswered == driving.unanswered > 0
     assert ledger.commands == ledger.accepted + ledger.refused + ledger.unanswered
-    assert min(ledger.accepted, ledger.refused, ledger.ids) > effort.ANSWERED
+    assert min(ledger.accepted, ledger.refused, ledger.ids) > 50
     print(ledger)
 
     found = clean_up(driving, running)

@@ -16,15 +16,15 @@ def titles(section: Section) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_distributed_profile_is_measured() -> None:
+def test_the_distributed_profile_is_measured_at_every_size() -> None:
     figures, notes = Figures(), list[str]()
-    sizes = Sizes(users=(40,), rounds=1, bulk=64, singles=8, seconds=0.01, idle_s=0.05)
+    sizes = Sizes(users=(40, 80), rounds=1, bulk=64, singles=8, seconds=0.01, idle_s=0.05)
     distributed.measure(sizes, figures, notes)
 
     assert notes == []
     lines = distributed.section(figures, notes).lines
     assert [(line.title, line.sizes) for line in lines] == [
-        (wanted.title, [40]) for wanted in distributed.LINES
+        (wanted.title, [40, 80]) for wanted in distributed.LINES
     ]
 
 

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 
 from domain.kernel.errors import EsError
-from tests.support import effort
 from tests.support.interleavings import Actor
 from tests.support.managing import Bank, leading, paused_parts
 from tests.support.parts import Crash, Steps, crashed, every_crash
 from tests.support.transfers import LATE_S
 from workers.runtime.followers import CheckpointedFollowing
 
-PAUSE_EVERY = effort.sized(3, 1)  # calls; a manager that goes on is paused at others than one that crashes
 NewBank = Callable[[], Bank]
 
 
@@ -88,7 +86,7 @@ def stopped(bank: Bank) -> None:
 def test_every_transfer_ends_once_whatever_happens_while_a_manager_is_paused(
     new_bank: NewBank, meanwhile: str, crashes: bool
 ) -> None:
-    for pauses_at in range(1 + crashes % PAUSE_EVERY, 200, PAUSE_EVERY):
+    for pauses_at in range(1, 200):
         bank = requested(new_bank())
         manager = Actor("the paused manager", lambda actor, bank=bank: bank.run(**paused_parts(actor, bank)))  # type: ignore[misc]
         for _ in range(pauses_at):
